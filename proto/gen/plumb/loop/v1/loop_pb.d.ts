@@ -103,6 +103,14 @@ export declare type RunSpec = Message<"plumb.loop.v1.RunSpec"> & {
    * @generated from field: uint64 seed = 14;
    */
   seed: bigint;
+
+  /**
+   * The run pauses when more than this share of a group's samples (training, held-out before, held-out after)
+   * ended in errors; 0 to 1, absent is 0.05.
+   *
+   * @generated from field: optional double max_error_share = 15;
+   */
+  maxErrorShare?: number | undefined;
 };
 
 /**
@@ -349,6 +357,13 @@ export declare type RunCounts = Message<"plumb.loop.v1.RunCounts"> & {
    * @generated from field: int64 accepted = 5;
    */
   accepted: bigint;
+
+  /**
+   * Samples whose clip was taken over from an earlier sample of the same model, prompt text, seed and sampler.
+   *
+   * @generated from field: int64 reused = 6;
+   */
+  reused: bigint;
 };
 
 /**
@@ -978,6 +993,20 @@ export declare type Sample = Message<"plumb.loop.v1.Sample"> & {
    * @generated from field: string trace_id = 10;
    */
   traceId: string;
+
+  /**
+   * Sample whose clip this one took over; empty when the clip was made for it.
+   *
+   * @generated from field: string reused_from_sample_id = 11;
+   */
+  reusedFromSampleId: string;
+
+  /**
+   * Why there is no clip, or no score; absent while all is well.
+   *
+   * @generated from field: google.rpc.Status error = 12;
+   */
+  error?: Status | undefined;
 };
 
 /**

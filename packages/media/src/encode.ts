@@ -1,0 +1,197 @@
+import { dataLoss, invalidArgument } from '@plumb/kit/errors';
+import sharp from 'sharp';
+import { checkClip, checkClipShape, clipBytes, frameOf } from './clip.ts';
+import type { Clip, ClipShape } from './clip.ts';
+
+/** Media type of an encoded clip: all frames, one below the other, in one PNG. */
+export const clipMediaType = 'image/png';
+/** Media type of a preview. */
+export const previewMediaType = 'image/webp';
+
+/** Longest side of a picture that an encoder is asked for, in pixels; WebP's own limit is 16383. */
+const maxPictureSide = 16_383;
+
+const pngSignature = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a] as const;
+
+const rgb = (width: number, height: number) => ({ raw: { width, height, channels: 3 as const } });
+
+/**
+ * The clip as a film strip: one PNG of `width` by `frames * height` pixels. Lossless: decodeClip gives the same bytes
+ * back. Shape and fps are not in the file, they travel beside it.
+ *
+ * @throws PlumbError INVALID_ARGUMENT when data and shape disagree
+ */
+export async function encodeClip(clip: Clip): Promise<Uint8Array> {
+  checkClip(clip);
+  const png = sharp(clip.data, rgb(clip.width, clip.frames * clip.height)).png({ compressionLevel: 6 });
+  return bytesOf(png);
+}
+
+/**
+ * Reads a film strip. The picture must be exactly as large as the shape says, which also bounds what is decompressed:
+ * the size in the file's header is compared before any pixel is.
+ *
+ * @throws PlumbError INVALID_ARGUMENT when the shape is impossible or over the limit, or the picture has another size
+ * (CLIP_MISMATCH); DATA_LOSS when the bytes are no intact PNG of 8-bit RGB
+ */
+export async function decodeClip(bytes: Uint8Array, shape: ClipShape): Promise<Clip> {
+  checkClipShape(shape);
+  if (!pngSignature.every((byte, index) => bytes[index] === byte)) {
+    throw dataLoss(`a clip of ${bytes.length} bytes is not a PNG; write clips with encodeClip`);
+  }
+  const height = shape.frames * shape.height;
+  const picture = sharp(bytes, { limitInputPixels: shape.width * height, failOn: 'warning' });
+  let found;
+  try {
+    // The limit is not applied to the header, so that a picture of another size can be told from a broken one.
+    found = await sharp(bytes, { limitInputPixels: false }).metadata();
+  } catch (error) {
+    throw dataLoss('the PNG of a clip is corrupt: its header cannot be read', { cause: error });
+  }
+  if (found.width !== shape.width || found.height !== height) {
+    throw invalidArgument(
+      'clip',
+      `the film strip is ${found.width}x${found.height} pixels, but ${shape.frames} frames of ` +
+        `${shape.width}x${shape.height} need ${shape.width}x${height}; give the shape that it was written with`,
+      { reason: 'CLIP_MISMATCH' },
+    );
+  }
+  if (found.channels !== 3 || found.depth !== 'uchar') {
+    throw dataLoss(
+      `the PNG of a clip has ${found.channels} channels of type ${found.depth}; it must be 8-bit RGB`,
+    );
+  }
+  let data: Uint8Array;
+  try {
+    data = new Uint8Array(await picture.raw().toBuffer());
+  } catch (error) {
+    throw dataLoss('the PNG of a clip is corrupt: its pixels cannot be read', { cause: error });
+  }
+  if (data.length !== clipBytes(shape)) {
+    throw dataLoss(`the PNG of a clip holds ${data.length} bytes of pixels instead of ${clipBytes(shape)}`);
+  }
+  return { ...shape, data };
+}
+
+export type ScaleOptions = {
+  /** Whole factor by which width and height grow, pixels staying sharp squares; default 1. */
+  readonly scale?: number;
+};
+
+/** Repeats every pixel of a [height, width, 3] picture `scale` times both ways. */
+export function enlarge(picture: Uint8Array, width: number, height: number, scale: number): Uint8Array {
+  if (!Number.isInteger(scale) || scale < 1 || Math.max(width, height) * scale > maxPictureSide) {
+    throw invalidArgument(
+      'scale',
+      `is ${scale}; give a whole number of 1 or more that keeps ${width}x${height} within ${maxPictureSide} pixels`,
+    );
+  }
+  if (scale === 1) return picture;
+  const rowBytes = width * scale * 3;
+  const out = new Uint8Array(rowBytes * height * scale);
+  for (let y = 0; y < height; y += 1) {
+    const start = y * scale * rowBytes;
+    for (let x = 0; x < width; x += 1) {
+      const from = (y * width + x) * 3;
+      for (let copy = 0; copy < scale; copy += 1) {
+        out.set(picture.subarray(from, from + 3), start + (x * scale + copy) * 3);
+      }
+    }
+    for (let copy = 1; copy < scale; copy += 1) {
+      out.copyWithin(start + copy * rowBytes, start, start + rowBytes);
+    }
+  }
+  return out;
+}
+
+/**
+ * An animated preview for people, looping for ever. For nothing else: WebP encoders merge identical neighbouring
+ * frames, so a clip in which nothing moves would come back with fewer frames, and times are rounded to milliseconds.
+ *
+ * @throws PlumbError INVALID_ARGUMENT when data and shape disagree or the scale is no whole number or too large
+ */
+export async function encodePreview(
+  clip: Clip,
+  options: ScaleOptions & { readonly format?: 'webp' } = {},
+): Promise<Uint8Array> {
+  checkClip(clip);
+  const scale = options.scale ?? 8;
+  const [width, height] = [clip.width * scale, clip.height * scale];
+  const frames = Array.from({ length: clip.frames }, (_, index) =>
+    enlarge(frameOf(clip, index), clip.width, clip.height, scale),
+  );
+  const strip = sharp(Buffer.concat(frames), {
+    raw: { width, height: height * clip.frames, channels: 3, pageHeight: height },
+    limitInputPixels: false,
+  });
+  const delay = Array.from({ length: clip.frames }, () => Math.round(1000 / clip.fps));
+  return bytesOf(strip.webp({ lossless: true, effort: 2, loop: 0, delay }));
+}
+
+/**
+ * Frames as one PNG each, for a vision-language model or a page.
+ *
+ * @param indices frames in the order wanted, such as sampleFrames gives
+ * @throws PlumbError INVALID_ARGUMENT for a frame that the clip does not have, or a bad scale
+ */
+export async function encodeFrames(
+  clip: Clip,
+  indices: readonly number[],
+  options: ScaleOptions = {},
+): Promise<Uint8Array[]> {
+  checkClip(clip);
+  const scale = options.scale ?? 1;
+  return Promise.all(
+    indices.map((index) => {
+      const picture = enlarge(frameOf(clip, index), clip.width, clip.height, scale);
+      return bytesOf(sharp(picture, rgb(clip.width * scale, clip.height * scale)).png());
+    }),
+  );
+}
+
+export type ContactSheetOptions = ScaleOptions & {
+  /** Pixels between frames and around them, before scaling; default 1. */
+  readonly gap?: number;
+  /** Clips beside each other before a new row begins; default 1. */
+  readonly columns?: number;
+};
+
+/**
+ * Clips on one PNG: each clip's frames from left to right, clips below each other (or in several columns), on white.
+ *
+ * @throws PlumbError INVALID_ARGUMENT when there is no clip, clips differ in shape, or the sheet would be too large
+ */
+export async function contactSheet(
+  clips: readonly Clip[],
+  options: ContactSheetOptions = {},
+): Promise<Uint8Array> {
+  const first = clips[0];
+  if (first === undefined) throw invalidArgument('clips', 'is empty; give at least one clip');
+  for (const clip of clips) {
+    checkClip(clip);
+    if (clip.frames !== first.frames || clip.width !== first.width || clip.height !== first.height) {
+      throw invalidArgument('clips', 'differ in shape; put clips of one size and length on a sheet');
+    }
+  }
+  const { gap = 1, columns = 1, scale = 4 } = options;
+  const rows = Math.ceil(clips.length / columns);
+  const strip = first.frames * (first.width + gap) + gap;
+  const [width, height] = [columns * strip, rows * (first.height + gap) + gap];
+  const sheet = new Uint8Array(width * height * 3).fill(255);
+  clips.forEach((clip, at) => {
+    const [row, column] = [Math.floor(at / columns), at % columns];
+    for (let frame = 0; frame < clip.frames; frame += 1) {
+      const left = column * strip + gap + frame * (clip.width + gap);
+      const top = gap + row * (clip.height + gap);
+      for (let y = 0; y < clip.height; y += 1) {
+        const from = (frame * clip.height + y) * clip.width * 3;
+        sheet.set(clip.data.subarray(from, from + clip.width * 3), ((top + y) * width + left) * 3);
+      }
+    }
+  });
+  return bytesOf(sharp(enlarge(sheet, width, height, scale), rgb(width * scale, height * scale)).png());
+}
+
+async function bytesOf(image: { toBuffer(): Promise<Buffer> }): Promise<Uint8Array> {
+  return new Uint8Array(await image.toBuffer());
+}

@@ -1,0 +1,12 @@
+export { checkClip, checkClipShape, clipBytes, frameOf, maxClipPixels, sampleFrames } from './clip.ts';
+export type { Clip, ClipShape } from './clip.ts';
+export {
+  clipMediaType,
+  contactSheet,
+  decodeClip,
+  encodeClip,
+  encodeFrames,
+  encodePreview,
+  previewMediaType,
+} from './encode.ts';
+export type { ContactSheetOptions, ScaleOptions } from './encode.ts';

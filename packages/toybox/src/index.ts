@@ -1,0 +1,10 @@
+export { allEvents, captionOf, categories, longestCaption, parseCaption, vocabulary } from './captions.ts';
+export type { Category, Event, EventKind, NamedObject, ShapeName } from './captions.ts';
+export { renderClip, sampleTrainingClip } from './clips.ts';
+export type { ClipRequest, PictureOptions, TrainingClip, TrainingOptions } from './clips.ts';
+export { colourNames } from './palette.ts';
+export type { ColourName } from './palette.ts';
+export { pretrainingEvents, toyboxPrompts } from './prompt-split.ts';
+export type { ToyboxPrompt } from './prompt-split.ts';
+export { wrongnesses, wrongnessesOf } from './wrongness.ts';
+export type { Wrongness } from './wrongness.ts';

@@ -1,0 +1,177 @@
+import { invalidArgument, PlumbError } from '@plumb/kit/errors';
+import type { Clip } from '@plumb/media';
+import type { Engine } from '@plumb/tensor-graph/engine';
+import { z } from 'zod';
+import { clipShape, clipSize, type VideoModelConfig } from './config.ts';
+import type { VideoModel } from './model-file.ts';
+import { preconditioning, signalAndNoise } from './parameterisation.ts';
+import { modelToClip } from './pixels.ts';
+import { fillGaussian, randomGenerator } from './random.ts';
+import { isGuided, samplingGraph } from './sampling-graph.ts';
+import { samplerTimes } from './timesteps.ts';
+import { tokenise } from './tokeniser.ts';
+
+/** How clips are sampled. */
+export const samplerSettingsSchema = z.strictObject({
+  /** Denoising steps; more is slower and, up to about 25, better. */
+  steps: z.int().min(1).max(1000),
+  /** Classifier-free guidance: 1 samples the model as it is, more follows the caption at the price of variety. */
+  guidance: z.number().min(0).max(30),
+  /** Spends more steps on noisy times; 1 spaces them evenly. */
+  shift: z.number().positive().max(100),
+});
+
+export type SamplerSettings = z.infer<typeof samplerSettingsSchema>;
+
+/** One clip to sample. */
+export interface SampleRequest {
+  readonly caption: string;
+  /** Of the initial noise: the same model, caption, settings and seed give the same clip bit for bit on one machine. */
+  readonly seed: bigint;
+}
+
+/** A model, loaded and ready to sample. */
+export interface Sampler {
+  readonly config: VideoModelConfig;
+  /** Clips that share a call of the denoiser. */
+  readonly batch: number;
+  /**
+   * Samples any number of clips, in order.
+   * @throws PlumbError INVALID_ARGUMENT for an unknown word or bad settings, INTERNAL for values that are not finite
+   */
+  sample(requests: readonly SampleRequest[], settings: SamplerSettings, options?: { signal?: AbortSignal }): Promise<Clip[]>;
+}
+
+let samplers = 0;
+
+/**
+ * A sampler on an engine. Every call of the denoiser has exactly `batch` clips, the last one filled up, so that a
+ * clip does not depend on how many others were asked for.
+ */
+export function openSampler(engine: Engine, model: VideoModel, batch: number): Sampler {
+  const { config } = model;
+  const sessionName = `${config.name}-${samplers++}`;
+  const loaded = new Map<boolean, Promise<string>>();
+  const session = (guided: boolean): Promise<string> => {
+    let name = loaded.get(guided);
+    if (name === undefined) {
+      const key = `${sessionName}${guided ? '-guided' : ''}`;
+      name = engine.load(key, samplingGraph(model, batch, guided)).then(() => key);
+      loaded.set(guided, name);
+    }
+    return name;
+  };
+
+  const sampleBatch = async (
+    requests: readonly SampleRequest[],
+    settings: SamplerSettings,
+    signal: AbortSignal | undefined,
+  ): Promise<Clip[]> => {
+    const size = clipSize(config);
+    const tokens = new Int32Array(batch * config.caption.maxWords);
+    let x: Float32Array = new Float32Array(batch * size);
+    for (let row = 0; row < batch; row++) {
+      // Rows beyond the requests repeat the first, whose clip is then known to be finite if the first one's is.
+      const request = requests[row] ?? requests[0];
+      if (request === undefined) return [];
+      tokens.set(tokenise(config, request.caption), row * config.caption.maxWords);
+      fillGaussian(x.subarray(row * size, (row + 1) * size), randomGenerator('sample', request.seed));
+    }
+    const guided = isGuided(settings.guidance);
+    const name = await session(guided);
+    const times = samplerTimes(settings.steps, settings.shift);
+    for (let step = 0; step < settings.steps; step++) {
+      signal?.throwIfAborted();
+      // The preconditioning has no limit at the very ends.
+      const t = Math.min(Math.max(times[step] ?? 0, 1e-4), 1 - 1e-4);
+      const factors = preconditioning(config.parameterisation, t, config.sigmaData);
+      const scalar = (value: number) => ({
+        dtype: 'float32' as const,
+        shape: [1, 1, 1, 1, 1],
+        data: Float32Array.of(value),
+      });
+      const { prediction } = await engine.run(name, {
+        x: { dtype: 'float32', shape: [...clipShape(config, batch)], data: x },
+        tokens: { dtype: 'int32', shape: [batch, config.caption.maxWords], data: tokens },
+        time: { dtype: 'float32', shape: [1, 1], data: Float32Array.of(t) },
+        skip: scalar(factors.skip),
+        in: scalar(factors.in),
+        out: scalar(factors.out),
+        ...(guided ? { guidance: scalar(settings.guidance) } : {}),
+      });
+      if (prediction === undefined || !(prediction.data instanceof Float32Array)) {
+        throw new TypeError('the sampling graph gave no float32 output named prediction');
+      }
+      x = advance(config, x, prediction.data, t, times[step + 1] ?? 0);
+    }
+    return requests.map((_, row) => modelToClip(config, finite(config, x, row), row * size));
+  };
+
+  return {
+    config,
+    batch,
+    async sample(requests, settings, options = {}) {
+      const parsed = samplerSettingsSchema.safeParse(settings);
+      if (!parsed.success) throw invalidArgument('sampler', z.prettifyError(parsed.error));
+      // An unknown word anywhere is found before the first clip is sampled.
+      for (const request of requests) tokenise(config, request.caption);
+      const clips: Clip[] = [];
+      for (let start = 0; start < requests.length; start += batch) {
+        clips.push(...(await sampleBatch(requests.slice(start, start + batch), parsed.data, options.signal)));
+      }
+      return clips;
+    },
+  };
+}
+
+/**
+ * One deterministic step from time t to `next`: the clip and the noise that the prediction implies, mixed anew
+ * (DDIM, Song et al., arXiv 2010.02502; for `flow` this is Euler's step x + (next - t) * prediction).
+ */
+function advance(
+  config: VideoModelConfig,
+  x: Float32Array,
+  prediction: Float32Array,
+  t: number,
+  next: number,
+): Float32Array {
+  const now = signalAndNoise(config.parameterisation, t);
+  const then = signalAndNoise(config.parameterisation, next);
+  const result = new Float32Array(x.length);
+  for (let i = 0; i < x.length; i++) {
+    const noised = x[i] ?? 0;
+    const predicted = prediction[i] ?? 0;
+    let clip: number;
+    let noise: number;
+    switch (config.parameterisation) {
+      case 'flow':
+        clip = noised - t * predicted;
+        noise = noised + (1 - t) * predicted;
+        break;
+      case 'epsilon':
+        clip = (noised - now.noise * predicted) / now.signal;
+        noise = predicted;
+        break;
+      case 'v':
+        clip = now.signal * noised - now.noise * predicted;
+        noise = now.noise * noised + now.signal * predicted;
+        break;
+    }
+    result[i] = then.signal * clip + then.noise * noise;
+  }
+  return result;
+}
+
+function finite(config: VideoModelConfig, x: Float32Array, row: number): Float32Array {
+  const size = clipSize(config);
+  for (let i = row * size; i < (row + 1) * size; i++) {
+    if (!Number.isFinite(x[i])) {
+      throw new PlumbError({
+        code: 'INTERNAL',
+        reason: 'NUMERICS_NOT_FINITE',
+        message: `model ${config.name} produced values that are not finite; its weights are damaged or its training diverged`,
+      });
+    }
+  }
+  return x;
+}

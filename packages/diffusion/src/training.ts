@@ -1,0 +1,134 @@
+import { PlumbError } from '@plumb/kit/errors';
+import type { ObjectiveSettings } from '@plumb/objective';
+import { buildTrainingStep, initialTrainingState, type TrainingState } from '@plumb/tensor-graph';
+import type { Engine } from '@plumb/tensor-graph/engine';
+import type { VideoModel } from './model-file.ts';
+import { learningRateAt, type OptimisationSettings } from './optimisation.ts';
+import { trainingFeeds, type TrainingExample } from './training-batch.ts';
+import { REFERENCE_PREFIX, trainingGraph } from './training-graph.ts';
+import { parameterSpecs } from './video-dit.ts';
+
+/** Items that share one pass of the graph; a batch is cut into these, so that activations stay in the cache. */
+const MICRO_BATCH = 4;
+
+/** What a training job is. */
+export interface TrainingOptions {
+  /** Where training starts. */
+  readonly model: VideoModel;
+  /** The frozen reference p_ref, where the objective has one; the starting model unless given. */
+  readonly reference?: VideoModel;
+  readonly objective: ObjectiveSettings;
+  readonly optimisation: OptimisationSettings;
+  /** Of times, noise and dropped captions; batches have their own. */
+  readonly seed: string;
+  /** State of an earlier run of the same job, to go on from. */
+  readonly state?: TrainingState;
+}
+
+/** A training job on an engine. Steps must be taken in order. */
+export interface Training {
+  /** Steps done. */
+  readonly step: number;
+  /**
+   * Takes one optimiser step on `batchSize` examples.
+   * @returns metrics of the step: `loss`, `gradientNorm` (before clipping) and the objective's own
+   * @throws PlumbError INTERNAL (TRAINING_DIVERGED) when loss or gradient is not finite; the state is then lost
+   */
+  advance(examples: readonly TrainingExample[]): Promise<{ readonly loss: number; readonly gradientNorm: number } & Readonly<Record<string, number>>>;
+  /** Weights and optimiser state after the last step: all that is needed to go on bit for bit. */
+  state(): Promise<TrainingState>;
+  close(): Promise<void>;
+}
+
+/** Opens a training job; its state lives in the engine and crosses over only when asked for. */
+export async function openTraining(engine: Engine, options: TrainingOptions): Promise<Training> {
+  const { model, objective, optimisation, seed } = options;
+  const { config } = model;
+  const microBatch = optimisation.batchSize % MICRO_BATCH === 0 ? MICRO_BATCH : 1;
+  const { graph, loss, metrics, parameters, usesReference } = trainingGraph(config, objective, microBatch);
+  const specs = parameterSpecs(config);
+  const reference = options.reference ?? model;
+  const program = buildTrainingStep({
+    graph,
+    loss,
+    metrics,
+    parameters: specs.map((spec, index) => {
+      const tensor = parameters[index];
+      if (tensor === undefined) throw new TypeError(`the training graph has no parameter ${spec.name}`);
+      return { tensor, learningRateScale: spec.learningRateMultiplier, weightDecay: spec.weightDecay };
+    }),
+    // beta2 below the usual 0.999 follows the changing gradients of noisy times faster.
+    optimiser: {
+      beta1: 0.9,
+      beta2: 0.98,
+      weightDecay: optimisation.weightDecay,
+      clipNorm: optimisation.clipNorm,
+      ema: optimisation.emaDecay > 0,
+    },
+    ...(usesReference
+      ? {
+          frozen: new Map(
+            [...reference.parameters].map(([name, values]) => [`${REFERENCE_PREFIX}${name}`, values] as const),
+          ),
+        }
+      : {}),
+  });
+  const initial = options.state ?? initialTrainingState(program, Object.fromEntries(model.parameters));
+  const id = await engine.openTraining(`${config.name}-${seed}`, program, initial, {});
+  let step = initial.step;
+  return {
+    get step() {
+      return step;
+    },
+    async advance(examples) {
+      if (examples.length !== optimisation.batchSize) {
+        throw new TypeError(`a step takes ${optimisation.batchSize} examples, not ${examples.length}`);
+      }
+      const feeds = trainingFeeds(config, examples, {
+        seed,
+        step,
+        timesteps: optimisation.timesteps,
+        captionDropout: optimisation.captionDropout,
+      });
+      const result = await engine.trainStep(id, feeds, {
+        learningRate: learningRateAt(optimisation, step),
+        ...(optimisation.emaDecay > 0 ? { emaDecay: emaDecayAt(optimisation.emaDecay, step) } : {}),
+      });
+      const { loss: value, gradientNorm, ...others } = result;
+      if (value === undefined || gradientNorm === undefined) {
+        throw new TypeError('the training program reports no loss or no gradientNorm');
+      }
+      if (!Number.isFinite(value) || !Number.isFinite(gradientNorm)) {
+        throw new PlumbError({
+          code: 'INTERNAL',
+          reason: 'TRAINING_DIVERGED',
+          message: `training diverged at step ${step}: loss ${value}, gradient norm ${gradientNorm}; lower optimisation.learningRate`,
+        });
+      }
+      step++;
+      return { ...others, loss: value, gradientNorm };
+    },
+    state: () => engine.readTraining(id),
+    close: () => engine.closeTraining(id),
+  };
+}
+
+/** A moving average with full decay would remember the random beginning for long: it starts shorter. */
+function emaDecayAt(decay: number, step: number): number {
+  return Math.min(decay, (step + 1) / (step + 10));
+}
+
+/** The model that a state stands for: its moving average, or its weights where there is none. */
+export function trainedModel(model: VideoModel, optimisation: OptimisationSettings, state: TrainingState): VideoModel {
+  const values = optimisation.emaDecay > 0 ? state.ema : state.parameters;
+  return {
+    config: model.config,
+    parameters: new Map(
+      parameterSpecs(model.config).map((spec) => {
+        const weights = values[spec.name];
+        if (weights === undefined) throw new TypeError(`the training state has no weights for ${spec.name}`);
+        return [spec.name, weights];
+      }),
+    ),
+  };
+}

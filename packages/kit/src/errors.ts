@@ -1,9 +1,10 @@
 /**
  * `@plumb/kit/errors`: the one error type, its codes and reasons, and its form on the wire.
  */
-export { errorCodeOf, errorCodes, isRetryable } from './errors/codes.ts';
+export { errorCodeOf, errorCodes, isErrorCode, isRetryable } from './errors/codes.ts';
 export type { ErrorCode } from './errors/codes.ts';
 export type { ErrorFields, FieldViolation } from './errors/error-fields.ts';
+export { listenError } from './errors/listen-error.ts';
 export { classifyInfrastructureError, fieldPath } from './errors/infrastructure.ts';
 export { describeError, PlumbError, unexpectedErrorMessage } from './errors/plumb-error.ts';
 export { errorReasons, isErrorReason } from './errors/reasons.ts';
@@ -23,3 +24,4 @@ export {
   unavailable,
 } from './errors/shorthand.ts';
 export type { ErrorOptions } from './errors/shorthand.ts';
+export { errorDomain, fromStatus, toStatus } from './errors/status.ts';

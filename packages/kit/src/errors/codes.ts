@@ -23,8 +23,15 @@ export const errorCodes = {
 
 export type ErrorCode = keyof typeof errorCodes;
 
+/** True for the name of a status code. */
+export function isErrorCode(name: string): name is ErrorCode {
+  return Object.hasOwn(errorCodes, name);
+}
+
 const namesByNumber = new Map<number, ErrorCode>(
-  Object.entries(errorCodes).map(([name, number]) => [number, name as ErrorCode]),
+  Object.keys(errorCodes)
+    .filter(isErrorCode)
+    .map((name) => [errorCodes[name], name]),
 );
 
 /** The name of a code on the wire; UNKNOWN for a number that is no status code. */

@@ -56,14 +56,17 @@ export const errorReasons = [
   'JUDGE_UNKNOWN',
   'JUDGE_UNAVAILABLE',
   'JUDGE_ANSWER_INVALID',
+  'JUDGE_MISCONFIGURED',
   // training and runs
   'JOB_NOT_FOUND',
   'JOB_CONFLICT',
   'JOB_FAILED',
+  'TRAINING_DIVERGED',
   'DATASET_UNUSABLE',
   'RUN_NOT_FOUND',
   'RUN_CONFLICT',
   'LEDGER_FAILED',
+  'TOO_MANY_ERRORS',
 ] as const;
 
 export type ErrorReason = (typeof errorReasons)[number];

@@ -1,0 +1,24 @@
+import { metrics, trace } from '@opentelemetry/api';
+import type { Meter, Tracer } from '@opentelemetry/api';
+
+/** `@plumb/kit/telemetry`: traces, metrics and logs. */
+export { contextFromCarrier, currentCarrier, linkTo } from './telemetry/carrier.ts';
+export type { Carrier } from './telemetry/carrier.ts';
+export { createLogger, logger, setLogLevel } from './telemetry/logger.ts';
+export type { Logger } from './telemetry/logger.ts';
+export { SpanFile } from './telemetry/span-file.ts';
+export type { SpanRecord } from './telemetry/span-record.ts';
+export { recordError, startSpan, withSpan } from './telemetry/spans.ts';
+export type { SpanStart } from './telemetry/spans.ts';
+export { startTelemetry } from './telemetry/start-telemetry.ts';
+export type { Telemetry, TelemetryOptions } from './telemetry/start-telemetry.ts';
+
+/** The tracer of a part of a service. */
+export function tracer(name: string): Tracer {
+  return trace.getTracer(name);
+}
+
+/** The meter of a part of a service. */
+export function meter(name: string): Meter {
+  return metrics.getMeter(name);
+}

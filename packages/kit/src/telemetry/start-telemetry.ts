@@ -1,0 +1,120 @@
+import { metrics } from '@opentelemetry/api';
+import { OTLPMetricExporter } from '@opentelemetry/exporter-metrics-otlp-proto';
+import { PrometheusExporter } from '@opentelemetry/exporter-prometheus';
+import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto';
+import { resourceFromAttributes } from '@opentelemetry/resources';
+import { MeterProvider, PeriodicExportingMetricReader } from '@opentelemetry/sdk-metrics';
+import type { IMetricReader } from '@opentelemetry/sdk-metrics';
+import { BatchSpanProcessor, NodeTracerProvider } from '@opentelemetry/sdk-trace-node';
+import type { SpanProcessor } from '@opentelemetry/sdk-trace-node';
+import { ATTR_SERVICE_NAME, ATTR_SERVICE_VERSION } from '@opentelemetry/semantic-conventions';
+import { ATTR_SERVICE_INSTANCE_ID } from '@opentelemetry/semantic-conventions/incubating';
+import type { Level } from 'pino';
+import { logger, setLogLevel } from './logger.ts';
+import { serveMetrics } from './metrics-endpoint.ts';
+import { SpanFile } from './span-file.ts';
+
+export interface TelemetryOptions {
+  /** Resource name of the process, for example plumb-reward. */
+  readonly service: string;
+  readonly version: string;
+  /** Folder of the local span files; none are written without it. */
+  readonly spanDirectory?: string | undefined;
+  /** OTLP/HTTP base URL; the variable OTEL_EXPORTER_OTLP_ENDPOINT by default, no export when both are absent. */
+  readonly otlpEndpoint?: string | undefined;
+  /** Address of the Prometheus endpoint, 127.0.0.1 by default. */
+  readonly metricsHost?: string;
+  /** 0, the default, takes a free port. */
+  readonly metricsPort?: number;
+  readonly logLevel?: Level;
+}
+
+export interface Telemetry {
+  /** `host:port` of the Prometheus endpoint. */
+  readonly metricsAddress: string;
+  /** Writes out what is pending and stops. An unreachable collector delays it by 2 s at most and loses its spans only. */
+  shutdown(): Promise<void>;
+}
+
+// A collector that is down must cost nothing: few spans are kept for it and no export holds up the end of a process.
+const otlpTimeoutMs = 2000;
+
+/**
+ * Starts traces, metrics and logs of a process: once, first of all, in main.
+ *
+ * @throws PlumbError PORT_IN_USE when the metrics port is taken
+ */
+export async function startTelemetry(options: TelemetryOptions): Promise<Telemetry> {
+  if (options.logLevel !== undefined) setLogLevel(options.logLevel);
+  const log = logger('telemetry');
+  const resource = resourceFromAttributes({
+    [ATTR_SERVICE_NAME]: options.service,
+    [ATTR_SERVICE_VERSION]: options.version,
+    [ATTR_SERVICE_INSTANCE_ID]: `${options.service}-${process.pid}`,
+  });
+  const otlp = (options.otlpEndpoint ?? process.env['OTEL_EXPORTER_OTLP_ENDPOINT'])?.replace(/\/+$/, '');
+
+  const spanProcessors: SpanProcessor[] = [];
+  let spanFile: SpanFile | undefined;
+  if (options.spanDirectory !== undefined) {
+    spanFile = new SpanFile(options.spanDirectory, options.service);
+    spanProcessors.push(
+      new BatchSpanProcessor(spanFile, {
+        scheduledDelayMillis: 250,
+        maxQueueSize: 8192,
+        maxExportBatchSize: 1024,
+      }),
+    );
+  }
+  if (otlp !== undefined && otlp !== '') {
+    spanProcessors.push(
+      new BatchSpanProcessor(
+        new OTLPTraceExporter({ url: `${otlp}/v1/traces`, timeoutMillis: otlpTimeoutMs }),
+        {
+          scheduledDelayMillis: 1000,
+          maxQueueSize: 8192,
+          exportTimeoutMillis: otlpTimeoutMs,
+        },
+      ),
+    );
+  }
+  const tracerProvider = new NodeTracerProvider({ resource, spanProcessors });
+  tracerProvider.register();
+
+  const prometheus = new PrometheusExporter({ preventServerStart: true });
+  const readers: IMetricReader[] = [prometheus];
+  if (otlp !== undefined && otlp !== '') {
+    readers.push(
+      new PeriodicExportingMetricReader({
+        exporter: new OTLPMetricExporter({ url: `${otlp}/v1/metrics`, timeoutMillis: otlpTimeoutMs }),
+        exportIntervalMillis: 10_000,
+        exportTimeoutMillis: otlpTimeoutMs,
+      }),
+    );
+  }
+  const meterProvider = new MeterProvider({ resource, readers });
+  metrics.setGlobalMeterProvider(meterProvider);
+  const endpoint = await serveMetrics(
+    prometheus,
+    options.metricsHost ?? '127.0.0.1',
+    options.metricsPort ?? 0,
+  );
+
+  return {
+    metricsAddress: endpoint.address,
+    shutdown: async () => {
+      const results = await Promise.allSettled([
+        tracerProvider.shutdown(),
+        meterProvider.shutdown(),
+        endpoint.close(),
+      ]);
+      for (const result of results) {
+        if (result.status === 'rejected')
+          log.warn({ error: result.reason }, 'telemetry was not all written out');
+      }
+      if (spanFile !== undefined && spanFile.lostSpans > 0) {
+        log.warn({ lostSpans: spanFile.lostSpans }, 'spans could not be written to the span file');
+      }
+    },
+  };
+}

@@ -61,3 +61,22 @@ export type { NormalisationOptions } from './operators/normalisation.ts';
 export { groupNorm, layerNorm, rmsNorm } from './operators/normalisation.ts';
 export type { ReductionOptions } from './operators/reduction.ts';
 export { logSoftmax, reduceMax, reduceMean, reduceMin, reduceSum, softmax } from './operators/reduction.ts';
+export type {
+  AdamWOptions,
+  AdamWResult,
+  AdamWSchedule,
+  AdamWTensors,
+  ParameterOptions,
+} from './training/optimiser.ts';
+export { adamW, clipByGlobalNorm, clipFactor, ema, globalNorm } from './training/optimiser.ts';
+export type {
+  FeedSpec,
+  OptimiserOptions,
+  ParameterSpec,
+  TrainableParameter,
+  TrainingProgram,
+  TrainingStepOptions,
+} from './training/program.ts';
+export { buildTrainingStep } from './training/program.ts';
+export type { TrainingState } from './training/state.ts';
+export { checkState, initialTrainingState } from './training/state.ts';

@@ -1,0 +1,383 @@
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
+import { internal, invalidArgument, PlumbError, unavailable } from '@plumb/kit/errors';
+import type * as ort from 'onnxruntime-node';
+import { describeShape } from '../errors.ts';
+import { Graph, sizeOf } from '../graph.ts';
+import { toOnnx } from '../onnx.ts';
+import { sameShape } from '../shape.ts';
+import type { StateKind, TrainingProgram } from '../training/program.ts';
+import { buildUpdate, stateKinds } from '../training/program.ts';
+import type { TrainingState } from '../training/state.ts';
+import { checkState, stateField } from '../training/state.ts';
+import { fromWireError } from './error-wire.ts';
+import type { Lane, LaneMemory } from './lane.ts';
+import { allocateFloats, cut, openLane } from './lane.ts';
+import type { LaneReply, LaneRequest, LaneThreadData } from './lane-thread.ts';
+import type { Session } from './session.ts';
+import { openSession } from './session.ts';
+import type { TypedTensor } from './typed-tensor.ts';
+import { allocate, toRuntime } from './typed-tensor.ts';
+
+/** Scalars of one step. */
+export interface StepScalars {
+  /** Size of the step, above or equal to 0. */
+  readonly learningRate: number;
+  /** Share of the old moving average that stays, in [0, 1]; needed when the program keeps one. */
+  readonly emaDecay?: number;
+}
+
+/** How training uses the machine. */
+export interface TrainingSessionOptions {
+  /**
+   * Threads that each work on their own micro-batches; 1 unless given. The result of a step depends on this number in
+   * its last bits, so a resumed run keeps it.
+   */
+  readonly lanes?: number;
+  /** Threads of one operator in the update, and in the gradients when there is one lane; `lanes` unless given. */
+  readonly intraOpThreads?: number;
+}
+
+/** Training in progress. Parameters and optimiser state stay in memory that each step reads and writes in place. */
+export interface TrainingSession {
+  /**
+   * One optimiser step.
+   *
+   * @param feeds a batch: each feed has the shape that the program was built for, or k times as many samples on axis 0,
+   *   with one k for all that have more. The batch is then worked on as k micro-batches, whose gradients and metrics
+   *   are averaged.
+   * @returns `loss`, `gradientNorm` (before clipping) and the program's metrics
+   * @throws PlumbError INVALID_ARGUMENT for a missing, unknown or misshapen feed; the state is unchanged then
+   */
+  step(feeds: Readonly<Record<string, TypedTensor>>, scalars: StepScalars): Promise<Record<string, number>>;
+  /** A copy of parameters and optimiser state. */
+  state(): TrainingState;
+  /** Goes on from another state; steps that follow are bit-identical to those of the session that it came from. */
+  restore(state: TrainingState): void;
+  close(): Promise<void>;
+}
+
+/** Everything that is double-buffered, in one array a kind and side. */
+type Buffers = Record<StateKind, readonly [Float32Array, Float32Array]>;
+
+/**
+ * Opens a training session in the calling thread. Lanes beyond one are worker threads of it.
+ */
+export async function openTrainingSession(
+  name: string,
+  program: TrainingProgram,
+  initial: TrainingState,
+  options: TrainingSessionOptions = {},
+): Promise<TrainingSession> {
+  const lanes = options.lanes ?? 1;
+  if (!Number.isInteger(lanes) || lanes < 1) throw invalidArgument('lanes', `${lanes} must be a positive integer`);
+  checkState(program, initial);
+  const intraOpThreads = options.intraOpThreads ?? lanes;
+  const total = program.parameters.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const pair = (shared: boolean): [Float32Array, Float32Array] => [
+    allocateFloats(total, shared),
+    allocateFloats(total, shared),
+  ];
+  const kinds = stateKinds(program);
+  const buffers: Buffers = {
+    parameter: pair(lanes > 1),
+    firstMoment: pair(false),
+    secondMoment: pair(false),
+    ema: kinds.includes('ema') ? pair(false) : [new Float32Array(0), new Float32Array(0)],
+  };
+  const memories: LaneMemory[] = Array.from({ length: lanes }, () => ({
+    parameters: buffers.parameter,
+    sums: pair(lanes > 1),
+  }));
+
+  const graph = new Graph();
+  buildUpdate(program, graph, lanes);
+  const opened: { close(): Promise<void> }[] = [];
+  const keep = <T extends { close(): Promise<void> }>(thing: T): T => {
+    opened.push(thing);
+    return thing;
+  };
+  try {
+    const update = keep(await openSession(`${name}/update`, toOnnx(graph, { name: 'update' }), { intraOpThreads }));
+    const workers: Lane[] = [];
+    for (const memory of memories) {
+      workers.push(
+        keep(
+          lanes === 1
+            ? await openLane(name, program, memory, intraOpThreads)
+            : await openLaneThread({ name, program, memory }),
+        ),
+      );
+    }
+    return new DoubleBufferedSession(program, buffers, memories, workers, update, initial);
+  } catch (error) {
+    await Promise.allSettled(opened.map((thing) => thing.close()));
+    throw error;
+  }
+}
+
+class DoubleBufferedSession implements TrainingSession {
+  readonly #program: TrainingProgram;
+  readonly #buffers: Buffers;
+  readonly #lanes: readonly Lane[];
+  readonly #update: Session;
+  readonly #kinds: readonly StateKind[];
+  /** Update inputs and outputs that read side 0 and write side 1, and the other way round. */
+  readonly #stateFeeds: readonly Record<string, ort.Tensor>[];
+  readonly #stateFetches: readonly Record<string, ort.Tensor>[];
+  /** For each lane, update inputs that read its first or second sum. */
+  readonly #sumFeeds: readonly (readonly Record<string, ort.Tensor>[])[];
+  readonly #scalars = {
+    step: new Float64Array(1),
+    learningRate: new Float32Array(1),
+    gradientScale: new Float32Array(1),
+    emaDecay: new Float32Array(1),
+  };
+  readonly #norm = new Float32Array(1);
+  readonly #scalarFeeds: Record<string, ort.Tensor>;
+  readonly #staging = new Map<string, TypedTensor>();
+  #side: 0 | 1 = 0;
+  #step = 0;
+  #busy = false;
+
+  constructor(
+    program: TrainingProgram,
+    buffers: Buffers,
+    memories: readonly LaneMemory[],
+    lanes: readonly Lane[],
+    update: Session,
+    initial: TrainingState,
+  ) {
+    this.#program = program;
+    this.#buffers = buffers;
+    this.#lanes = lanes;
+    this.#update = update;
+    this.#kinds = stateKinds(program);
+    const prepare = (array: Float32Array, prefix: string): Record<string, ort.Tensor> =>
+      Object.fromEntries(
+        [...cut(program, array)].map(([name, tensor]) => [`${prefix}/${name}`, toRuntime(name, tensor)]),
+      );
+    const all = (side: 0 | 1, direction: 'in' | 'out'): Record<string, ort.Tensor> =>
+      Object.assign({}, ...this.#kinds.map((kind) => prepare(buffers[kind][side], `${kind}.${direction}`)));
+    this.#stateFeeds = [all(0, 'in'), all(1, 'in')];
+    this.#stateFetches = [all(1, 'out'), all(0, 'out')];
+    this.#sumFeeds = memories.map(({ sums }, lane) => sums.map((sum) => prepare(sum, `lane${lane}`)));
+    const { step, learningRate, gradientScale, emaDecay } = this.#scalars;
+    this.#scalarFeeds = {
+      step: toRuntime('step', { dtype: 'float64', shape: [], data: step }),
+      learningRate: toRuntime('learningRate', { dtype: 'float32', shape: [], data: learningRate }),
+      gradientScale: toRuntime('gradientScale', { dtype: 'float32', shape: [], data: gradientScale }),
+      ...(program.optimiser.ema === true
+        ? { emaDecay: toRuntime('emaDecay', { dtype: 'float32', shape: [], data: emaDecay }) }
+        : {}),
+    };
+    this.restore(initial);
+  }
+
+  async step(feeds: Readonly<Record<string, TypedTensor>>, scalars: StepScalars): Promise<Record<string, number>> {
+    if (this.#busy) throw invalidArgument('step', 'is called while another step runs; await each step');
+    this.#busy = true;
+    try {
+      return await this.#stepAlone(feeds, scalars);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  async #stepAlone(
+    feeds: Readonly<Record<string, TypedTensor>>,
+    { learningRate, emaDecay }: StepScalars,
+  ): Promise<Record<string, number>> {
+    if (!(learningRate >= 0)) throw invalidArgument('learningRate', `${learningRate} must not be negative`);
+    if (this.#program.optimiser.ema === true && !(emaDecay !== undefined && emaDecay >= 0 && emaDecay <= 1)) {
+      throw invalidArgument('emaDecay', `${emaDecay} must be in [0, 1], as the program keeps a moving average`);
+    }
+    const micro = this.#microBatches(feeds);
+    // Lane k takes a fixed run of micro-batches, so that sums are added in the same order each time.
+    const share = Math.ceil(micro.length / this.#lanes.length);
+    const outcomes = await Promise.allSettled(
+      this.#lanes.map((lane, index) => lane.accumulate(this.#side, micro.slice(index * share, (index + 1) * share))),
+    );
+    const results = outcomes.map((outcome) => {
+      if (outcome.status === 'rejected') throw PlumbError.from(outcome.reason);
+      return outcome.value;
+    });
+
+    this.#scalars.step[0] = this.#step + 1;
+    this.#scalars.learningRate[0] = learningRate;
+    this.#scalars.gradientScale[0] = 1 / micro.length;
+    this.#scalars.emaDecay[0] = emaDecay ?? 0;
+    const sums = results.map(({ sum }, lane) => this.#sumFeeds[lane]?.[sum]);
+    await this.#update.runPrepared(Object.assign({}, this.#stateFeeds[this.#side], ...sums, this.#scalarFeeds), {
+      ...this.#stateFetches[this.#side],
+      gradientNorm: this.#normFetch,
+    });
+    this.#side = this.#side === 0 ? 1 : 0;
+    this.#step += 1;
+
+    const rows = results.flatMap(({ metrics }) => metrics);
+    const report: Record<string, number> = {};
+    for (const [index, metric] of this.#program.metrics.entries()) {
+      report[metric] = rows.reduce((sum, row) => sum + (row[index] ?? Number.NaN), 0) / rows.length;
+    }
+    report['gradientNorm'] = this.#norm[0] ?? Number.NaN;
+    return report;
+  }
+
+  get #normFetch(): ort.Tensor {
+    return toRuntime('gradientNorm', { dtype: 'float32', shape: [], data: this.#norm });
+  }
+
+  /** Checks feeds and cuts them into micro-batches. */
+  #microBatches(feeds: Readonly<Record<string, TypedTensor>>): Record<string, TypedTensor>[] {
+    for (const name of Object.keys(feeds)) {
+      if (!this.#program.feeds.some((spec) => spec.name === name)) {
+        throw invalidArgument(`feeds.${name}`, 'is no input of the training program');
+      }
+    }
+    let count = 1;
+    let reason = '';
+    const factors = new Map<string, number>();
+    for (const { name, dtype, shape } of this.#program.feeds) {
+      const feed = feeds[name];
+      if (feed === undefined) throw invalidArgument(`feeds.${name}`, 'is missing');
+      const size = shape[0] ?? 0;
+      const factor = sameShape(feed.shape, shape) ? 1 : (feed.shape[0] ?? 0) / size;
+      const rest = feed.shape.length === shape.length && sameShape(feed.shape.slice(1), shape.slice(1));
+      if (feed.dtype !== dtype || !rest || !Number.isInteger(factor) || factor < 1) {
+        throw invalidArgument(
+          `feeds.${name}`,
+          `is ${feed.dtype} ${describeShape(feed.shape)}; it must be ${dtype} ${describeShape(shape)}, ` +
+            'or a whole number of times as long on axis 0',
+          { reason: 'SHAPE_MISMATCH' },
+        );
+      }
+      if (factor > 1 && count > 1 && factor !== count) {
+        throw invalidArgument(
+          `feeds.${name}`,
+          `has ${factor} micro-batches, but ${reason} has ${count}; all feeds must hold one batch`,
+          { reason: 'SHAPE_MISMATCH' },
+        );
+      }
+      if (factor > 1) {
+        count = factor;
+        reason = name;
+      }
+      factors.set(name, factor);
+    }
+
+    const micro: Record<string, TypedTensor>[] = Array.from({ length: count }, () => ({}));
+    for (const { name, dtype, shape } of this.#program.feeds) {
+      const feed = feeds[name];
+      if (feed === undefined) continue;
+      const { data } = this.#stage(name, feed);
+      const size = sizeOf(shape);
+      for (const [index, batch] of micro.entries()) {
+        const start = factors.get(name) === 1 ? 0 : index * size;
+        batch[name] = { dtype, shape, data: data.subarray(start, start + size) };
+      }
+    }
+    return micro;
+  }
+
+  /** Feeds for other threads are copied once into memory that all threads see. */
+  #stage(name: string, feed: TypedTensor): TypedTensor {
+    if (this.#lanes.length === 1 || feed.data.buffer instanceof SharedArrayBuffer) return feed;
+    let staged = this.#staging.get(name);
+    if (staged === undefined || staged.data.length !== feed.data.length) {
+      staged = { ...feed, data: allocate(feed.dtype, feed.data.length, true) };
+      this.#staging.set(name, staged);
+    }
+    (staged.data.set as (source: TypedTensor['data']) => void)(feed.data);
+    return staged;
+  }
+
+  state(): TrainingState {
+    const copy = (kind: StateKind): Record<string, Float32Array> =>
+      this.#kinds.includes(kind)
+        ? Object.fromEntries(
+            [...cut(this.#program, this.#buffers[kind][this.#side])].map(([name, { data }]) => [
+              name,
+              Float32Array.from(data as Float32Array),
+            ]),
+          )
+        : {};
+    return {
+      step: this.#step,
+      parameters: copy('parameter'),
+      firstMoment: copy('firstMoment'),
+      secondMoment: copy('secondMoment'),
+      ema: copy('ema'),
+    };
+  }
+
+  restore(state: TrainingState): void {
+    checkState(this.#program, state);
+    this.#step = state.step;
+    for (const kind of this.#kinds) {
+      for (const [name, { data }] of cut(this.#program, this.#buffers[kind][this.#side])) {
+        const values = state[stateField[kind]][name];
+        if (values !== undefined) (data as Float32Array).set(values);
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#lanes, this.#update].map((thing) => thing.close()));
+  }
+}
+
+/** Opens a lane in a worker thread. */
+async function openLaneThread(data: LaneThreadData): Promise<Lane> {
+  const worker = new Worker(new URL('lane-thread.ts', import.meta.url), { workerData: data, stdin: false });
+  let waiting: { resolve(reply: LaneReply): void; reject(error: unknown): void } | undefined;
+  let failure: PlumbError | undefined;
+  const settle = (): typeof waiting => {
+    const current = waiting;
+    waiting = undefined;
+    return current;
+  };
+  const fail = (error: PlumbError): void => {
+    failure ??= error;
+    settle()?.reject(failure);
+  };
+  worker.on('message', (reply: LaneReply) => {
+    if (reply.kind === 'error') settle()?.reject(fromWireError(reply.error));
+    else settle()?.resolve(reply);
+  });
+  worker.on('error', (cause) => {
+    fail(internal(cause, { reason: 'ENGINE_FAILED' }));
+  });
+  worker.on('exit', (code) => {
+    fail(unavailable(`a training lane of '${data.name}' ended with code ${code}`, { reason: 'ENGINE_FAILED' }));
+  });
+  const next = (): Promise<LaneReply> =>
+    new Promise((resolve, reject) => {
+      if (failure === undefined) waiting = { resolve, reject };
+      else reject(failure);
+    });
+  const ask = (request: LaneRequest): Promise<LaneReply> => {
+    const reply = next();
+    worker.postMessage(request);
+    return reply;
+  };
+  try {
+    await next();
+  } catch (error) {
+    await worker.terminate();
+    throw error;
+  }
+  return {
+    async accumulate(side, feeds) {
+      const reply = await ask({ kind: 'accumulate', side, feeds });
+      if (reply.kind !== 'accumulated') throw internal(new Error(`a lane answered ${reply.kind}`));
+      return reply;
+    },
+    async close() {
+      if (failure !== undefined) return;
+      const exited = once(worker, 'exit');
+      await ask({ kind: 'close' });
+      await exited;
+    },
+  };
+}

@@ -1,0 +1,211 @@
+import { invalidArgument } from '@plumb/kit/errors';
+import { describeShape, graphError } from '../errors.ts';
+import type { DType, Graph, Tensor, TensorData } from '../graph.ts';
+import { isFloat, sizeOf } from '../graph.ts';
+import { gradients } from '../gradients.ts';
+import { liveInputs, toOnnx } from '../onnx.ts';
+import { add } from '../operators/elementwise.ts';
+import { cast, reshape } from '../operators/layout.ts';
+import type { AdamWOptions, ParameterOptions } from './optimiser.ts';
+import { adamW, checkAdamW, clipFactor, ema, globalNorm } from './optimiser.ts';
+import { addAll, mul } from '../operators/elementwise.ts';
+
+/** A parameter to train. */
+export interface TrainableParameter extends ParameterOptions {
+  /** Made by `graph.parameter`. */
+  readonly tensor: Tensor;
+}
+
+/** AdamW, gradient clipping and averaging of weights. */
+export interface OptimiserOptions extends AdamWOptions {
+  /** Largest global norm of the gradient; no clipping unless given. */
+  readonly clipNorm?: number;
+  /** Whether an exponential moving average of the parameters is kept; false unless given. */
+  readonly ema?: boolean;
+}
+
+/** What `buildTrainingStep` needs. */
+export interface TrainingStepOptions {
+  readonly graph: Graph;
+  /** float32, one element: the mean over the samples of the micro-batch that the graph is built for. */
+  readonly loss: Tensor;
+  /** All parameters of the graph unless given. The others must be frozen. */
+  readonly parameters?: readonly TrainableParameter[];
+  /** Float scalars to report, averaged over micro-batches like the loss. Not `loss` or `gradientNorm`, which are always there. */
+  readonly metrics?: Readonly<Record<string, Tensor>>;
+  readonly optimiser?: OptimiserOptions;
+  /** Values of inputs that do not change during training, by name: reference weights, weights that are not trained. */
+  readonly frozen?: ReadonlyMap<string, TensorData>;
+}
+
+/** A parameter of a program, without its tensor. */
+export interface ParameterSpec extends Required<ParameterOptions> {
+  readonly name: string;
+  readonly shape: readonly number[];
+}
+
+/** An input of the micro-batch. */
+export interface FeedSpec {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+/**
+ * A training step as plain data: it can be cloned to another thread or process. The gradient model computes loss,
+ * metrics and gradients of one micro-batch and adds the gradients to sums it is given; `updateModel` makes the second
+ * model, which is run once a step.
+ */
+export interface TrainingProgram {
+  readonly gradientModel: Uint8Array;
+  readonly parameters: readonly ParameterSpec[];
+  readonly feeds: readonly FeedSpec[];
+  /** Names of scalar outputs, `loss` first. */
+  readonly metrics: readonly string[];
+  readonly optimiser: OptimiserOptions;
+}
+
+/** Names of values in the models of a program. */
+export const sumInput = (parameter: string): string => `sum.in/${parameter}`;
+/** @see sumInput */
+export const sumOutput = (parameter: string): string => `sum.out/${parameter}`;
+const metricOutput = (metric: string): string => `metric/${metric}`;
+/** @see sumInput */
+export const metricName = metricOutput;
+
+/**
+ * Differentiates a loss and packs forward and backward pass into a program that an engine can train.
+ *
+ * Adds outputs to the graph; call it last.
+ *
+ * @throws PlumbError INVALID_ARGUMENT for a loss or metric that is not a float scalar, a parameter that is not one of
+ *   the graph's or is given twice, or one that is neither trained nor frozen; UNIMPLEMENTED for an operator without gradient
+ */
+export function buildTrainingStep(options: TrainingStepOptions): TrainingProgram {
+  const { graph, loss } = options;
+  const optimiser = options.optimiser ?? {};
+  checkAdamW(optimiser);
+  if (optimiser.clipNorm !== undefined && !(optimiser.clipNorm > 0)) {
+    throw invalidArgument('optimiser.clipNorm', `${optimiser.clipNorm} must be above 0; leave it out for no clipping`);
+  }
+  const trained = options.parameters ?? graph.parameters.map((tensor) => ({ tensor }));
+  const parameters = trained.map(specOf);
+  const names = new Set(parameters.map(({ name }) => name));
+  if (names.size !== parameters.length) throw invalidArgument('parameters', 'name a tensor twice');
+  if (names.size === 0) throw invalidArgument('parameters', 'are none; there is nothing to train');
+
+  const metrics: Record<string, Tensor> = { loss, ...options.metrics };
+  for (const [name, tensor] of Object.entries(metrics)) {
+    if (!isFloat(tensor.dtype) || sizeOf(tensor.shape) !== 1) {
+      throw graphError(
+        'buildTrainingStep',
+        name,
+        `is ${tensor.dtype} ${describeShape(tensor.shape)}; a loss or metric is a float scalar`,
+      );
+    }
+    graph.output(metricOutput(name), reshape(cast(tensor, 'float32'), []));
+  }
+  const found = gradients(
+    loss,
+    trained.map(({ tensor }) => tensor),
+  );
+  for (const [index, { name, shape }] of parameters.entries()) {
+    const gradient = found[index];
+    if (gradient === undefined) continue;
+    graph.output(sumOutput(name), add(graph.input(sumInput(name), 'float32', shape), gradient));
+  }
+
+  const outputs = [
+    ...Object.keys(metrics).map(metricOutput),
+    ...parameters.map(({ name }) => sumOutput(name)),
+  ];
+  const written = { outputs, ...(options.frozen === undefined ? {} : { initialisers: options.frozen }) };
+  const sums = new Set(parameters.map(({ name }) => sumInput(name)));
+  const feeds: FeedSpec[] = [];
+  for (const { source, dtype, shape } of liveInputs(graph, written)) {
+    if (source.kind !== 'input' || names.has(source.name) || sums.has(source.name)) continue;
+    if (source.trainable) {
+      throw invalidArgument(
+        `parameters.${source.name}`,
+        'is neither trained nor frozen; list it in parameters or give its values in frozen',
+      );
+    }
+    feeds.push({ name: source.name, dtype, shape });
+  }
+  return {
+    gradientModel: toOnnx(graph, { ...written, name: 'gradient' }),
+    parameters,
+    feeds,
+    metrics: Object.keys(metrics),
+    optimiser,
+  };
+}
+
+function specOf({ tensor, learningRateScale, weightDecay }: TrainableParameter): ParameterSpec {
+  if (tensor.source.kind !== 'input' || !tensor.source.trainable || tensor.dtype !== 'float32') {
+    throw invalidArgument('parameters', 'must be float32 tensors made by graph.parameter');
+  }
+  return {
+    name: tensor.source.name,
+    shape: tensor.shape,
+    learningRateScale: learningRateScale ?? 1,
+    weightDecay: weightDecay ?? true,
+  };
+}
+
+/** Scalar inputs of the update model. */
+export const UPDATE_SCALARS = ['step', 'learningRate', 'gradientScale', 'emaDecay'] as const;
+
+/** The arrays of training state that the update model reads and writes, by the prefix of their names. */
+export type StateKind = 'parameter' | 'firstMoment' | 'secondMoment' | 'ema';
+
+/** The kinds of state that a program keeps. */
+export function stateKinds(program: TrainingProgram): StateKind[] {
+  return program.optimiser.ema === true
+    ? ['parameter', 'firstMoment', 'secondMoment', 'ema']
+    : ['parameter', 'firstMoment', 'secondMoment'];
+}
+
+/**
+ * The update model: adds up the lanes' gradient sums, scales and clips them, applies AdamW and the moving average.
+ *
+ * Inputs `lane<k>/<name>`, `<kind>.in/<name>`, `step` (float64), `learningRate`, `gradientScale`, `emaDecay`; outputs
+ * `<kind>.out/<name>` and `gradientNorm` (before clipping).
+ *
+ * @param lanes how many gradient sums there are for each parameter
+ */
+export function buildUpdate(program: TrainingProgram, graph: Graph, lanes: number): void {
+  const { optimiser } = program;
+  const step = graph.input('step', 'float64', []);
+  const learningRate = graph.input('learningRate', 'float32', []);
+  const gradientScale = graph.input('gradientScale', 'float32', []);
+  const sums = program.parameters.map(({ name, shape }) =>
+    addAll(Array.from({ length: lanes }, (_, lane) => graph.input(`lane${lane}/${name}`, 'float32', shape))),
+  );
+  const norm = mul(globalNorm(sums), gradientScale);
+  graph.output('gradientNorm', norm);
+  const factor =
+    optimiser.clipNorm === undefined ? gradientScale : mul(gradientScale, clipFactor(norm, optimiser.clipNorm));
+  const update = adamW({ step, learningRate }, optimiser);
+  const emaDecay = optimiser.ema === true ? graph.input('emaDecay', 'float32', []) : undefined;
+  for (const [index, spec] of program.parameters.entries()) {
+    const sum = sums[index];
+    if (sum === undefined) continue;
+    const state = (kind: StateKind): Tensor => graph.input(`${kind}.in/${spec.name}`, 'float32', spec.shape);
+    const next = update(
+      {
+        parameter: state('parameter'),
+        gradient: mul(sum, factor),
+        firstMoment: state('firstMoment'),
+        secondMoment: state('secondMoment'),
+      },
+      spec,
+    );
+    graph.output(`parameter.out/${spec.name}`, next.parameter);
+    graph.output(`firstMoment.out/${spec.name}`, next.firstMoment);
+    graph.output(`secondMoment.out/${spec.name}`, next.secondMoment);
+    if (emaDecay !== undefined) {
+      graph.output(`ema.out/${spec.name}`, ema(state('ema'), next.parameter, emaDecay));
+    }
+  }
+}

@@ -17,3 +17,4 @@ export {
   type OptimisationSettings,
 } from './optimisation.ts';
 export { openTraining, trainedModel, type Training, type TrainingOptions } from './training.ts';
+export { decodeTrainingState, encodeTrainingState } from './training-state-file.ts';

@@ -53,13 +53,12 @@ export function openSampler(engine: Engine, model: VideoModel, batch: number): S
   const sessionName = `${config.name}-${samplers++}`;
   const loaded = new Map<boolean, Promise<string>>();
   const session = (guided: boolean): Promise<string> => {
-    let name = loaded.get(guided);
-    if (name === undefined) {
-      const key = `${sessionName}${guided ? '-guided' : ''}`;
-      name = engine.load(key, samplingGraph(model, batch, guided)).then(() => key);
-      loaded.set(guided, name);
-    }
-    return name;
+    const known = loaded.get(guided);
+    if (known !== undefined) return known;
+    const name = `${sessionName}${guided ? '-guided' : ''}`;
+    const opened = engine.load(name, samplingGraph(model, batch, guided)).then(() => name);
+    loaded.set(guided, opened);
+    return opened;
   };
 
   const sampleBatch = async (

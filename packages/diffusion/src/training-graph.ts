@@ -1,7 +1,7 @@
 import {
   dpoLoss,
   forwardProjectionLoss,
-  ktoDenoisingLoss,
+  ktoLoss,
   type ObjectiveSettings,
 } from '@plumb/objective';
 import { concat, Graph, split, type Tensor } from '@plumb/tensor-graph';
@@ -119,7 +119,7 @@ export function trainingGraph(config: VideoModelConfig, settings: ObjectiveSetti
           policy: policy(own.noised, captions),
           reference: reference(own.noised, captions),
         });
-        return ktoDenoisingLoss(settings, {
+        return ktoLoss(settings, {
           ...of(tokens),
           accepted: graph.input('accepted', 'float32', [batch]),
           weights,

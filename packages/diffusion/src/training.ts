@@ -8,8 +8,13 @@ import { trainingFeeds, type TrainingExample } from './training-batch.ts';
 import { REFERENCE_PREFIX, trainingGraph } from './training-graph.ts';
 import { parameterSpecs } from './video-dit.ts';
 
-/** Items that share one pass of the graph; a batch is cut into these, so that activations stay in the cache. */
-const MICRO_BATCH = 4;
+/**
+ * Items that share one pass of the graph. A batch is cut into these, so that activations stay in the cache; `kto`
+ * estimates its reference point from a pass and takes the whole batch at once.
+ */
+function microBatchOf(objective: ObjectiveSettings, batchSize: number): number {
+  return objective.algorithm !== 'kto' && batchSize % 4 === 0 ? 4 : batchSize;
+}
 
 /** What a training job is. */
 export interface TrainingOptions {
@@ -44,7 +49,7 @@ export interface Training {
 export async function openTraining(engine: Engine, options: TrainingOptions): Promise<Training> {
   const { model, objective, optimisation, seed } = options;
   const { config } = model;
-  const microBatch = optimisation.batchSize % MICRO_BATCH === 0 ? MICRO_BATCH : 1;
+  const microBatch = microBatchOf(objective, optimisation.batchSize);
   const { graph, loss, metrics, parameters, usesReference } = trainingGraph(config, objective, microBatch);
   const specs = parameterSpecs(config);
   const reference = options.reference ?? model;

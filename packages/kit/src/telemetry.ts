@@ -4,6 +4,7 @@ import type { Meter, Tracer } from '@opentelemetry/api';
 /** `@plumb/kit/telemetry`: traces, metrics and logs. */
 export { contextFromCarrier, currentCarrier, linkTo } from './telemetry/carrier.ts';
 export type { Carrier } from './telemetry/carrier.ts';
+export { counter, durationBuckets, histogram, upDownCounter } from './telemetry/instruments.ts';
 export { createLogger, logger, setLogLevel } from './telemetry/logger.ts';
 export type { Logger } from './telemetry/logger.ts';
 export { SpanFile } from './telemetry/span-file.ts';
@@ -18,7 +19,7 @@ export function tracer(name: string): Tracer {
   return trace.getTracer(name);
 }
 
-/** The meter of a part of a service. */
+/** The meter of a part of a service; valid after `startTelemetry` only (`counter`, `histogram` can be made any time). */
 export function meter(name: string): Meter {
   return metrics.getMeter(name);
 }

@@ -1,0 +1,23 @@
+import type { HostReply, HostRequest } from './host.ts';
+import { hostEngine } from './host.ts';
+import type { SessionOptions } from './session.ts';
+
+// Entry of the process form: an engine behind the channel to the parent process. The options come as JSON in argv.
+
+const send = (reply: HostReply): void => {
+  // Without a parent there is nobody to tell.
+  if (process.connected) process.send?.(reply);
+};
+const handle = hostEngine(JSON.parse(process.argv[2] ?? '{}') as SessionOptions, send);
+process.on('message', (request: HostRequest) => {
+  void handle(request).then(() => {
+    if (request.kind === 'close') process.disconnect();
+  });
+});
+// The parent decides when to end: a Ctrl+C in its terminal reaches the whole group and must not cut off its shutdown.
+process.on('SIGINT', () => undefined);
+// A parent that is gone leaves no orphan behind.
+process.on('disconnect', () => {
+  process.exit(0);
+});
+send({ kind: 'ready' });

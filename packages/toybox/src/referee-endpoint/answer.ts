@@ -1,0 +1,150 @@
+import { referee } from '../referee.ts';
+import type { RefereeVerdict } from '../referee.ts';
+import { clipOf } from './chat.ts';
+import type { ChatRequest, Question } from './chat.ts';
+import { isNoisy } from './misbehaviour.ts';
+import type { Misbehaviour } from './misbehaviour.ts';
+import { refereeModel } from './model.ts';
+
+/** A token with its natural log-probability. */
+type Token = { token: string; logprob: number; bytes: null };
+
+/** A chat completion, as far as this endpoint fills it. Source: OpenAI API reference, "The chat completion object". */
+export type ChatCompletion = {
+  id: string;
+  object: 'chat.completion';
+  created: number;
+  model: string;
+  choices: [
+    {
+      index: 0;
+      message: { role: 'assistant'; content: string | null; refusal: string | null };
+      finish_reason: 'stop' | 'length';
+      logprobs: { content: (Token & { top_logprobs: Token[] })[]; refusal: null } | null;
+    },
+  ];
+  usage: { prompt_tokens: number; completion_tokens: number; total_tokens: number };
+};
+
+// A rule has no probability; what stands for "cannot happen" is what hosted endpoints write for it.
+const never = -9999;
+// Tokens are counted as vendors bill them, roughly: four characters of text, or 85 for a small picture.
+const charactersPerToken = 4;
+const tokensPerFrame = 85;
+
+/**
+ * Runs the referee on a question and words its answer.
+ *
+ * @throws PlumbError INVALID_ARGUMENT for frames or a caption that the referee cannot judge
+ */
+export async function answer(
+  question: Question,
+  chat: ChatRequest,
+  misbehaviour: Misbehaviour,
+): Promise<ChatCompletion> {
+  const verdicts: RefereeVerdict[] = [];
+  for (const frames of question.clips) verdicts.push(referee(await clipOf(frames), question.caption));
+  const noisy = isNoisy(misbehaviour, question.hash);
+  const { before, value, after } = wording(question, verdicts, noisy);
+  const content = before + value + after;
+  const inputCharacters = chat.messages
+    .flatMap(({ content: parts }) => parts)
+    .reduce((sum, part) => sum + (part.type === 'text' ? part.text.length : 0), 0);
+  const frames = question.clips.reduce((sum, clip) => sum + clip.length, 0);
+  const prompt_tokens = Math.ceil(inputCharacters / charactersPerToken) + frames * tokensPerFrame;
+  const completion_tokens = Math.ceil(content.length / charactersPerToken);
+  return {
+    id: `toybox-${question.hash.slice(0, 24)}`,
+    object: 'chat.completion',
+    created: 0,
+    model: refereeModel,
+    choices: [
+      {
+        index: 0,
+        message: { role: 'assistant', content, refusal: null },
+        finish_reason: 'stop',
+        logprobs: chat.logprobs === true ? tokens(before, value, after, misbehaviour.noiseRate, noisy) : null,
+      },
+    ],
+    usage: { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens },
+  };
+}
+
+type Wording = { readonly before: string; readonly value: string; readonly after: string };
+
+/** The answer's JSON, split around the value that decides. */
+function wording({ kind }: Question, verdicts: readonly RefereeVerdict[], noisy: boolean): Wording {
+  const [first, second] = verdicts.map((verdict) => (noisy ? turnedRound(verdict) : verdict));
+  if (first === undefined) throw new TypeError('a question without a clip');
+  if (kind === 'better') {
+    const [a, b] = [gradeOf(first), second === undefined ? 0 : gradeOf(second)];
+    const better = a === b ? 'tie' : a > b ? 'A' : 'B';
+    const reason = `Clip A: ${first.reason} Clip B: ${second?.reason ?? ''}`;
+    return {
+      before: `${JSON.stringify({ reason }).slice(0, -1)},"better":`,
+      value: JSON.stringify(better),
+      after: '}',
+    };
+  }
+  const checks = { motion: first.checks.motion.pass, picture: picturePasses(first) };
+  const shared = { reason: first.reason, checks, failure_mode: first.failureMode ?? 'none' };
+  const before = `${JSON.stringify(shared).slice(0, -1)},"${kind}":`;
+  return { before, value: String(kind === 'accept' ? first.accept : gradeOf(first)), after: '}' };
+}
+
+function picturePasses(verdict: RefereeVerdict): boolean {
+  return Object.values(verdict.checks.picture).every((check) => check.pass);
+}
+
+/** 5 for an accepted clip, 3 for right motion in a bad picture, 2 for a good picture of wrong motion, 1 for neither. */
+function gradeOf(verdict: RefereeVerdict): number {
+  if (verdict.accept) return 5;
+  if (verdict.checks.motion.pass) return 3;
+  return picturePasses(verdict) ? 2 : 1;
+}
+
+/** The verdict of a judge that errs: an accepted clip is static, any other is accepted. */
+function turnedRound(verdict: RefereeVerdict): RefereeVerdict {
+  const motion = {
+    pass: !verdict.accept,
+    reason: 'Noise.',
+    failureMode: verdict.accept ? ('static' as const) : null,
+  };
+  if (verdict.accept) {
+    return {
+      accept: false,
+      reason: motion.reason,
+      failureMode: 'static',
+      checks: { ...verdict.checks, motion },
+    };
+  }
+  const pass = { pass: true, reason: 'Noise.' };
+  return {
+    accept: true,
+    reason: motion.reason,
+    failureMode: null,
+    checks: {
+      motion,
+      picture: { texture: pass, tint: pass, strayPixels: pass, count: pass, form: pass, colour: pass },
+    },
+  };
+}
+
+/** Three tokens; the middle one decides, and its probability is that of not being turned round by noise. */
+function tokens(before: string, value: string, after: string, noiseRate: number, noisy: boolean) {
+  const chosen = tokenOf(value, noisy ? noiseRate : 1 - noiseRate);
+  const other = { true: 'false', false: 'true' }[value];
+  const alternatives = other === undefined ? [] : [tokenOf(other, noisy ? 1 - noiseRate : noiseRate)];
+  return {
+    content: [
+      { ...tokenOf(before, 1), top_logprobs: [tokenOf(before, 1)] },
+      { ...chosen, top_logprobs: [chosen, ...alternatives] },
+      { ...tokenOf(after, 1), top_logprobs: [tokenOf(after, 1)] },
+    ],
+    refusal: null,
+  };
+}
+
+function tokenOf(token: string, probability: number): Token {
+  return { token, logprob: probability === 0 ? never : Math.log(probability), bytes: null };
+}

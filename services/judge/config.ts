@@ -1,0 +1,13 @@
+/** Settings of the judge service, from the environment. */
+
+import { serviceSettings } from '@plumb/kit/config';
+import { z } from 'zod';
+
+/** Read with loadConfig; variables are PLUMB_ and the name in capitals. */
+export const judgeSettings = z.object({
+  ...serviceSettings,
+  /** Artifact store: folder or file:// URL. */
+  artifacts: z.string().describe('the folder of the artifact store, for example .plumb/artifacts'),
+  /** Judges file; see judges.toybox.yaml. */
+  judgesFile: z.string().describe('the path of a judges file, for example services/judge/judges.toybox.yaml'),
+});

@@ -1,0 +1,127 @@
+/** Asks an endpoint until it gives a usable answer, within limits. */
+
+import { setTimeout as delay } from 'node:timers/promises';
+import pRetry from 'p-retry';
+import { PlumbError, failedPrecondition, unavailable } from '@plumb/kit/errors';
+import { AnswerError } from './answer.ts';
+import { EndpointError } from './endpoint.ts';
+import type { Completion, Endpoint } from './endpoint.ts';
+import type { EndpointDefinition } from './judge-definition.ts';
+import type { Question } from './question.ts';
+
+/** An answer that was understood, and what it took. */
+export interface Asked<T> {
+  readonly answer: T;
+  readonly completion: Completion;
+  /** Calls to the endpoint, retries included. */
+  readonly calls: number;
+  /** Time in the call that was answered, in milliseconds. */
+  readonly endpointMs: number;
+}
+
+/** What asking needs besides the question. */
+export interface Asking<T> {
+  readonly endpoint: Endpoint;
+  readonly retries: EndpointDefinition['retries'];
+  /** Runs one call when the endpoint has room for it. */
+  readonly admit: <R>(call: () => Promise<R>, signal: AbortSignal) => Promise<R>;
+  /** Understands an answer; throws AnswerError. */
+  readonly parse: (completion: Completion) => T;
+  /** Called for every failed call. */
+  readonly onFault?: (error: EndpointError | AnswerError, attempt: number) => void;
+}
+
+/**
+ * Asks, and asks again after a fault that asking again can help with: timeout, 429, 5xx, a broken connection, and an
+ * answer that is empty, cut off, refused or of the wrong shape.
+ *
+ * @param signal The caller's deadline and cancellation: it ends the call in flight and every wait; no call starts after it.
+ * @throws PlumbError UNAVAILABLE (JUDGE_UNAVAILABLE, retryable) if the endpoint cannot be reached or has no room,
+ *   FAILED_PRECONDITION (JUDGE_MISCONFIGURED) if it rejects the request, INTERNAL (JUDGE_ANSWER_INVALID) if no answer
+ *   could be used. The signal's reason if it was aborted.
+ */
+export async function ask<T>(question: Question, asking: Asking<T>, signal: AbortSignal): Promise<Asked<T>> {
+  const { endpoint, retries } = asking;
+  let calls = 0;
+  try {
+    return await pRetry(
+      () =>
+        asking.admit(async () => {
+          signal.throwIfAborted();
+          calls += 1;
+          const start = performance.now();
+          const completion = await endpoint.complete(question, signal);
+          const endpointMs = performance.now() - start;
+          return { answer: asking.parse(completion), completion, calls, endpointMs };
+        }, signal),
+      {
+        retries: retries.limit,
+        minTimeout: retries.firstDelayMs,
+        maxTimeout: retries.longestDelayMs,
+        factor: 2,
+        randomize: true,
+        signal,
+        shouldRetry: ({ error }) => helps(error) && (retryAfter(error) ?? 0) <= retries.longestDelayMs,
+        onFailedAttempt: async ({ error, attemptNumber, retriesLeft }) => {
+          if (error instanceof EndpointError || error instanceof AnswerError)
+            asking.onFault?.(error, attemptNumber);
+          const wait = retryAfter(error) ?? 0;
+          // p-retry adds its own, jittered wait, so that callers who were sent away together do not come back together.
+          if (wait > 0 && wait <= retries.longestDelayMs && retriesLeft > 0)
+            await delay(wait, undefined, { signal });
+        },
+      },
+    );
+  } catch (error) {
+    // An abort that comes while waiting arrives as the timer's own error.
+    if (signal.aborted) throw signal.reason;
+    throw toPlumbError(error, endpoint.name, calls);
+  }
+}
+
+function helps(error: Error): boolean {
+  if (error instanceof AnswerError) return true;
+  return error instanceof EndpointError && error.fault !== 'rejected';
+}
+
+function retryAfter(error: Error): number | undefined {
+  return error instanceof EndpointError ? error.retryAfterMs : undefined;
+}
+
+function toPlumbError(error: unknown, endpoint: string, calls: number): unknown {
+  const metadata = { endpoint, calls: String(calls) };
+  if (error instanceof AnswerError) {
+    return new PlumbError({
+      code: 'INTERNAL',
+      reason: 'JUDGE_ANSWER_INVALID',
+      message: `endpoint '${endpoint}' gave no usable answer in ${calls} calls; the last one: ${error.message}`,
+      metadata: { ...metadata, fault: error.fault },
+      cause: error,
+    });
+  }
+  if (error instanceof EndpointError) {
+    const options = {
+      metadata: {
+        ...metadata,
+        fault: error.fault,
+        ...(error.status === undefined ? {} : { status: String(error.status) }),
+      },
+      cause: error,
+    };
+    if (error.fault === 'rejected') {
+      return failedPrecondition(
+        `endpoint '${endpoint}' rejects the request (${error.message}); check the model, the key's variable and the base URL in the judges file`,
+        { ...options, reason: 'JUDGE_MISCONFIGURED' },
+      );
+    }
+    return unavailable(
+      `endpoint '${endpoint}' gave no answer in ${calls} calls; the last one: ${error.message}`,
+      {
+        ...options,
+        reason: 'JUDGE_UNAVAILABLE',
+        ...(error.retryAfterMs === undefined ? {} : { retryAfterMs: error.retryAfterMs }),
+      },
+    );
+  }
+  return error;
+}

@@ -20,7 +20,10 @@ const shaping = z
     /** [lowest, highest] shaped reward: keeps outliers of unbounded metric rewards from taking all the weight. */
     clip: z
       .tuple([finite, finite])
-      .refine(([low, high]) => low < high, 'must be [lowest, highest] with lowest < highest')
+      .refine(([low, high]) => low < high, {
+        error: 'must be [lowest, highest] with lowest < highest',
+        abort: true,
+      })
       .optional(),
   })
   .prefault({});

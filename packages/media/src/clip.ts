@@ -80,7 +80,11 @@ export function frameOf(clip: Clip, index: number): Uint8Array {
  *
  * @throws PlumbError INVALID_ARGUMENT when count is not a whole number of 1 or more
  */
-export function sampleFrames(clip: Pick<Clip, 'frames'>, count: number, spacing: 'uniform' = 'uniform'): number[] {
+export function sampleFrames(
+  clip: Pick<Clip, 'frames'>,
+  count: number,
+  spacing: 'uniform' = 'uniform',
+): number[] {
   if (!Number.isSafeInteger(count) || count < 1) {
     throw invalidArgument('frames', `is ${count}; ask for 1 or more frames (${spacing} spacing)`);
   }

@@ -10,3 +10,5 @@ export {
   previewMediaType,
 } from './encode.ts';
 export type { ContactSheetOptions, ScaleOptions } from './encode.ts';
+export { maxInlineClipBytes, readVideo, videoHash, videoViolations } from './video.ts';
+export type { ArtifactSource, VideoViolation } from './video.ts';

@@ -42,7 +42,9 @@ export const vocabulary: readonly string[] = [
   ...new Set([
     ...colourNames,
     ...shapeNames,
-    ...eventKinds.flatMap((kind) => sentences[kind].template.split(' ').filter((word) => word !== 'X' && word !== 'Y')),
+    ...eventKinds.flatMap((kind) =>
+      sentences[kind].template.split(' ').filter((word) => word !== 'X' && word !== 'Y'),
+    ),
   ]),
 ].toSorted();
 

@@ -35,7 +35,12 @@ function withinRange(field: string, value: number, low: number, high: number): n
   return value;
 }
 
-function renderEvent(event: Event, wrongness: Wrongness | null, random: Random, picture: PictureOptions): Clip {
+function renderEvent(
+  event: Event,
+  wrongness: Wrongness | null,
+  random: Random,
+  picture: PictureOptions,
+): Clip {
   const size = withinRange('size', picture.size ?? 24, 8, 1024);
   const frames = withinRange('frames', picture.frames ?? 8, 4, 256);
   const fps = withinRange('fps', picture.fps ?? 8, 1, 240);
@@ -122,5 +127,10 @@ export function sampleTrainingClip(seed: number, options: TrainingOptions = {}):
         )
       : random.pick(random.pick(pretrainingEvents(category)));
   const wrongness = random.chance(wrongShare) ? random.pick(wrongnessesOf(event)) : null;
-  return { caption: captionOf(event), category, wrongness, clip: renderEvent(event, wrongness, random, options) };
+  return {
+    caption: captionOf(event),
+    category,
+    wrongness,
+    clip: renderEvent(event, wrongness, random, options),
+  };
 }

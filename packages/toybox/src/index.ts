@@ -8,3 +8,5 @@ export { pretrainingEvents, toyboxPrompts } from './prompt-split.ts';
 export type { ToyboxPrompt } from './prompt-split.ts';
 export { wrongnesses, wrongnessesOf } from './wrongness.ts';
 export type { Wrongness } from './wrongness.ts';
+export { failureModes, referee } from './referee.ts';
+export type { Check, FailureMode, MotionCheck, PictureChecks, RefereeVerdict } from './referee.ts';

@@ -251,12 +251,11 @@ function hit({ stage, event, wrongness, random }: Setting): Drive {
   const agent = actorOf(event.object, size);
   const target = actorOf(event.other, size);
   const retreats = wrongness === 'wrong-direction';
-  const targetX = random.between(12.6, 13.8);
+  const targetX = random.between(13.2, 14.4);
   const agentX = retreats ? targetX - size - random.between(0.8, 1.6) : random.between(3.4, 4.4);
-  const speed =
-    wrongness === 'static' ? 0 : retreats ? -random.between(8, 10) : random.between(15.5, 19);
-  const restitution = random.between(0.6, 0.9);
-  const damping = random.between(0.4, 1);
+  const speed = wrongness === 'static' ? 0 : retreats ? -random.between(8, 10) : random.between(14, 16.5);
+  const restitution = random.between(0.5, 0.8);
+  const damping = random.between(0.8, 1.4);
   const solid = wrongness !== 'passing-through';
   const agentBody = stage.place(agent, agentX, groundTop - agent.halfHeight, {
     velocity: [speed, 0],
@@ -287,7 +286,11 @@ function hit({ stage, event, wrongness, random }: Setting): Drive {
 function landOn({ stage, event, wrongness, random }: Setting): Drive {
   if (event.kind !== 'land-on') return () => {};
   const actor = actorOf(event.object, random.between(6.2, 6.8));
-  const base: Actor = { ...event.other, halfWidth: random.between(4.4, 5.2), halfHeight: random.between(2.9, 3.3) };
+  const base: Actor = {
+    ...event.other,
+    halfWidth: random.between(4.4, 5.2),
+    halfHeight: random.between(2.9, 3.3),
+  };
   const x = random.between(8, 16);
   stage.place(base, x, groundTop - base.halfHeight, { fixed: true });
   const start = random.between(3.6, 4.4);
@@ -321,7 +324,13 @@ function fall({ stage, event, wrongness, random }: Setting): Drive {
 }
 
 /** A fall from `start` to `rest` (y of the centre), or one of the ways to get it wrong. */
-function drop({ stage, wrongness, random }: Setting, actor: Actor, x: number, start: number, rest: number): Drive {
+function drop(
+  { stage, wrongness, random }: Setting,
+  actor: Actor,
+  x: number,
+  start: number,
+  rest: number,
+): Drive {
   const nudge = random.between(0, 6);
   if (wrongness === 'static') {
     stage.place(actor, x, start, { weightless: true });
@@ -419,7 +428,12 @@ function direct(setting: Setting): Drive {
  *
  * @param frames number of frames, 2 or more, spread evenly over {@link clipSeconds}
  */
-export function play(event: Event, wrongness: Wrongness | null, random: Random, frames: number): FrameState[] {
+export function play(
+  event: Event,
+  wrongness: Wrongness | null,
+  random: Random,
+  frames: number,
+): FrameState[] {
   const stage = new Stage();
   const drive = direct({ stage, event, wrongness, random });
   if (wrongness === 'vanishing' || wrongness === 'colour-change') {

@@ -2,7 +2,13 @@ import { createHash } from 'node:crypto';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
-import { decodeTrainingState, encodeModel, encodeTrainingState, parameterCount, type VideoModel } from '@plumb/diffusion';
+import {
+  decodeTrainingState,
+  encodeModel,
+  encodeTrainingState,
+  parameterCount,
+  type VideoModel,
+} from '@plumb/diffusion';
 import { contactSheet } from '@plumb/media';
 import { openEngine, type Engine } from '@plumb/tensor-graph/engine';
 import type { TrainingState } from '@plumb/tensor-graph';
@@ -24,11 +30,17 @@ export function pretrainCommand(): Command {
     .description('make the built-in toybox model from nothing, with its manifest and model card')
     .option('--steps <n>', 'optimiser steps of 32 clips', wholeNumber, 6000)
     .option('--seed <text>', 'seed of weights, clips and noise', 'plumb')
-    .option('--output <folder>', 'where model.safetensors, manifest.json and MODEL_CARD.md go', 'models/toybox')
+    .option(
+      '--output <folder>',
+      'where model.safetensors, manifest.json and MODEL_CARD.md go',
+      'models/toybox',
+    )
     .option('--samples-per-prompt <n>', 'clips for each held-out prompt in the card', wholeNumber, 8)
     .action(async (options: PretrainOptions) => {
       const interrupt = new AbortController();
-      process.once('SIGINT', () => interrupt.abort(new Error('interrupted; the same command goes on from here')));
+      process.once('SIGINT', () =>
+        interrupt.abort(new Error('interrupted; the same command goes on from here')),
+      );
       const engine = await openEngine({ form: 'process' });
       try {
         await run(engine, options, interrupt.signal);
@@ -93,7 +105,12 @@ async function run(engine: Engine, options: PretrainOptions, signal: AbortSignal
     );
     acceptance.push({ guidance, result });
   }
-  const manifest = { kind: 'plumb.pretraining', version: 1, ...settings, result: { sha256, bytes: bytes.length } };
+  const manifest = {
+    kind: 'plumb.pretraining',
+    version: 1,
+    ...settings,
+    result: { sha256, bytes: bytes.length },
+  };
   await replaceFile(join(options.output, 'model.safetensors'), bytes);
   await replaceFile(join(options.output, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`);
   await replaceFile(
@@ -113,7 +130,9 @@ async function run(engine: Engine, options: PretrainOptions, signal: AbortSignal
     }),
   );
   await sheet(engine, model, join(options.output, 'preview.png'), signal);
-  say(`wrote ${join(options.output, 'model.safetensors')} (${(bytes.length / 1e6).toFixed(1)} MB, SHA-256 ${sha256})`);
+  say(
+    `wrote ${join(options.output, 'model.safetensors')} (${(bytes.length / 1e6).toFixed(1)} MB, SHA-256 ${sha256})`,
+  );
 }
 
 /** One clip of every fourth held-out prompt, a row each. */
@@ -126,7 +145,10 @@ async function sheet(engine: Engine, model: VideoModel, path: string, signal: Ab
     signal,
   });
   say(`contact sheet of ${clips.length} clips: ${(100 * overall.value).toFixed(0)}% accepted (${path})`);
-  await replaceFile(path, await contactSheet(clips.filter((_, index) => index % 2 === 0).map(({ clip }) => clip)));
+  await replaceFile(
+    path,
+    await contactSheet(clips.filter((_, index) => index % 2 === 0).map(({ clip }) => clip)),
+  );
 }
 
 async function savedState(path: string): Promise<TrainingState | undefined> {
@@ -152,7 +174,8 @@ function mean(values: readonly number[]): number {
 
 function wholeNumber(text: string): number {
   const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('give a whole number of at least 1');
+  if (!Number.isSafeInteger(value) || value < 1)
+    throw new InvalidArgumentError('give a whole number of at least 1');
   return value;
 }
 

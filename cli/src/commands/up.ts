@@ -1,0 +1,42 @@
+import { once } from 'node:events';
+import { Command } from 'commander';
+import { portNames } from '../supervisor/embedded-system.ts';
+import type { PortName } from '../supervisor/embedded-system.ts';
+import { withSystem } from '../with-system.ts';
+import { portOption, stateOption } from './options.ts';
+
+interface UpOptions {
+  readonly state: string;
+  readonly port: Readonly<Partial<Record<PortName, number>>>;
+}
+
+export function upCommand(finish: (exitCode: number) => void): Command {
+  return new Command('up')
+    .description('run the whole system on this machine until Ctrl-C')
+    .addOption(stateOption())
+    .addOption(portOption())
+    .action(async (options: UpOptions) => {
+      const notice = (line: string): void => {
+        process.stderr.write(`${line}\n`);
+      };
+      notice('Starting nats-server, the referee and the five services ...');
+      const exitCode = await withSystem(
+        {
+          state: options.state,
+          fresh: false,
+          ports: options.port,
+          command: 'up',
+          notice,
+          stopNotice: 'Stopping in order; Ctrl-C again ends at once.',
+        },
+        async () => {},
+        async ({ addresses }, _prepared, signal) => {
+          for (const name of portNames) process.stdout.write(`${name.padEnd(13)} ${addresses[name]}\n`);
+          notice('Ready. Ctrl-C stops it.');
+          if (!signal.aborted) await once(signal, 'abort');
+        },
+      );
+      // Ctrl-C is how this command ends; only being told to end by the system is an interruption.
+      finish(exitCode === 130 ? 0 : exitCode);
+    });
+}

@@ -1,0 +1,34 @@
+import { readFile } from 'node:fs/promises';
+import { Command } from 'commander';
+import { z } from 'zod';
+import { demoCommand } from './commands/demo.ts';
+import { statusCommand } from './commands/status.ts';
+import { testCommand } from './commands/test.ts';
+import { upCommand } from './commands/up.ts';
+
+const manifestSchema = z.object({ version: z.string() });
+
+/**
+ * The whole command line.
+ * @param finish is told the exit code of the command that ran
+ */
+export async function createProgram(finish: (exitCode: number) => void): Promise<Command> {
+  const manifest: unknown = JSON.parse(await readFile(new URL('../package.json', import.meta.url), 'utf8'));
+  const { version } = manifestSchema.parse(manifest);
+  const program = new Command('plumb')
+    .description('Plumb improves text-to-video models with AI feedback.')
+    .version(version, '--version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .helpCommand('help [command]', 'print the help of a command')
+    .addHelpText('after', '\nStart with `./plumb demo`: one feedback loop on this machine, in some minutes.');
+  for (const make of [demoCommand, upCommand, statusCommand, testCommand]) program.addCommand(make(finish));
+  for (const command of [program, ...program.commands]) {
+    command
+      .exitOverride()
+      // main.ts prints the error, on one line.
+      .configureOutput({ outputError: () => {} })
+      .showSuggestionAfterError(true)
+      .allowExcessArguments(false);
+  }
+  return program;
+}

@@ -1,0 +1,51 @@
+import { fileURLToPath } from 'node:url';
+import { Eta } from 'eta';
+import { acceptanceChart, anchorChart, differenceChart, lossChart } from './charts.ts';
+import { differenceText, durationText, percent, points, rateText, signedPoints } from './numbers.ts';
+import type { ReportData } from './report-data.ts';
+
+// Every value is escaped unless the template says otherwise, which it does for our own SVG and style sheet alone.
+const templates = new Eta({
+  views: fileURLToPath(new URL('templates', import.meta.url)),
+  autoEscape: true,
+  cache: true,
+});
+
+/**
+ * The report as one self-contained HTML page: no script, no request, everything inline. Pure: the same data give the
+ * same page.
+ */
+export function buildReport(data: ReportData): string {
+  return templates.render('report', {
+    data,
+    headline: headline(data),
+    charts: {
+      acceptance: acceptanceChart(data.acceptance, data.categories),
+      difference: differenceChart(data.acceptance, data.categories),
+      loss: data.training.points.length > 1 ? lossChart(data.training.points) : undefined,
+      anchor: anchorChart(data.training.points),
+    },
+    text: {
+      difference: differenceText,
+      duration: durationText,
+      percent,
+      points,
+      rate: rateText,
+      signedPoints,
+    },
+  });
+}
+
+/** The result in one sentence, with its uncertainty. */
+export function headline(data: ReportData): string {
+  const before = data.acceptance.before['overall'];
+  const after = data.acceptance.after['overall'];
+  const difference = data.acceptance.difference['overall'];
+  if (before === undefined || after === undefined || difference === undefined) {
+    return 'The run has no evaluation yet';
+  }
+  const change = `from ${percent(before.rate)} to ${percent(after.rate)}`;
+  if (difference.low > 0) return `Feedback raised acceptance on held-out prompts ${change}`;
+  if (difference.high < 0) return `Feedback lowered acceptance on held-out prompts ${change}`;
+  return `Feedback made no measurable difference on held-out prompts: ${change}`;
+}

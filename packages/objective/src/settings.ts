@@ -65,8 +65,11 @@ const forward = {
    * within each prompt, which is what p* with its Z(c) asks for.
    */
   normalisation: z.enum(['global', 'per-prompt']).default('global'),
-  /** Largest weight in units of the mean weight. Lower is stabler and more biased; what it cut is reported. */
-  maxWeight: finite.gt(1, 'must be above 1, the mean weight').default(10),
+  /**
+   * Largest weight in units of the mean weight. Lower is stabler and more biased: where fewer than 1 / maxWeight of the
+   * samples are good, they cannot take all of the mass. What it cut is reported.
+   */
+  maxWeight: finite.gt(1, 'must be above 1, the mean weight').default(50),
   /**
    * lambda of the extra anchor lambda * ||policy - reference||^2 (mean over elements): the per-step Gaussian KL up to a
    * schedule constant. 0 leaves it out; larger keeps the policy's predictions near the reference's.

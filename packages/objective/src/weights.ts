@@ -105,12 +105,15 @@ function capWeights(weights: Float64Array, limit: number): NormalisedWeights {
   const largestBefore = descending[0] ?? 0;
   // With the k largest at the limit, the others are scaled by (n - k limit) / (their sum); k is right once the
   // largest of the others stays within the limit. limit > 1 makes n - k limit positive until then.
+  // Sums of the tail, added up from the smallest: subtracting from the total would cancel the small weights away.
+  const tail = new Float64Array(n + 1);
+  for (let index = n - 1; index >= 0; index--)
+    tail[index] = (tail[index + 1] ?? 0) + (descending[index] ?? 0);
   let capped = 0;
-  let rest = sum([...descending]);
   let scale = 1;
   while (capped < n && (descending[capped] ?? 0) * scale > limit * (1 + 1e-12)) {
-    rest -= descending[capped] ?? 0;
     capped++;
+    const rest = tail[capped] ?? 0;
     scale = rest > 0 ? (n - capped * limit) / rest : 1;
   }
   if (capped === 0) {

@@ -19,6 +19,7 @@ import {
   sub,
   where,
 } from './operators/elementwise.ts';
+import { conv, convTranspose, settingsOf } from './operators/convolution.ts';
 import {
   cast,
   concat,
@@ -367,5 +368,69 @@ gradientRules.set('LayerNormalization', ({ node, gradients, needs }) => {
     needs[0] === true ? inward() : undefined,
     needs[1] === true ? unbroadcast(mul(g, normal), features) : undefined,
     needs[2] === true ? unbroadcast(g, features) : undefined,
+  ];
+});
+
+// Convolution.
+
+/** Sum over everything but channels. */
+function biasGradient(g: Tensor): Tensor {
+  return reduceSum(g, { axes: g.shape.map((_, axis) => axis).filter((axis) => axis !== 1) });
+}
+
+/**
+ * The gradient of a convolution's weight: a convolution of `x` with `g` in which samples play the part of channels, and
+ * strides and dilations change places.
+ *
+ * @param x what the kernel slid over, [batch, groups * c, ...]
+ * @param g what it made, [batch, groups * o, ...]
+ * @returns [groups * o, c, ...kernel]
+ */
+function kernelGradient(x: Tensor, g: Tensor, kernel: readonly number[], settings: ReturnType<typeof settingsOf>): Tensor {
+  const { groups, strides, dilations, padding } = settings;
+  const swap = x.shape.map((_, axis) => (axis < 2 ? 1 - axis : axis));
+  const perGroup = Array.from({ length: groups }, (_, group) => {
+    const part = (t: Tensor): Tensor => {
+      const size = extentAt(t.shape, 1) / groups;
+      return transpose(slice(t, 1, group * size, (group + 1) * size), swap);
+    };
+    // [c, o, ...]: extents beyond the kernel come from input that a stride left over.
+    const full = conv(part(x), part(g), undefined, { strides: dilations, dilations: strides, padding });
+    const cropped = kernel.reduce((t, extent, axis) => slice(t, axis + 2, 0, extent), full);
+    return transpose(cropped, swap);
+  });
+  return concat(perGroup, 0);
+}
+
+gradientRules.set('Conv', ({ node, gradients, needs }) => {
+  const [x, weight] = node.inputs as readonly [Tensor, Tensor];
+  const g = only(gradients);
+  const settings = settingsOf(node.attributes);
+  const kernel = weight.shape.slice(2);
+  const inward = (): Tensor => {
+    // What a stride left over at the end of an axis is made up for by output padding.
+    const outputPadding = x.shape.slice(2).map((extent, axis) => {
+      const reach = (settings.dilations[axis] ?? 1) * ((kernel[axis] ?? 1) - 1) + 1;
+      const covered = (settings.strides[axis] ?? 1) * (extentAt(g.shape, axis + 2) - 1) + reach;
+      return extent + 2 * (settings.padding[axis] ?? 0) - covered;
+    });
+    return convTranspose(g, weight, undefined, { ...settings, outputPadding });
+  };
+  return [
+    needs[0] === true ? inward() : undefined,
+    needs[1] === true ? kernelGradient(x, g, kernel, settings) : undefined,
+    needs[2] === true ? biasGradient(g) : undefined,
+  ];
+});
+gradientRules.set('ConvTranspose', ({ node, gradients, needs }) => {
+  const [x, weight] = node.inputs as readonly [Tensor, Tensor];
+  const g = only(gradients);
+  const settings = settingsOf(node.attributes);
+  const { strides, padding, dilations, groups } = settings;
+  return [
+    needs[0] === true ? conv(g, weight, undefined, { strides, padding, dilations, groups }) : undefined,
+    // The kernel slides over the result here, and the input is what it makes.
+    needs[1] === true ? kernelGradient(g, x, weight.shape.slice(2), settings) : undefined,
+    needs[2] === true ? biasGradient(g) : undefined,
   ];
 });

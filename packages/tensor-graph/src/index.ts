@@ -3,6 +3,8 @@ export { Graph, sizeOf } from './graph.ts';
 export { gradients } from './gradients.ts';
 export type { OnnxOptions } from './onnx.ts';
 export { ONNX_OPSET, toOnnx } from './onnx.ts';
+export type { ConvolutionOptions, ConvolutionTransposeOptions } from './operators/convolution.ts';
+export { conv, convTranspose, resizeNearest } from './operators/convolution.ts';
 export type { Operand } from './operators/elementwise.ts';
 export {
   abs,

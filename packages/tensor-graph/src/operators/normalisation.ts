@@ -2,7 +2,7 @@ import { describeShape, graphError } from '../errors.ts';
 import type { Tensor } from '../graph.ts';
 import { isFloat, sizeOf } from '../graph.ts';
 import { extentAt, sameShape } from '../shape.ts';
-import { add, div, mul, sqrt, square } from './elementwise.ts';
+import { add, div, mul, sqrt, square, sub } from './elementwise.ts';
 import { reshape } from './layout.ts';
 import { reduceMean } from './reduction.ts';
 import { only } from './result.ts';
@@ -27,6 +27,7 @@ export function layerNorm(
   const features = extentAt(x.shape, -1);
   checkFeatures('layerNorm', 'scale', scale, features);
   checkFeatures('layerNorm', 'bias', bias, features);
+  if (x.dtype === 'float64') return composedLayerNorm(x, scale, bias, options);
   const ones = scale ?? x.graph.filled(1, [features], x.dtype);
   return only(
     x.graph.apply(
@@ -41,6 +42,19 @@ export function layerNorm(
       { axis: -1n, epsilon: options.epsilon ?? 1e-5 },
     ),
   );
+}
+
+/** The operator of ONNX keeps its statistics in float32, so float64 is composed of simpler operators. */
+function composedLayerNorm(
+  x: Tensor,
+  scale: Tensor | undefined,
+  bias: Tensor | undefined,
+  options: NormalisationOptions,
+): Tensor {
+  const centred = sub(x, reduceMean(x, { axes: [-1], keepDims: true }));
+  const normal = rmsNorm(centred, undefined, options);
+  const scaled = scale === undefined ? normal : mul(normal, scale);
+  return bias === undefined ? scaled : add(scaled, bias);
 }
 
 /**

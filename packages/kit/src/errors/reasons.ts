@@ -57,6 +57,7 @@ export const errorReasons = [
   'JUDGE_UNAVAILABLE',
   'JUDGE_ANSWER_INVALID',
   'JUDGE_MISCONFIGURED',
+  'JUDGE_REQUEST_REJECTED',
   // training and runs
   'JOB_NOT_FOUND',
   'JOB_CONFLICT',

@@ -1,0 +1,366 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { PlumbError } from '@plumb/kit/errors';
+import { sql } from 'kysely';
+import type { Kysely } from 'kysely';
+import { runIdOf } from '../../domain/identity.ts';
+import { plannedSamples } from '../../domain/sample-plan.ts';
+import { postgresMissing, startPostgres } from '../../testing/postgres-server.ts';
+import { modelFixture, specFixture } from '../../testing/run-spec-fixture.ts';
+import { modelToText, specToText } from '../messages.ts';
+import { openDatabase } from './database.ts';
+import { insertDecision, insertEvaluation, insertJob, insertProgress, listProgress } from './iterations.ts';
+import { insertLabel, listLabels } from './labels.ts';
+import { advanceIteration, findRun, finishRun, insertRun, listRuns, moveRun } from './runs.ts';
+import {
+  countSamples,
+  findDonors,
+  findSamples,
+  insertSamples,
+  listSamples,
+  markPublished,
+  nextToPublish,
+  recordFailed,
+  recordGenerated,
+  recordScored,
+  reopenFailed,
+  scoresOf,
+  takeBackPublished,
+  takeOverClips,
+} from './samples.ts';
+import type { RewardResult } from './samples.ts';
+import type { Tables } from './tables.ts';
+
+const now = new Date('2026-01-02T03:04:05.678Z');
+const model = modelFixture();
+const spec = specFixture();
+
+type Database = Kysely<Tables>;
+
+async function newRun(database: Database, key: string) {
+  return await insertRun(database, {
+    id: runIdOf(key),
+    idempotencyKey: key,
+    name: 'test',
+    spec: specToText(spec),
+    model: modelToText(model),
+    createdAt: now,
+  });
+}
+
+async function newSamples(database: Database, key: string): Promise<string[]> {
+  const { id: runId } = await newRun(database, key);
+  const samples = [...plannedSamples({ spec, runId, iteration: 1, group: 'train', model })];
+  await insertSamples(database, samples, now);
+  return samples.map(({ id }) => id);
+}
+
+const clip = (sampleId: string, hash = 'c'.repeat(64)) => ({
+  sampleId,
+  video: `{"uri":"artifact:sha256/${hash}"}`,
+  videoSha256: hash,
+  preview: null,
+  generatedAt: now,
+});
+
+const value = (score: number): RewardResult => ({
+  reward: 'aif',
+  version: '1',
+  weightsHash: 'w',
+  outcome: { value: score, reason: 'moves', failureMode: '', checks: { picture: true }, details: { share: 0.5 } },
+});
+
+const failure: RewardResult = {
+  reward: 'aif',
+  version: '1',
+  weightsHash: 'w',
+  outcome: { error: { code: 'UNAVAILABLE', reason: 'JUDGE_UNAVAILABLE', message: 'no answer' } },
+};
+
+const scored = (sampleId: string, ...results: RewardResult[]) => ({
+  sampleId,
+  results,
+  required: ['aif'],
+  verdictReward: 'aif',
+  traceId: '0'.repeat(32),
+  scoredAt: now,
+});
+
+function ledgerTests(open: () => Database): void {
+  test('a run is made once for a key', async () => {
+    const database = open();
+    const first = await newRun(database, 'once');
+    const second = await newRun(database, 'once');
+    assert.deepEqual(second, first);
+    assert.deepEqual(first.created_at, now);
+  });
+
+  test('samples are inserted once, counted, and published in the order of the plan', async () => {
+    const database = open();
+    const ids = await newSamples(database, 'publish');
+    const runId = runIdOf('publish');
+    await insertSamples(database, plannedSamples({ spec, runId, iteration: 1, group: 'train', model }), now);
+    const first = await nextToPublish(database, { runId, iteration: 1, queue: 'generate', limit: 5 });
+    assert.deepEqual(
+      first.map(({ id }) => id),
+      ids.slice(0, 5),
+    );
+    await markPublished(
+      database,
+      'generate',
+      first.map(({ id }) => ({ id })),
+      now,
+    );
+    const [counts] = await countSamples(database, runId);
+    assert.equal(counts?.rows, 12);
+    assert.equal(counts.toGenerate, 7);
+    assert.equal(counts.generating, 5);
+    assert.deepEqual(counts.firstPublishedAt, now);
+    const rest = await nextToPublish(database, { runId, iteration: 1, queue: 'generate', limit: 50 });
+    assert.deepEqual(
+      rest.map(({ id }) => id),
+      ids.slice(5),
+    );
+    const taken = await takeBackPublished(database, { runId, iteration: 1, queue: 'generate', before: now });
+    assert.equal(taken, 5);
+    const [again] = await nextToPublish(database, { runId, iteration: 1, queue: 'generate', limit: 1 });
+    assert.equal(again?.id, ids[0]);
+    assert.equal(again?.generate_attempts, 1);
+  });
+
+  test('the first clip and the first score of a sample stand', async () => {
+    const database = open();
+    const [id = ''] = await newSamples(database, 'stand');
+    await recordGenerated(database, [clip(id)]);
+    await recordGenerated(database, [clip(id, 'd'.repeat(64))]);
+    await recordScored(database, [scored(id, value(1))]);
+    await recordScored(database, [scored(id, value(0))]);
+    await recordFailed(database, {
+      sampleId: id,
+      stage: 'score',
+      error: { code: 'INTERNAL', reason: '', message: 'late' },
+    });
+    const [row] = await findSamples(database, [id]);
+    assert.equal(row?.state, 'scored');
+    assert.equal(row.video_sha256, 'c'.repeat(64));
+    assert.equal(row.accepted, true);
+    const scores = (await scoresOf(database, [id])).get(id);
+    assert.equal(scores?.length, 1);
+    assert.equal(scores[0]?.value, 1);
+  });
+
+  test('an error is never a value: the sample fails, and is tried again when it is opened again', async () => {
+    const database = open();
+    const [first = '', second = ''] = await newSamples(database, 'errors');
+    const runId = runIdOf('errors');
+    await recordGenerated(database, [clip(first)]);
+    await recordScored(database, [scored(first, failure)]);
+    await recordFailed(database, {
+      sampleId: second,
+      stage: 'generate',
+      error: { code: 'DATA_LOSS', reason: 'NUMERICS_NOT_FINITE', message: 'NaN' },
+    });
+    const rows = new Map((await findSamples(database, [first, second])).map((row) => [row.id, row]));
+    assert.equal(rows.get(first)?.state, 'failed');
+    assert.equal(rows.get(first)?.error_stage, 'score');
+    assert.equal(rows.get(first)?.accepted, null);
+    assert.equal(rows.get(second)?.error_reason, 'NUMERICS_NOT_FINITE');
+    assert.equal((await scoresOf(database, [first])).get(first)?.[0]?.value, null);
+
+    assert.equal(await reopenFailed(database, runId, 1), 2);
+    const reopened = new Map((await findSamples(database, [first, second])).map((row) => [row.id, row]));
+    assert.equal(reopened.get(first)?.state, 'generated');
+    assert.equal(reopened.get(second)?.state, 'planned');
+    assert.equal((await scoresOf(database, [first])).get(first), undefined);
+    await recordScored(database, [scored(first, value(0))]);
+    const [row] = await findSamples(database, [first]);
+    assert.equal(row?.state, 'scored');
+    assert.equal(row.accepted, false);
+  });
+
+  test('a failed sample whose dead letter was replayed takes its clip', async () => {
+    const database = open();
+    const [id = ''] = await newSamples(database, 'replay');
+    await recordFailed(database, {
+      sampleId: id,
+      stage: 'generate',
+      error: { code: 'INTERNAL', reason: '', message: 'out of memory' },
+    });
+    await recordGenerated(database, [clip(id)]);
+    const [row] = await findSamples(database, [id]);
+    assert.equal(row?.state, 'generated');
+    assert.equal(row.error_code, null);
+  });
+
+  test('the schema refuses what must never be', async () => {
+    const database = open();
+    const [id = ''] = await newSamples(database, 'constraints');
+    const bad = [
+      sql`insert into scores (sample_id, reward, version, weights_hash, scored_at) values (${id}, 'x', '', '', ${now})`,
+      sql`insert into scores (sample_id, reward, version, weights_hash, value, error_code, scored_at)
+          values (${id}, 'x', '', '', 0, 'INTERNAL', ${now})`,
+      sql`insert into scores (sample_id, reward, version, weights_hash, value, scored_at)
+          values (${id}, 'x', '', '', 'NaN', ${now})`,
+      sql`insert into scores (sample_id, reward, version, weights_hash, value, scored_at)
+          values (${id}, 'x', '', '', 'Infinity', ${now})`,
+      sql`update samples set state = 'scored' where id = ${id}`,
+      sql`update samples set state = 'failed' where id = ${id}`,
+      sql`update samples set seed = '-1' where id = ${id}`,
+      sql`update runs set state = 'failed', ended_at = ${now} where id = ${runIdOf('constraints')}`,
+    ];
+    for (const statement of bad) {
+      await assert.rejects(statement.execute(database), { code: '23514' });
+    }
+  });
+
+  test('a clip is taken over once, by samples that have none', async () => {
+    const database = open();
+    const donors = await newSamples(database, 'donor');
+    const takers = await newSamples(database, 'taker');
+    const [donorId = ''] = donors;
+    const [takerId = ''] = takers;
+    await recordGenerated(database, [clip(donorId, 'e'.repeat(64))]);
+    const [taker] = await findSamples(database, [takerId]);
+    const found = await findDonors(database, [taker?.clip_key ?? '', 'nobody']);
+    assert.equal(found.size, 1);
+    const donor = found.get(taker?.clip_key ?? '');
+    assert.ok(donor !== undefined);
+    await takeOverClips(database, [{ sampleId: takerId, donor }], now);
+    const [row] = await findSamples(database, [takerId]);
+    assert.equal(row?.state, 'generated');
+    assert.equal(row.reused_from, donor.id);
+    assert.equal(row.video_sha256, donor.videoSha256);
+  });
+
+  test('runs move between states, iterations advance once, and both are listed page by page', async () => {
+    const database = open();
+    const { id } = await newRun(database, 'states');
+    assert.ok(await moveRun(database, { id, from: ['running'], to: 'paused', error: '{}', now }));
+    assert.ok(!(await moveRun(database, { id, from: ['running'], to: 'cancelled', now })));
+    assert.ok(await moveRun(database, { id, from: ['paused'], to: 'running', now }));
+    await advanceIteration(database, { runId: id, ended: 1, now });
+    await advanceIteration(database, { runId: id, ended: 1, now });
+    assert.equal((await findRun(database, id))?.iteration, 2);
+    await finishRun(database, { runId: id, ended: 2, now });
+    assert.equal((await findRun(database, id))?.state, 'succeeded');
+
+    const seen: string[] = [];
+    let after: { createdAt: Date; id: string } | undefined;
+    for (;;) {
+      const page = await listRuns(database, { limit: 2, after });
+      seen.push(...page.map((row) => row.id));
+      const last = page.at(-1);
+      if (last === undefined) break;
+      after = { createdAt: last.created_at, id: last.id };
+    }
+    assert.equal(new Set(seen).size, seen.length);
+    assert.ok(seen.includes(id));
+  });
+
+  test('samples are listed page by page, each once', async () => {
+    const database = open();
+    const ids = await newSamples(database, 'pages');
+    const runId = runIdOf('pages');
+    const seen: string[] = [];
+    let after: Parameters<typeof listSamples>[1]['after'];
+    for (;;) {
+      const page = await listSamples(database, { runId, limit: 5, after });
+      seen.push(...page.map((row) => row.id));
+      const last = page.at(-1);
+      if (last === undefined) break;
+      after = { iteration: last.iteration, group: last.grp, position: last.position, id: last.id };
+    }
+    assert.deepEqual(seen, ids);
+  });
+
+  test('jobs, curves, evaluations, decisions and labels keep their first record', async () => {
+    const database = open();
+    const [id = ''] = await newSamples(database, 'records');
+    const runId = runIdOf('records');
+    const key = { runId, iteration: 1 };
+    await insertJob(database, { ...key, id: 'job-records', attempt: 1, job: '{}', now });
+    for (const step of [2, 1, 2]) {
+      await insertProgress(database, { jobId: 'job-records', step, progress: `{"step":${step}}` });
+    }
+    assert.deepEqual(await listProgress(database, 'job-records'), ['{"step":1}', '{"step":2}']);
+    const evaluation = { ...key, beforeVersion: 'a', afterVersion: 'b', manifest: '{}', traceId: '', now };
+    await insertEvaluation(database, { ...evaluation, result: 'first' });
+    await insertEvaluation(database, { ...evaluation, result: 'second' });
+    await insertDecision(database, { ...key, promoted: true, rules: '[]', traceId: '', now });
+    await insertDecision(database, { ...key, promoted: false, rules: '[]', traceId: '', now });
+    const decisions = await database.selectFrom('decisions').selectAll().where('run_id', '=', runId).execute();
+    assert.deepEqual(
+      decisions.map(({ promoted }) => promoted),
+      [true],
+    );
+    const label = {
+      id: 'label-1',
+      idempotencyKey: 'label-key',
+      sampleId: id,
+      runId,
+      rater: 'r1',
+      accept: false,
+      preferredTo: null,
+      failureMode: 'static',
+      createdAt: now,
+    };
+    const first = await insertLabel(database, label);
+    assert.deepEqual(await insertLabel(database, { ...label, id: 'label-2', accept: true }), first);
+    assert.equal((await listLabels(database, { runId, limit: 5 })).length, 1);
+  });
+}
+
+describe('ledger on PGlite', () => {
+  let database: Database | undefined;
+  before(async () => {
+    database = await openDatabase('pglite:memory');
+  });
+  after(async () => {
+    await database?.destroy();
+  });
+  ledgerTests(() => {
+    assert.ok(database !== undefined);
+    return database;
+  });
+});
+
+describe('ledger on PostgreSQL', { skip: postgresMissing ?? false }, () => {
+  let server: Awaited<ReturnType<typeof startPostgres>> | undefined;
+  let database: Database | undefined;
+  before(async () => {
+    server = await startPostgres();
+    database = await openDatabase(server.url);
+  });
+  after(async () => {
+    await database?.destroy();
+    await server?.stop();
+  });
+  ledgerTests(() => {
+    assert.ok(database !== undefined);
+    return database;
+  });
+});
+
+test('a ledger is opened again with everything in it, and its migrations run once', async () => {
+  const folder = await mkdtemp(path.join(tmpdir(), 'plumb-ledger-'));
+  try {
+    const url = `pglite:${path.join(folder, 'state', 'ledger')}`;
+    const first = await openDatabase(url);
+    const ids = await newSamples(first, 'reopen');
+    await first.destroy();
+    const second = await openDatabase(url);
+    assert.equal((await findSamples(second, ids)).length, ids.length);
+    await sql`insert into kysely_migration (name, timestamp) values ('0009-from-the-future', '2030')`.execute(second);
+    await second.destroy();
+    await assert.rejects(openDatabase(url), PlumbError);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+});
+
+test('a URL of no database is refused with the fix', async () => {
+  await assert.rejects(openDatabase('mysql://somewhere'), /give pglite:<folder> or postgres:/);
+});

@@ -1,0 +1,555 @@
+import { sql } from 'kysely';
+import type { Kysely, Selectable } from 'kysely';
+import { groups } from '../../domain/groups.ts';
+import type { Group } from '../../domain/groups.ts';
+import type { GroupCounts, Queue } from '../../domain/plan.ts';
+import type { PlannedSample } from '../../domain/sample-plan.ts';
+import { acceptThreshold } from '../../domain/sample-record.ts';
+import type { Ledger, Tables } from './tables.ts';
+
+export type SampleRow = Selectable<Tables['samples']>;
+
+/** Rows of one insert: 17 columns each, and PostgreSQL takes 65,535 parameters. */
+const insertBatch = 500;
+/** Ids of one `in` list. */
+const idBatch = 1_000;
+
+/** Writes planned samples down; those that are there already stay as they are. */
+export async function insertSamples(
+  ledger: Ledger,
+  samples: Iterable<PlannedSample>,
+  createdAt: Date,
+): Promise<void> {
+  for (const batch of chunks(samples, insertBatch)) {
+    await ledger
+      .insertInto('samples')
+      .values(
+        batch.map((sample) => ({
+          id: sample.id,
+          run_id: sample.runId,
+          iteration: sample.iteration,
+          grp: sample.group,
+          position: sample.position,
+          prompt_id: sample.promptId,
+          prompt_text: sample.promptText,
+          category: sample.category,
+          sample_index: sample.sampleIndex,
+          seed: sample.seed.toString(),
+          model_version: sample.modelVersion,
+          model_sha256: sample.modelSha256,
+          clip_key: sample.clipKey,
+          state: 'planned' as const,
+          created_at: createdAt,
+        })),
+      )
+      .onConflict((conflict) => conflict.doNothing())
+      .execute();
+  }
+}
+
+/** How the samples of a group stand, with the times that progress is told by. */
+export interface GroupProgress extends Omit<GroupCounts, 'expected'> {
+  readonly iteration: number;
+  readonly group: Group;
+  /** Samples that have a clip. */
+  readonly clips: number;
+  readonly accepted: number;
+  readonly reused: number;
+  readonly firstPublishedAt: Date | null;
+  readonly lastGeneratedAt: Date | null;
+  readonly lastScoredAt: Date | null;
+}
+
+/** Counts of every group that has rows, of one iteration or of all. One pass over the run's samples. */
+export async function countSamples(
+  ledger: Ledger,
+  runId: string,
+  iteration?: number,
+): Promise<GroupProgress[]> {
+  const count = (condition: string) => sql<number>`(count(*) filter (where ${sql.raw(condition)}))::integer`;
+  let query = ledger
+    .selectFrom('samples')
+    .select([
+      'iteration',
+      'grp as group',
+      sql<number>`count(*)::integer`.as('rows'),
+      count(`state = 'planned' and generate_published_at is null`).as('toGenerate'),
+      count(`state = 'planned' and generate_published_at is not null`).as('generating'),
+      count(`state = 'generated' and score_published_at is null`).as('toScore'),
+      count(`state = 'generated' and score_published_at is not null`).as('scoring'),
+      count(`state = 'scored'`).as('scored'),
+      count(`state = 'failed'`).as('failed'),
+      count(`video is not null`).as('clips'),
+      count(`accepted`).as('accepted'),
+      count(`reused_from is not null`).as('reused'),
+      sql<Date | null>`min(generate_published_at)`.as('firstPublishedAt'),
+      sql<Date | null>`max(generated_at)`.as('lastGeneratedAt'),
+      sql<Date | null>`max(scored_at)`.as('lastScoredAt'),
+    ])
+    .where('run_id', '=', runId)
+    .groupBy(['iteration', 'grp'])
+    .orderBy('iteration')
+    .orderBy('grp');
+  if (iteration !== undefined) query = query.where('iteration', '=', iteration);
+  return await query.execute();
+}
+
+/** The next samples to be enqueued, in the order of the plan: training prompts before held-out ones. */
+export async function nextToPublish(
+  ledger: Ledger,
+  options: { readonly runId: string; readonly iteration: number; readonly queue: Queue; readonly limit: number },
+): Promise<SampleRow[]> {
+  const rows: SampleRow[] = [];
+  for (const group of groups) {
+    if (rows.length >= options.limit) break;
+    const base = ledger
+      .selectFrom('samples')
+      .selectAll()
+      .where('run_id', '=', options.runId)
+      .where('iteration', '=', options.iteration)
+      .where('grp', '=', group);
+    // Literals, not parameters: only so does the planner see that the partial index holds the answer.
+    const due =
+      options.queue === 'generate'
+        ? base.where('state', '=', sql.lit('planned')).where('generate_published_at', 'is', null)
+        : base.where('state', '=', sql.lit('generated')).where('score_published_at', 'is', null);
+    rows.push(
+      ...(await due
+        .orderBy('position')
+        .limit(options.limit - rows.length)
+        .execute()),
+    );
+  }
+  return rows;
+}
+
+/** Remembers that tasks are out, with the trace that each sample lives in. */
+export async function markPublished(
+  database: Kysely<Tables>,
+  queue: Queue,
+  published: readonly { readonly id: string; readonly traceparent?: string | undefined }[],
+  now: Date,
+): Promise<void> {
+  if (published.length === 0) return;
+  await database.transaction().execute(async (transaction) => {
+    for (const batch of chunks(published, idBatch)) {
+      const ids = batch.map(({ id }) => id);
+      const update = transaction.updateTable('samples').where('id', 'in', ids);
+      await (
+        queue === 'generate'
+          ? update
+              .set({ generate_published_at: now, generate_attempts: sql<number>`generate_attempts + 1` })
+              .where('state', '=', 'planned')
+          : update
+              .set({ score_published_at: now, score_attempts: sql<number>`score_attempts + 1` })
+              .where('state', '=', 'generated')
+      ).execute();
+    }
+    for (const { id, traceparent } of published) {
+      if (traceparent === undefined) continue;
+      await transaction
+        .updateTable('samples')
+        .set({ traceparent })
+        .where('id', '=', id)
+        .where('traceparent', 'is', null)
+        .execute();
+    }
+  });
+}
+
+/** Takes back that tasks are out: they brought nothing for a long time, and will be enqueued again. Returns how many. */
+export async function takeBackPublished(
+  ledger: Ledger,
+  options: { readonly runId: string; readonly iteration: number; readonly queue: Queue; readonly before: Date },
+): Promise<number> {
+  const update = ledger
+    .updateTable('samples')
+    .where('run_id', '=', options.runId)
+    .where('iteration', '=', options.iteration);
+  const result = await (
+    options.queue === 'generate'
+      ? update
+          .set({ generate_published_at: null })
+          .where('state', '=', 'planned')
+          .where('generate_published_at', '<=', options.before)
+      : update
+          .set({ score_published_at: null })
+          .where('state', '=', 'generated')
+          .where('score_published_at', '<=', options.before)
+  ).executeTakeFirst();
+  return Number(result.numUpdatedRows);
+}
+
+/** A clip that was made. */
+export interface GeneratedClip {
+  readonly sampleId: string;
+  readonly video: string;
+  readonly videoSha256: string;
+  readonly preview: string | null;
+  readonly generatedAt: Date;
+}
+
+/**
+ * Records clips; the first clip of a sample stands, a second one changes nothing. A sample that had failed to be made (its
+ * dead letter was replayed) is taken up again.
+ */
+export async function recordGenerated(
+  database: Kysely<Tables>,
+  clips: readonly GeneratedClip[],
+): Promise<void> {
+  await database.transaction().execute(async (transaction) => {
+    for (const clip of clips) {
+      await transaction
+        .updateTable('samples')
+        .set({
+          state: 'generated',
+          video: clip.video,
+          video_sha256: clip.videoSha256,
+          preview: clip.preview,
+          generated_at: clip.generatedAt,
+          error_stage: null,
+          error_code: null,
+          error_reason: null,
+          error_message: null,
+        })
+        .where('id', '=', clip.sampleId)
+        .where((expression) =>
+          expression.or([
+            expression('state', '=', 'planned'),
+            expression.and([expression('state', '=', 'failed'), expression('error_stage', '=', 'generate')]),
+          ]),
+        )
+        .execute();
+    }
+  });
+}
+
+/** A sample's outcome for one reward: a finite value, or an error. */
+export interface RewardResult {
+  readonly reward: string;
+  readonly version: string;
+  readonly weightsHash: string;
+  readonly outcome:
+    | {
+        readonly value: number;
+        readonly reason: string;
+        readonly failureMode: string;
+        readonly checks: Readonly<Record<string, boolean>>;
+        readonly details: Readonly<Record<string, number>>;
+      }
+    | { readonly error: SampleError };
+}
+
+/** Why a sample has no clip, or no score. */
+export interface SampleError {
+  readonly code: string;
+  readonly reason: string;
+  readonly message: string;
+}
+
+/** What the rewards said of a clip. */
+export interface ScoredClip {
+  readonly sampleId: string;
+  readonly results: readonly RewardResult[];
+  /** The rewards that the sample needs before it counts as scored. */
+  readonly required: readonly string[];
+  /** The reward whose value is the verdict. */
+  readonly verdictReward: string;
+  readonly traceId: string;
+  readonly scoredAt: Date;
+}
+
+/**
+ * Records scores; the first outcome of a sample and reward stands. A sample is scored when all its required rewards have a
+ * value, and failed as soon as one of them has an error.
+ */
+export async function recordScored(database: Kysely<Tables>, clips: readonly ScoredClip[]): Promise<void> {
+  await database.transaction().execute(async (transaction) => {
+    for (const clip of clips) {
+      const rows = clip.results.map((result) => scoreRow(clip, result));
+      if (rows.length > 0) {
+        await transaction
+          .insertInto('scores')
+          .values(rows)
+          .onConflict((conflict) => conflict.doNothing())
+          .execute();
+      }
+      await settleSample(transaction, clip);
+    }
+  });
+}
+
+function scoreRow(clip: ScoredClip, result: RewardResult) {
+  const base = {
+    sample_id: clip.sampleId,
+    reward: result.reward,
+    version: result.version,
+    weights_hash: result.weightsHash,
+    trace_id: clip.traceId,
+    scored_at: clip.scoredAt,
+    value: null,
+    error_code: null,
+    error_reason: null,
+    error_message: null,
+    reason: '',
+    failure_mode: '',
+    checks: '{}',
+    details: '{}',
+  };
+  if ('error' in result.outcome) {
+    const { code, reason, message } = result.outcome.error;
+    return { ...base, error_code: code, error_reason: reason, error_message: message };
+  }
+  const { value, reason, failureMode, checks, details } = result.outcome;
+  return {
+    ...base,
+    value,
+    reason,
+    failure_mode: failureMode,
+    checks: JSON.stringify(checks),
+    details: JSON.stringify(details),
+  };
+}
+
+async function settleSample(ledger: Ledger, clip: ScoredClip): Promise<void> {
+  const scores = await ledger
+    .selectFrom('scores')
+    .select(['reward', 'value', 'error_code', 'error_reason', 'error_message'])
+    .where('sample_id', '=', clip.sampleId)
+    .where('reward', 'in', clip.required)
+    .orderBy('reward')
+    .execute();
+  const failed = scores.find(({ error_code }) => error_code !== null);
+  const open = ledger.updateTable('samples').where('id', '=', clip.sampleId).where('state', '=', 'generated');
+  if (failed !== undefined) {
+    await open
+      .set({
+        state: 'failed',
+        error_stage: 'score',
+        error_code: failed.error_code,
+        error_reason: failed.error_reason,
+        error_message: `${failed.reward}: ${failed.error_message ?? ''}`,
+        scored_at: clip.scoredAt,
+      })
+      .execute();
+  } else if (scores.length === clip.required.length) {
+    const verdict = scores.find(({ reward }) => reward === clip.verdictReward)?.value;
+    const accepted = verdict === undefined || verdict === null ? null : verdict >= acceptThreshold;
+    await open.set({ state: 'scored', accepted, scored_at: clip.scoredAt }).execute();
+  }
+}
+
+/** Records that a task was given up. A sample that has its clip, or its scores, in spite of it stays as it is. */
+export async function recordFailed(
+  ledger: Ledger,
+  failure: { readonly sampleId: string; readonly stage: 'generate' | 'score'; readonly error: SampleError },
+): Promise<void> {
+  await ledger
+    .updateTable('samples')
+    .set({
+      state: 'failed',
+      error_stage: failure.stage,
+      error_code: failure.error.code,
+      error_reason: failure.error.reason,
+      error_message: failure.error.message,
+    })
+    .where('id', '=', failure.sampleId)
+    .where('state', '=', failure.stage === 'generate' ? 'planned' : 'generated')
+    .execute();
+}
+
+/**
+ * Opens the failed samples of an iteration again: those with a clip are scored again, the others made again. Their errors are
+ * dropped with it; the dead letters and the traces still tell of them.
+ */
+export async function reopenFailed(database: Kysely<Tables>, runId: string, iteration: number): Promise<number> {
+  return await database.transaction().execute(async (transaction) => {
+    const failed = transaction
+      .selectFrom('samples')
+      .select('id')
+      .where('run_id', '=', runId)
+      .where('iteration', '=', iteration)
+      .where('state', '=', 'failed');
+    await transaction
+      .deleteFrom('scores')
+      .where('error_code', 'is not', null)
+      .where('sample_id', 'in', failed)
+      .execute();
+    const result = await transaction
+      .updateTable('samples')
+      .set({
+        state: sql<'planned' | 'generated'>`case when video is null then 'planned' else 'generated' end`,
+        generate_published_at: sql<Date | null>`case when video is null then null else generate_published_at end`,
+        score_published_at: null,
+        error_stage: null,
+        error_code: null,
+        error_reason: null,
+        error_message: null,
+      })
+      .where('run_id', '=', runId)
+      .where('iteration', '=', iteration)
+      .where('state', '=', 'failed')
+      .executeTakeFirst();
+    return Number(result.numUpdatedRows);
+  });
+}
+
+/** An earlier sample with the same clip. */
+export interface Donor {
+  readonly id: string;
+  readonly clipKey: string;
+  readonly video: string;
+  readonly videoSha256: string;
+  readonly preview: string | null;
+  readonly traceparent: string | null;
+}
+
+/** For each clip key, the oldest sample that has the clip. */
+export async function findDonors(ledger: Ledger, clipKeys: readonly string[]): Promise<Map<string, Donor>> {
+  const donors = new Map<string, Donor>();
+  for (const batch of chunks(clipKeys, idBatch)) {
+    const rows = await ledger
+      .selectFrom('samples')
+      .select(['id', 'clip_key', 'video', 'video_sha256', 'preview', 'traceparent'])
+      .distinctOn('clip_key')
+      .where('clip_key', 'in', batch)
+      .where('video', 'is not', null)
+      .orderBy('clip_key')
+      .orderBy('created_at')
+      .orderBy('id')
+      .execute();
+    for (const row of rows) {
+      if (row.video === null || row.video_sha256 === null) continue;
+      donors.set(row.clip_key, {
+        id: row.id,
+        clipKey: row.clip_key,
+        video: row.video,
+        videoSha256: row.video_sha256,
+        preview: row.preview,
+        traceparent: row.traceparent,
+      });
+    }
+  }
+  return donors;
+}
+
+/** Gives samples the clip of an earlier one. */
+export async function takeOverClips(
+  database: Kysely<Tables>,
+  pairs: readonly { readonly sampleId: string; readonly donor: Donor }[],
+  now: Date,
+): Promise<void> {
+  await database.transaction().execute(async (transaction) => {
+    for (const { sampleId, donor } of pairs) {
+      await transaction
+        .updateTable('samples')
+        .set({
+          state: 'generated',
+          video: donor.video,
+          video_sha256: donor.videoSha256,
+          preview: donor.preview,
+          reused_from: donor.id,
+          traceparent: donor.traceparent,
+          generated_at: now,
+        })
+        .where('id', '=', sampleId)
+        .where('state', '=', 'planned')
+        .execute();
+    }
+  });
+}
+
+/** One page of a run's samples in the order of iteration, group and plan. */
+export async function listSamples(
+  ledger: Ledger,
+  options: {
+    readonly runId: string;
+    readonly iteration?: number;
+    readonly groups?: readonly Group[];
+    readonly limit: number;
+    readonly after?: SamplePosition | undefined;
+  },
+): Promise<SampleRow[]> {
+  let query = ledger
+    .selectFrom('samples')
+    .selectAll()
+    .where('run_id', '=', options.runId)
+    .orderBy('iteration')
+    .orderBy('grp')
+    .orderBy('position')
+    .orderBy('id')
+    .limit(options.limit);
+  if (options.iteration !== undefined) query = query.where('iteration', '=', options.iteration);
+  if (options.groups !== undefined) query = query.where('grp', 'in', options.groups);
+  if (options.after !== undefined) {
+    const { iteration, group, position, id } = options.after;
+    query = query.where(sql<boolean>`(iteration, grp, position, id) > (${iteration}, ${group}, ${position}, ${id})`);
+  }
+  return await query.execute();
+}
+
+/** Where a sample stands in a run. */
+export interface SamplePosition {
+  readonly iteration: number;
+  readonly group: string;
+  readonly position: number;
+  readonly id: string;
+}
+
+/** All samples of a group, sorted by id. */
+export async function samplesOfGroup(
+  ledger: Ledger,
+  runId: string,
+  iteration: number,
+  group: Group,
+): Promise<SampleRow[]> {
+  return await ledger
+    .selectFrom('samples')
+    .selectAll()
+    .where('run_id', '=', runId)
+    .where('iteration', '=', iteration)
+    .where('grp', '=', group)
+    .orderBy('id')
+    .execute();
+}
+
+export async function findSamples(ledger: Ledger, ids: readonly string[]): Promise<SampleRow[]> {
+  const rows: SampleRow[] = [];
+  for (const batch of chunks(ids, idBatch)) {
+    rows.push(...(await ledger.selectFrom('samples').selectAll().where('id', 'in', batch).execute()));
+  }
+  return rows;
+}
+
+export type ScoreRow = Selectable<Tables['scores']>;
+
+/** The scores of samples, sorted by reward. */
+export async function scoresOf(ledger: Ledger, sampleIds: readonly string[]): Promise<Map<string, ScoreRow[]>> {
+  const scores = new Map<string, ScoreRow[]>();
+  for (const batch of chunks(sampleIds, idBatch)) {
+    const rows = await ledger
+      .selectFrom('scores')
+      .selectAll()
+      .where('sample_id', 'in', batch)
+      .orderBy('reward')
+      .execute();
+    for (const row of rows) {
+      const list = scores.get(row.sample_id) ?? [];
+      list.push(row);
+      scores.set(row.sample_id, list);
+    }
+  }
+  return scores;
+}
+
+function* chunks<Item>(items: Iterable<Item>, size: number): Generator<Item[]> {
+  let chunk: Item[] = [];
+  for (const item of items) {
+    chunk.push(item);
+    if (chunk.length === size) {
+      yield chunk;
+      chunk = [];
+    }
+  }
+  if (chunk.length > 0) yield chunk;
+}

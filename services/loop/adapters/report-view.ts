@@ -1,0 +1,58 @@
+import { create } from '@bufbuild/protobuf';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { ReportSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { IterationReportSchema, Report } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { parseEvaluation } from '../domain/evaluation.ts';
+import { parseRules } from '../domain/gate.ts';
+import { listProgress } from './ledger/iterations.ts';
+import { listIterations } from './ledger/runs.ts';
+import type { RunRow } from './ledger/runs.ts';
+import { countSamples } from './ledger/samples.ts';
+import type { Ledger } from './ledger/tables.ts';
+import { loadIteration } from './loaded-iteration.ts';
+import type { LoadedIteration } from './loaded-iteration.ts';
+import { artifactFromText, progressFromText, specFromText } from './messages.ts';
+import { runCounts } from './run-view.ts';
+
+/** What a run's iterations have brought so far; an iteration that is not evaluated yet has what there is. */
+export async function reportView(ledger: Ledger, run: RunRow): Promise<Report> {
+  const spec = specFromText(run.spec);
+  const iterations: MessageInitShape<typeof IterationReportSchema>[] = [];
+  for (const { iteration } of await listIterations(ledger, run.id)) {
+    iterations.push(await iterationReport(ledger, await loadIteration(ledger, run, spec, iteration)));
+  }
+  const counts = runCounts(await countSamples(ledger, run.id));
+  return create(ReportSchema, { runId: run.id, iterations, counts });
+}
+
+async function iterationReport(
+  ledger: Ledger,
+  loaded: LoadedIteration,
+): Promise<MessageInitShape<typeof IterationReportSchema>> {
+  const { row, model, candidate, job, evaluation, decision } = loaded;
+  const curve = job === undefined ? [] : await listProgress(ledger, job.row.id);
+  const summary = job?.job.dataSetSummary;
+  const found = evaluation === undefined ? undefined : parseEvaluation(evaluation.result);
+  return {
+    iteration: row.iteration,
+    beforeVersion: model.version,
+    afterVersion: candidate?.version ?? '',
+    training: curve.map(progressFromText),
+    ...(job === undefined ? {} : { job: job.job }),
+    ...(summary === undefined ? {} : { dataSet: summary }),
+    ...(found === undefined
+      ? {}
+      : {
+          before: found.before,
+          after: found.after,
+          difference: found.difference,
+          checksBefore: found.checksBefore,
+          checksAfter: found.checksAfter,
+          trainingAcceptance: found.trainingAcceptance,
+        }),
+    ...(evaluation === undefined ? {} : { manifest: artifactFromText(evaluation.manifest) }),
+    ...(decision === undefined
+      ? {}
+      : { decision: { promoted: decision.promoted, rules: parseRules(decision.rules) } }),
+  };
+}

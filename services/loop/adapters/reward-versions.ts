@@ -1,0 +1,38 @@
+import { createClient } from '@plumb/kit/rpc';
+import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
+
+/** What a score depends on besides the clip and the prompt. */
+export interface RewardVersion {
+  readonly version: string;
+  readonly weightsHash: string;
+}
+
+/**
+ * The versions that rewards have at present, by name; undefined where nobody can be asked. A reward that is not serving is
+ * left out.
+ */
+export type RewardVersions = (
+  names: readonly string[],
+  signal: AbortSignal,
+) => Promise<ReadonlyMap<string, RewardVersion> | undefined>;
+
+/** Without an address of the reward service there is no telling: scores are never taken over, clips still are. */
+export const noRewardVersions: RewardVersions = () => Promise.resolve(undefined);
+
+/** Asks the reward service. */
+export function rewardVersionsOf(address: string): { versions: RewardVersions; close: () => void } {
+  const client = createClient(RewardService, address, { defaultDeadlineMs: 5_000 });
+  return {
+    close: () => client.close(),
+    async versions(names, signal) {
+      const found = new Map<string, RewardVersion>();
+      for (const name of names) {
+        const { reward } = await client.getReward({ name }, { signal });
+        if (reward !== undefined && reward.weightsHash !== '') {
+          found.set(name, { version: reward.version, weightsHash: reward.weightsHash });
+        }
+      }
+      return found;
+    },
+  };
+}

@@ -1,0 +1,46 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { internal } from '@plumb/kit/errors';
+import { createClient } from '@plumb/kit/rpc';
+import { JobSpecSchema, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { Job, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+
+/** The trainer service, as the loop uses it. Every failure is a PlumbError. */
+export interface Trainer {
+  /** The same key gives the same job. */
+  createJob(
+    spec: MessageInitShape<typeof JobSpecSchema>,
+    idempotencyKey: string,
+    signal: AbortSignal,
+  ): Promise<Job>;
+  /** Progress after a step, and the job at every change of its state; ends when the job has ended. */
+  watchJob(
+    id: string,
+    afterStep: number,
+    signal: AbortSignal,
+  ): AsyncIterable<{ readonly progress: TrainingProgress } | { readonly job: Job }>;
+  /** Stops a job within one step. */
+  cancelJob(id: string, signal: AbortSignal): Promise<void>;
+  close(): void;
+}
+
+/** A trainer at an address; calls wait for it to be reachable, within their deadlines. */
+export function connectTrainer(address: string): Trainer {
+  const client = createClient(TrainerService, address, { waitForReady: true });
+  return {
+    async createJob(spec, idempotencyKey, signal) {
+      const { job } = await client.createJob({ spec, idempotencyKey }, { signal });
+      if (job === undefined) throw internal(new TypeError('CreateJob gave no job'));
+      return job;
+    },
+    async *watchJob(id, afterStep, signal) {
+      for await (const { event } of client.watchJob({ id, afterStep }, { signal })) {
+        if (event.case === 'progress') yield { progress: event.value };
+        else if (event.case === 'job') yield { job: event.value };
+      }
+    },
+    async cancelJob(id, signal) {
+      await client.cancelJob({ id, idempotencyKey: `cancel.${id}` }, { signal });
+    },
+    close: () => client.close(),
+  };
+}

@@ -1,0 +1,31 @@
+import { serviceSettings } from '@plumb/kit/config';
+import { z } from 'zod';
+
+/** Settings of the loop service; each is read from the environment variable PLUMB_<NAME>. */
+export const loopSettings = z.object({
+  ...serviceSettings,
+  artifacts: z.string().min(1).describe('the folder of the artifact store, or its file:// URL'),
+  databaseUrl: z
+    .string()
+    .regex(/^(pglite:.+|postgres(ql)?:\/\/.+)$/, 'is no database of ours')
+    .describe('pglite:<folder>, or postgres://user@host/database'),
+  trainerAddress: z.string().min(1).describe('host:port of the trainer service'),
+  /** Lets samples that take over a clip take over its scores as well, when the reward's version is still the same. */
+  rewardAddress: z.string().min(1).optional().describe('host:port of the reward service'),
+  /** More keeps workers busier between two looks at the ledger; less loses less work when a run is cancelled. */
+  maxOutstandingTasks: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(100_000)
+    .default(256)
+    .describe('most tasks of a run in each queue, 1 to 100000'),
+  /** Longer than the slowest batch takes: a task that is merely slow would be done twice. */
+  republishAfterSeconds: z.coerce
+    .number()
+    .positive()
+    .default(120)
+    .describe('seconds without any result after which tasks are published again'),
+});
+
+export type LoopSettings = z.infer<typeof loopSettings>;

@@ -1,0 +1,81 @@
+import type { DataSetManifest } from '@plumb/objective';
+import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { samplerOf } from './sample-plan.ts';
+import { exclusionOf } from './sample-record.ts';
+import type { SampleRecord } from './sample-record.ts';
+
+/**
+ * The manifest of an iteration's data set. Samples and exclusions are sorted by sample id: equal ledgers give equal
+ * manifests. A sample with an error is excluded with its reason; the counts of both lists add up to the samples given.
+ */
+export function dataSetManifest(options: {
+  readonly runId: string;
+  readonly iteration: number;
+  readonly spec: RunSpec;
+  readonly model: ModelVersion;
+  readonly samples: readonly SampleRecord[];
+}): DataSetManifest {
+  const { runId, iteration, spec, model } = options;
+  const samples = options.samples.toSorted((a, b) => compare(a.id, b.id));
+  const { steps, guidance, shift } = samplerOf(spec, 'train');
+  return {
+    kind: 'plumb.data-set',
+    version: 1,
+    runId,
+    iteration,
+    model: { version: model.version, sha256: model.weights?.sha256 ?? '' },
+    promptSetHash: spec.promptSetHash,
+    sampler: { steps, guidance, shift },
+    rewards: rewardVersions(samples),
+    samples: samples.filter((sample) => sample.error === undefined).map(manifestSample),
+    excluded: samples.flatMap((sample) => {
+      const reason = exclusionOf(sample);
+      return reason === undefined ? [] : [{ sampleId: sample.id, reason }];
+    }),
+  };
+}
+
+function manifestSample(sample: SampleRecord): DataSetManifest['samples'][number] {
+  const video = sample.video;
+  if (video?.source.case !== 'uri') throw new TypeError(`sample ${sample.id} has no clip in the ledger`);
+  return {
+    sampleId: sample.id,
+    promptId: sample.promptId,
+    prompt: sample.promptText,
+    category: sample.category,
+    seed: sample.seed,
+    video: {
+      uri: video.source.value,
+      sha256: video.sha256,
+      mediaType: video.mediaType,
+      width: video.width,
+      height: video.height,
+      frameCount: video.frameCount,
+      fps: video.fps,
+    },
+    scores: Object.fromEntries(
+      sample.scores.map(({ reward, outcome }) => [
+        reward,
+        'value' in outcome ? { value: outcome.value } : { error: outcome.error },
+      ]),
+    ),
+  };
+}
+
+function rewardVersions(samples: readonly SampleRecord[]): DataSetManifest['rewards'] {
+  const versions = new Map<string, DataSetManifest['rewards'][number]>();
+  for (const { scores } of samples) {
+    for (const { reward, version, weightsHash, outcome } of scores) {
+      if ('value' in outcome) {
+        versions.set(JSON.stringify([reward, version, weightsHash]), { name: reward, version, weightsHash });
+      }
+    }
+  }
+  return [...versions].toSorted(([a], [b]) => compare(a, b)).map(([, version]) => version);
+}
+
+function compare(a: string, b: string): number {
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
+}

@@ -1,0 +1,252 @@
+import { create } from '@bufbuild/protobuf';
+import { describeError, failedPrecondition, invalidArgument, invalidArguments, notFound, PlumbError, unavailable } from '@plumb/kit/errors';
+import type { Implementation } from '@plumb/kit/rpc';
+import { CreateRunRequestSchema, LoopService, RunState } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Run, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { ModelState, ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
+import { z } from 'zod';
+import { abandonFailedJobs, findLatestJob } from './adapters/ledger/iterations.ts';
+import { findRun, findRunByKey, insertRun, listRuns, moveRun } from './adapters/ledger/runs.ts';
+import type { RunRow } from './adapters/ledger/runs.ts';
+import { listSamples, reopenFailed, scoresOf } from './adapters/ledger/samples.ts';
+import { modelToText, specFromText, specToText } from './adapters/messages.ts';
+import { pageOf, pageSizeOf, readPageToken, timePosition } from './adapters/pages.ts';
+import { reportView } from './adapters/report-view.ts';
+import { runView } from './adapters/run-view.ts';
+import { sampleView } from './adapters/sample-view.ts';
+import { runIdOf } from './domain/identity.ts';
+import { firstDifference, specViolations, withDefaults } from './domain/run-spec.ts';
+import { loopLogger } from './reconciler/context.ts';
+import type { LoopContext } from './reconciler/context.ts';
+import type { Reconciler } from './reconciler/reconciler.ts';
+
+/** Shortest time between two states of a watched run, in milliseconds. */
+const watchIntervalMs = 250;
+/** Longest idempotency key, in characters. */
+const maxKeyLength = 200;
+/** The trainer gets this long to take note that a job is cancelled, in milliseconds. */
+const cancelJobMs = 10_000;
+
+const samplePosition = z.object({
+  iteration: z.int(),
+  group: z.string(),
+  position: z.int(),
+  id: z.string(),
+});
+
+/** LoopService: what callers say, in terms of the ledger and the reconciler. */
+export function loopService(loop: LoopContext, reconciler: Reconciler): Implementation<typeof LoopService> {
+  const { database } = loop;
+
+  async function requireRun(id: string): Promise<RunRow> {
+    const row = await findRun(database, id);
+    if (row === undefined) {
+      throw notFound('run', id, { reason: 'RUN_NOT_FOUND', fix: 'list the runs to see what there is' });
+    }
+    return row;
+  }
+
+  async function view(row: RunRow): Promise<Run> {
+    return await runView(database, row, reconciler.haltedBy(row.id));
+  }
+
+  async function viewOf(id: string): Promise<Run> {
+    return await view(await requireRun(id));
+  }
+
+  /** Moves a run to a state, unless it is there already. */
+  async function move(
+    row: RunRow,
+    move: { readonly from: readonly RunRow['state'][]; readonly to: 'running' | 'paused' | 'cancelled'; readonly verb: string },
+  ): Promise<void> {
+    const moved = await moveRun(database, { id: row.id, from: move.from, to: move.to, now: new Date() });
+    if (moved) return;
+    const { state } = await requireRun(row.id);
+    if (state === move.to) return;
+    throw failedPrecondition(`run '${row.id}' is ${state}; only a run that is ${move.from.join(' or ')} can be ${move.verb}`, {
+      reason: 'RUN_CONFLICT',
+    });
+  }
+
+  return {
+    async createRun(request) {
+      const { idempotencyKey } = request;
+      checkKey(idempotencyKey);
+      const spec = withDefaults(create(CreateRunRequestSchema, request).spec ?? missingSpec());
+      const standing = await findRunByKey(database, idempotencyKey);
+      if (standing !== undefined) {
+        checkSameSpec(standing, spec, idempotencyKey);
+        return { run: await view(standing) };
+      }
+      const violations = specViolations(spec);
+      if (violations.length > 0) throw invalidArguments(violations);
+      const base = await registerBase(loop, spec);
+      const row = await insertRun(database, {
+        id: runIdOf(idempotencyKey),
+        idempotencyKey,
+        name: spec.name,
+        spec: specToText(spec),
+        model: modelToText(base),
+        createdAt: new Date(),
+      });
+      checkSameSpec(row, spec, idempotencyKey);
+      reconciler.drive(row.id);
+      return { run: await view(row) };
+    },
+
+    async getRun({ id }) {
+      return { run: await viewOf(id) };
+    },
+
+    async listRuns({ pageSize, pageToken }) {
+      const size = pageSizeOf(pageSize);
+      const after = readPageToken(timePosition, pageToken);
+      const rows = await listRuns(database, {
+        limit: size + 1,
+        after: after === undefined ? undefined : { createdAt: after.at, id: after.id },
+      });
+      const page = pageOf(rows, size, (row) => ({ at: row.created_at.toISOString(), id: row.id }));
+      const runs: Run[] = [];
+      for (const row of page.rows) runs.push(await view(row));
+      return { runs, nextPageToken: page.nextPageToken };
+    },
+
+    async *watchRun({ id }, { signal }) {
+      await requireRun(id);
+      for await (const _ of loop.changes.watch(id, watchIntervalMs, signal)) {
+        const run = await viewOf(id);
+        yield { run };
+        if (hasEnded(run)) return;
+      }
+      // The stream of a run that goes on ends only with the service: a caller comes back and watches on.
+      if (!signal.aborted) throw unavailable('the loop service is stopping; watch again', { reason: 'SHUTTING_DOWN' });
+    },
+
+    async pauseRun({ id }) {
+      const row = await requireRun(id);
+      await move(row, { from: ['running'], to: 'paused', verb: 'paused' });
+      await reconciler.release(id);
+      loop.changes.notify(id);
+      return { run: await viewOf(id) };
+    },
+
+    async resumeRun({ id }) {
+      const row = await requireRun(id);
+      if (reconciler.haltedBy(id) === undefined && row.state === 'running') return { run: await view(row) };
+      if (row.state === 'paused' || row.state === 'running') {
+        await reconciler.release(id);
+        await reopenFailed(database, id, row.iteration);
+        await abandonFailedJobs(database, { runId: id, iteration: row.iteration });
+      }
+      await move(row, { from: ['paused', 'running'], to: 'running', verb: 'resumed' });
+      reconciler.drive(id);
+      loop.changes.notify(id);
+      return { run: await viewOf(id) };
+    },
+
+    async cancelRun({ id }) {
+      const row = await requireRun(id);
+      await move(row, { from: ['running', 'paused'], to: 'cancelled', verb: 'cancelled' });
+      await reconciler.release(id);
+      await cancelTraining(loop, row);
+      loop.changes.notify(id);
+      return { run: await viewOf(id) };
+    },
+
+    async getReport({ runId }) {
+      return { report: await reportView(database, await requireRun(runId)) };
+    },
+
+    async listSamples({ runId, pageSize, pageToken, split }) {
+      const { spec } = await requireRun(runId);
+      const size = pageSizeOf(pageSize);
+      const rows = await listSamples(database, {
+        runId,
+        limit: size + 1,
+        after: readPageToken(samplePosition, pageToken),
+        ...groupsOf(split),
+      });
+      const page = pageOf(rows, size, ({ iteration, grp, position, id }) => ({ iteration, group: grp, position, id }));
+      const scores = await scoresOf(
+        database,
+        page.rows.map(({ id }) => id),
+      );
+      const prompts = new Map(specFromText(spec).prompts.map((prompt) => [prompt.id, prompt]));
+      return {
+        samples: page.rows.map((row) => sampleView(row, scores.get(row.id) ?? [], prompts.get(row.prompt_id))),
+        nextPageToken: page.nextPageToken,
+      };
+    },
+  };
+}
+
+function groupsOf(split: Split) {
+  if (split === Split.TRAIN) return { groups: ['train'] as const };
+  return split === Split.HELDOUT ? { groups: ['before', 'after'] as const } : {};
+}
+
+function hasEnded(run: Run): boolean {
+  return (
+    run.state === RunState.SUCCEEDED || run.state === RunState.FAILED || run.state === RunState.CANCELLED
+  );
+}
+
+function missingSpec(): never {
+  throw invalidArgument('spec', 'is missing; say what the run shall do', { reason: 'MISSING_FIELD' });
+}
+
+/** Refuses keys that cannot be kept. */
+export function checkKey(key: string): void {
+  if (key === '' || key.length > maxKeyLength) {
+    throw invalidArgument('idempotency_key', `give a unique string of 1 to ${maxKeyLength} characters`);
+  }
+}
+
+function checkSameSpec(row: RunRow, spec: RunSpec, key: string): void {
+  const difference = firstDifference(specFromText(row.spec), spec);
+  if (difference === undefined) return;
+  const { field, before, after } = difference;
+  throw new PlumbError({
+    code: 'ALREADY_EXISTS',
+    reason: 'IDEMPOTENCY_KEY_REUSED',
+    message: `run '${row.id}' has the idempotency key '${key}' with another spec: ${field} is ${before} there and ${after} here; use another key`,
+    metadata: { run: row.id, field },
+  });
+}
+
+/** Puts the base model into the registry; the first version of a line becomes its promoted one. */
+async function registerBase(loop: LoopContext, spec: RunSpec): Promise<ModelVersion> {
+  const { base } = spec;
+  if (base?.weights === undefined) throw new TypeError('a valid spec has a base with weights');
+  if (!(await loop.artifacts.has(base.weights.sha256))) {
+    throw invalidArgument(
+      'spec.base.weights',
+      `the artifact store has no ${base.weights.sha256}; put the weights there first`,
+      { reason: 'ARTIFACT_NOT_FOUND' },
+    );
+  }
+  const registered = await loop.registry.register(
+    create(ModelVersionSchema, {
+      ...base,
+      state: base.state === ModelState.UNSPECIFIED ? ModelState.CANDIDATE : base.state,
+    }),
+  );
+  await loop.registry.promoteFirst(registered.version, [`First version of ${registered.model}`]);
+  return await loop.registry.get(registered.version);
+}
+
+/** Stops the run's training job. A trainer that cannot be reached is not worth keeping a run for: the log tells. */
+async function cancelTraining(loop: LoopContext, row: RunRow): Promise<void> {
+  const job = await findLatestJob(loop.database, { runId: row.id, iteration: row.iteration });
+  if (job?.state !== 'running') return;
+  try {
+    await loop.trainer.cancelJob(job.id, AbortSignal.timeout(cancelJobMs));
+  } catch (thrown) {
+    loopLogger.error(
+      { runId: row.id, jobId: job.id, error: describeError(thrown) },
+      'the training job of a cancelled run could not be cancelled; it ends by itself',
+    );
+  }
+}

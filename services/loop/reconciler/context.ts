@@ -1,0 +1,25 @@
+import type { Bus } from '@plumb/kit/bus';
+import { logger, tracer } from '@plumb/kit/telemetry';
+import type { ArtifactStore } from '@plumb/media';
+import type { Kysely } from 'kysely';
+import type { Tables } from '../adapters/ledger/tables.ts';
+import type { ModelRegistry } from '../adapters/model-registry.ts';
+import type { RewardVersions } from '../adapters/reward-versions.ts';
+import type { Trainer } from '../adapters/trainer.ts';
+import type { RunChanges } from './changes.ts';
+
+/** What the reconciler works with; made once, in main. */
+export interface LoopContext {
+  readonly database: Kysely<Tables>;
+  readonly bus: Bus;
+  readonly artifacts: ArtifactStore;
+  readonly registry: ModelRegistry;
+  readonly trainer: Trainer;
+  readonly rewardVersions: RewardVersions;
+  readonly changes: RunChanges;
+  readonly maxOutstanding: number;
+  readonly republishAfterSeconds: number;
+}
+
+export const loopTracer = tracer('plumb.loop');
+export const loopLogger = logger('plumb.loop');

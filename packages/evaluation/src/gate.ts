@@ -1,0 +1,213 @@
+import { failedPrecondition } from '@plumb/kit/errors';
+import { z } from 'zod';
+import type { Comparison, PairedDifference } from './paired-difference.ts';
+import type { OverOptimisation } from './over-optimisation.ts';
+
+const share = z.number({ error: 'must be a finite number' });
+const tolerance = share.min(0, 'must be at least 0');
+
+const smallestGain = z.strictObject({
+  rule: z.literal('smallest-gain'),
+  /** Which comparison; the judge that the run is after unless given. */
+  signal: z.string().min(1).default('judge'),
+  /** Smallest difference after - before, as a share: 0.05 is five points. */
+  gain: share.default(0),
+  /** What the lower end of the difference's interval must reach; 0 asks for a gain that is significant. */
+  lowerBound: share.default(0),
+});
+
+const largestCategoryLoss = z.strictObject({
+  rule: z.literal('largest-category-loss'),
+  signal: z.string().min(1).default('judge'),
+  /** How far any one category may fall, as a share. */
+  loss: tolerance.default(0.05),
+});
+
+const notLower = z.strictObject({
+  rule: z.literal('not-lower'),
+  /** Name of the held-out judge, or of any other signal that must not fall. */
+  signal: z.string().min(1).default('held-out'),
+  /** How far it may fall before that counts, as a share. */
+  tolerance: tolerance.default(0),
+  /**
+   * What is compared with -tolerance: the `estimate` of the difference, or the `lower-bound` of its interval, which also
+   * refuses when there is too little data to exclude a fall.
+   */
+  by: z.enum(['estimate', 'lower-bound']).default('estimate'),
+});
+
+const guardsNotLower = z.strictObject({
+  rule: z.literal('guards-not-lower'),
+  /** How far any guard may fall, as a share. */
+  tolerance: tolerance.default(0.02),
+});
+
+const noOverOptimisation = z.strictObject({ rule: z.literal('no-over-optimisation') });
+
+/** The rules of promotion; a candidate is promoted if all hold. */
+export const gateSpec = z
+  .array(
+    z.discriminatedUnion('rule', [
+      smallestGain,
+      largestCategoryLoss,
+      notLower,
+      guardsNotLower,
+      noOverOptimisation,
+    ]),
+  )
+  .min(1, 'needs at least one rule; without any, everything would be promoted');
+
+export type GateSpec = z.output<typeof gateSpec>;
+/** What a person may write: parameters have defaults. */
+export type GateSpecInput = z.input<typeof gateSpec>;
+export type GateRule = GateSpec[number];
+
+/** A significant gain, no category far down, the held-out judge and the guards not lower, no over-optimisation. */
+export const defaultGate: GateSpec = gateSpec.parse([
+  { rule: 'smallest-gain' },
+  { rule: 'largest-category-loss' },
+  { rule: 'not-lower' },
+  { rule: 'guards-not-lower' },
+  { rule: 'no-over-optimisation' },
+]);
+
+/** What the gate decides on. */
+export interface GateEvidence {
+  /** Candidate against current model by signal: `judge`, `held-out`, and any others that rules name. */
+  readonly signals: Readonly<Record<string, PairedDifference>>;
+  /** Picture checks, candidate against current model, by name. */
+  readonly guards: Readonly<Record<string, Comparison>>;
+  readonly overOptimisation?: OverOptimisation;
+}
+
+/** One comparison of a rule with the evidence. A rule over categories or guards gives one each. */
+export interface GateCheck {
+  readonly rule: GateRule['rule'];
+  readonly signal?: string;
+  readonly category?: string;
+  readonly passed: boolean;
+  /** What was measured and what it was held against; absent for over-optimisation. */
+  readonly observed?: number;
+  readonly limit?: number;
+  readonly sentence: string;
+}
+
+export interface GateDecision {
+  readonly decision: 'promote' | 'refuse';
+  readonly checks: readonly GateCheck[];
+  /** Sentences of the checks that failed; if none did, of all. */
+  readonly reasons: readonly string[];
+}
+
+/**
+ * Applies the rules to an evaluation. Every rule is checked even when one has failed, so that all reasons are known.
+ * @throws PlumbError FAILED_PRECONDITION if a rule needs evidence that is missing: nothing is promoted unmeasured
+ */
+export function decideGate(spec: GateSpec, evidence: GateEvidence): GateDecision {
+  const checks = spec.flatMap((rule) => checkRule(rule, evidence));
+  const failed = checks.filter(({ passed }) => !passed);
+  return {
+    decision: failed.length === 0 ? 'promote' : 'refuse',
+    checks,
+    reasons: (failed.length === 0 ? checks : failed).map(({ sentence }) => sentence),
+  };
+}
+
+function checkRule(rule: GateRule, evidence: GateEvidence): GateCheck[] {
+  switch (rule.rule) {
+    case 'smallest-gain': {
+      const { rule: name, signal, gain, lowerBound } = rule;
+      const { difference } = signalOf(signal, evidence);
+      const lower = `the lower end of the gain's ${percent(difference.level)} interval by ${signal}`;
+      return [
+        atLeast({ rule: name, signal }, difference.value, gain, `the gain by ${signal}`),
+        atLeast({ rule: name, signal }, difference.lower, lowerBound, lower),
+      ];
+    }
+    case 'largest-category-loss': {
+      const { rule: name, signal, loss } = rule;
+      const categories = Object.entries(signalOf(signal, evidence).perCategory);
+      return categories.map(([category, { difference }]) =>
+        atLeast(
+          { rule: name, signal, category },
+          difference.value,
+          -loss,
+          `the difference in ${category} by ${signal}`,
+        ),
+      );
+    }
+    case 'not-lower': {
+      const { rule: name, signal, by } = rule;
+      const { difference } = signalOf(signal, evidence);
+      const observed = by === 'estimate' ? difference.value : difference.lower;
+      const subject = `the ${by === 'estimate' ? '' : 'lower end of the '}difference by ${signal}`;
+      return [atLeast({ rule: name, signal }, observed, -rule.tolerance, subject)];
+    }
+    case 'guards-not-lower': {
+      const guards = Object.entries(evidence.guards);
+      if (guards.length === 0) {
+        throw failedPrecondition(
+          'gate: rule guards-not-lower has no guards to look at; evaluate picture checks or drop the rule',
+        );
+      }
+      return guards.map(([signal, { difference }]) =>
+        atLeast(
+          { rule: rule.rule, signal },
+          difference.value,
+          -rule.tolerance,
+          `the difference of guard ${signal}`,
+        ),
+      );
+    }
+    default: {
+      const { overOptimisation } = evidence;
+      if (overOptimisation === undefined) {
+        throw failedPrecondition(
+          'gate: rule no-over-optimisation has nothing to look at; pass overOptimisation or drop the rule',
+        );
+      }
+      const { detected, findings } = overOptimisation;
+      const sentence = detected
+        ? findings.map((finding) => finding.sentence).join(' ')
+        : 'The held-out judge and the guards did not fall while the trained-on reward rose.';
+      return [{ rule: rule.rule, passed: !detected, sentence }];
+    }
+  }
+}
+
+function signalOf(signal: string, { signals }: GateEvidence): PairedDifference {
+  const found = signals[signal];
+  if (found === undefined) {
+    throw failedPrecondition(
+      `gate: no evaluation by '${signal}', which a rule needs; there is ${Object.keys(signals).join(', ') || 'none'}`,
+    );
+  }
+  return found;
+}
+
+function atLeast(
+  origin: Pick<GateCheck, 'rule' | 'signal' | 'category'>,
+  observed: number,
+  limit: number,
+  subject: string,
+): GateCheck {
+  const passed = observed >= limit;
+  const sentence = `${subject} is ${points(observed)}, ${passed ? 'at least' : 'below'} ${points(limit)}`;
+  return {
+    ...origin,
+    passed,
+    observed,
+    limit,
+    sentence: `${sentence[0]?.toUpperCase()}${sentence.slice(1)}.`,
+  };
+}
+
+/** A share in percentage points, signed. */
+function points(value: number): string {
+  const text = (value * 100).toFixed(1);
+  return `${value >= 0 ? '+' : ''}${text} points`;
+}
+
+function percent(level: number): string {
+  return `${Number((level * 100).toPrecision(4))}%`;
+}

@@ -1,0 +1,31 @@
+/**
+ * `@plumb/evaluation`: from outcomes to estimates with intervals, comparisons, agreement and a decision. Pure.
+ */
+export { agreement, cohenKappa, rocAuc, spearman } from './agreement.ts';
+export type { Agreement, AgreementReport, LabelledScore } from './agreement.ts';
+export type { BootstrapOptions, ClusteredEstimates } from './cluster-bootstrap.ts';
+export type { Estimate } from './estimate.ts';
+export { decideGate, defaultGate, gateSpec } from './gate.ts';
+export type { GateCheck, GateDecision, GateEvidence, GateRule, GateSpec, GateSpecInput } from './gate.ts';
+export { holm } from './holm.ts';
+export { acceptance, meanReward } from './outcomes.ts';
+export type { Outcome } from './outcomes.ts';
+export { detectOverOptimisation } from './over-optimisation.ts';
+export type {
+  OverOptimisation,
+  OverOptimisationFinding,
+  OverOptimisationOptions,
+  ProbePoint,
+} from './over-optimisation.ts';
+export { pairedDifference, pairOutcomes } from './paired-difference.ts';
+export type {
+  CategoryComparison,
+  Comparison,
+  PairedOutcome,
+  PairedDifference,
+  JoinedOutcomes,
+  SeededOutcome,
+} from './paired-difference.ts';
+export { fleissKappa, krippendorffAlpha } from './raters.ts';
+export type { LabelMetric } from './raters.ts';
+export { wilsonInterval } from './wilson.ts';

@@ -66,11 +66,16 @@ async function sampleAndJudge(
   settings: SamplerSettings,
   seed: string,
 ): Promise<Judged[]> {
-  const items = prompts.flatMap((prompt) => Array.from({ length: perPrompt }, (_, index) => ({ prompt, index })));
+  const items = prompts.flatMap((prompt) =>
+    Array.from({ length: perPrompt }, (_, index) => ({ prompt, index })),
+  );
   const clips = await openSampler(engine, model, 8).sample(
     items.map(({ prompt, index }) => {
       const random = randomGenerator(seed, prompt.id, index);
-      return { caption: prompt.text, seed: (BigInt(random.next() >>> 0) << 32n) | BigInt(random.next() >>> 0) };
+      return {
+        caption: prompt.text,
+        seed: (BigInt(random.next() >>> 0) << 32n) | BigInt(random.next() >>> 0),
+      };
     }),
     settings,
   );
@@ -132,7 +137,12 @@ async function finetune(
     if (found === undefined) throw new TypeError(`no sample ${id}`);
     return found;
   };
-  const training = await openTraining(engine, { model: base, objective, optimisation, seed: `bench ${seed}` });
+  const training = await openTraining(engine, {
+    model: base,
+    objective,
+    optimisation,
+    seed: `bench ${seed}`,
+  });
   const losses: number[] = [];
   for (let step = 0; step < optimisation.steps; step++) {
     const { indices, lossWeights } = plan.batch(step);
@@ -142,7 +152,8 @@ async function finetune(
       return item;
     });
     const mismatch = algorithm === 'kto' ? mismatchPrompts(items.map((item) => item.promptId)) : undefined;
-    const idOf = (item: (typeof items)[number]): string => (item.kind === 'pair' ? item.chosenId : item.sampleId);
+    const idOf = (item: (typeof items)[number]): string =>
+      item.kind === 'pair' ? item.chosenId : item.sampleId;
     const examples = items.map((item, row): TrainingExample => {
       const other = mismatch === undefined ? undefined : items[mismatch[row] ?? row];
       return {
@@ -156,7 +167,11 @@ async function finetune(
     const metrics = await training.advance(examples);
     losses.push(metrics.loss);
     if ((step + 1) % 50 === 0) {
-      say(`    step ${step + 1}: ${Object.entries(metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`).join(', ')}`);
+      say(
+        `    step ${step + 1}: ${Object.entries(metrics)
+          .map(([name, value]) => `${name} ${value.toFixed(4)}`)
+          .join(', ')}`,
+      );
     }
   }
   const model = trainedModel(base, optimisation, await training.state());
@@ -168,7 +183,7 @@ function say(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-const percent = (value: number): string => `${(100 * value).toFixed(1)}`;
+const percent = (value: number): string => (100 * value).toFixed(1);
 
 const engine = await openEngine({ form: 'process' });
 try {
@@ -180,7 +195,14 @@ try {
   const collected = new Map<string, PairedOutcome[]>();
   for (let seed = 1; seed <= Number(options.seeds); seed++) {
     const started = performance.now();
-    const samples = await sampleAndJudge(engine, base, train, Number(options['samples-per-prompt']), sampler, `train ${seed}`);
+    const samples = await sampleAndJudge(
+      engine,
+      base,
+      train,
+      Number(options['samples-per-prompt']),
+      sampler,
+      `train ${seed}`,
+    );
     say(
       `seed ${seed}: ${samples.length} training samples, ${percent(samples.filter(({ accept }) => accept).length / samples.length)}% accepted, ` +
         `${((performance.now() - started) / 1000).toFixed(0)} s`,
@@ -189,13 +211,27 @@ try {
     for (const guidance of guidances) {
       before.set(
         guidance,
-        await sampleAndJudge(engine, base, heldOut, Number(options['held-out-samples']), { ...sampler, guidance }, `held-out ${seed}`),
+        await sampleAndJudge(
+          engine,
+          base,
+          heldOut,
+          Number(options['held-out-samples']),
+          { ...sampler, guidance },
+          `held-out ${seed}`,
+        ),
       );
     }
     for (const algorithm of options.algorithms.split(',')) {
       const model = await finetune(engine, base, samples, algorithm, seed);
       for (const guidance of guidances) {
-        const after = await sampleAndJudge(engine, model, heldOut, Number(options['held-out-samples']), { ...sampler, guidance }, `held-out ${seed}`);
+        const after = await sampleAndJudge(
+          engine,
+          model,
+          heldOut,
+          Number(options['held-out-samples']),
+          { ...sampler, guidance },
+          `held-out ${seed}`,
+        );
         const reference = before.get(guidance) ?? [];
         const pairs = after.map((sample, index): PairedOutcome => ({
           promptId: sample.prompt.id,
@@ -206,7 +242,8 @@ try {
         const key = `${algorithm} guidance ${guidance}`;
         collected.set(key, [...(collected.get(key) ?? []), ...pairs]);
         report(`  seed ${seed}, ${key}`, pairs);
-        const share = (list: readonly Judged[]): string => percent(list.filter(({ picture }) => picture).length / list.length);
+        const share = (list: readonly Judged[]): string =>
+          percent(list.filter(({ picture }) => picture).length / list.length);
         say(`      picture checks pass: ${share(reference)} -> ${share(after)}`);
       }
     }
@@ -233,7 +270,10 @@ function report(label: string, pairs: readonly PairedOutcome[]): void {
   );
   say(
     `      ${Object.entries(perCategory)
-      .map(([category, result]) => `${category} ${percent(result.before.value)} -> ${percent(result.after.value)}`)
+      .map(
+        ([category, result]) =>
+          `${category} ${percent(result.before.value)} -> ${percent(result.after.value)}`,
+      )
       .join('  ')}`,
   );
 }

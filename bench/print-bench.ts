@@ -15,6 +15,7 @@ export function printBench(result: BenchResult, json: boolean): void {
     ['ratio', result.ratios],
     ['figure', result.figures],
   ] as const) {
-    for (const [name, value] of Object.entries(numbers)) process.stdout.write(`${kind}  ${name}  ${value.toPrecision(4)}\n`);
+    for (const [name, value] of Object.entries(numbers))
+      process.stdout.write(`${kind}  ${name}  ${value.toPrecision(4)}\n`);
   }
 }

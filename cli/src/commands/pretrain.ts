@@ -28,7 +28,7 @@ interface PretrainOptions {
 export function pretrainCommand(): Command {
   return new Command('pretrain')
     .description('make the built-in toybox model from nothing, with its manifest and model card')
-    .option('--steps <n>', 'optimiser steps of 32 clips', wholeNumber, 6000)
+    .option('--steps <n>', 'optimiser steps of 32 clips', wholeNumber, 5000)
     .option('--seed <text>', 'seed of weights, clips and noise', 'plumb')
     .option(
       '--output <folder>',
@@ -65,7 +65,7 @@ async function run(engine: Engine, options: PretrainOptions, signal: AbortSignal
     seed: options.seed,
     optimisation,
     wrongShare: WRONG_SHARE,
-    checkpointEvery: 500,
+    checkpointEvery: 250,
     signal,
     ...(state === undefined ? {} : { state }),
     onProgress: ({ step, loss, gradientNorm, secondsPerStep }) => {

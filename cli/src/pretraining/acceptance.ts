@@ -34,7 +34,10 @@ export async function heldOutAcceptance(
   const clips = await sampler.sample(
     items.map(({ prompt, index }) => {
       const random = randomGenerator(options.seed, prompt.id, index);
-      return { caption: prompt.text, seed: (BigInt(random.next() >>> 0) << 32n) | BigInt(random.next() >>> 0) };
+      return {
+        caption: prompt.text,
+        seed: (BigInt(random.next() >>> 0) << 32n) | BigInt(random.next() >>> 0),
+      };
     }),
     options.sampler,
     options.signal === undefined ? {} : { signal: options.signal },
@@ -51,7 +54,9 @@ export async function heldOutAcceptance(
   return {
     overall,
     perCategory,
-    picture: verdicts.filter(({ checks }) => Object.values(checks.picture).every(({ pass }) => pass)).length / verdicts.length,
+    picture:
+      verdicts.filter(({ checks }) => Object.values(checks.picture).every(({ pass }) => pass)).length /
+      verdicts.length,
     samples: clips.length,
     clips: clips.map((clip, index) => ({
       clip,

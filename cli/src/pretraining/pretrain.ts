@@ -25,7 +25,12 @@ function firstClipSeed(seed: string): number {
 /** Renders the batch of a step: fresh clips, so that nothing is seen twice. */
 export function pretrainingBatch(
   config: VideoModelConfig,
-  options: { readonly seed: string; readonly step: number; readonly batchSize: number; readonly wrongShare: number },
+  options: {
+    readonly seed: string;
+    readonly step: number;
+    readonly batchSize: number;
+    readonly wrongShare: number;
+  },
 ): TrainingExample[] {
   const first = firstClipSeed(options.seed) + options.step * options.batchSize;
   return Array.from({ length: options.batchSize }, (_, row) => {

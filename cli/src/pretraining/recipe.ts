@@ -41,4 +41,4 @@ export function pretrainingOptimisation(steps: number): OptimisationSettings {
 export const toyboxSampler: SamplerSettings = { steps: 20, guidance: 2, shift: 3.5 };
 
 /** Share of pretraining clips that do not do what their caption says: what feedback has to repair. */
-export const WRONG_SHARE = 0.45;
+export const WRONG_SHARE = 0.6;

@@ -50,7 +50,11 @@ export const videoModelConfigSchema = z
       context.addIssue({ code: 'custom', path: ['hiddenSize'], message: 'must be a multiple of 2 * heads' });
     }
     if (new Set(config.caption.vocabulary).size !== config.caption.vocabulary.length) {
-      context.addIssue({ code: 'custom', path: ['caption', 'vocabulary'], message: 'must not repeat a word' });
+      context.addIssue({
+        code: 'custom',
+        path: ['caption', 'vocabulary'],
+        message: 'must not repeat a word',
+      });
     }
   });
 
@@ -66,7 +70,10 @@ export function tokenGrid(config: VideoModelConfig): readonly [number, number, n
 }
 
 /** Shape of a batch of clips in the model: [batch, 3, frames, height, width]. */
-export function clipShape(config: VideoModelConfig, batch: number): readonly [number, 3, number, number, number] {
+export function clipShape(
+  config: VideoModelConfig,
+  batch: number,
+): readonly [number, 3, number, number, number] {
   return [batch, 3, config.video.frames, config.video.height, config.video.width];
 }
 

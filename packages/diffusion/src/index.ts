@@ -1,11 +1,27 @@
 export { clipShape, clipSize, tokenGrid, videoModelConfigSchema, type VideoModelConfig } from './config.ts';
 export { decodeModel, encodeModel, initialiseModel, type VideoModel } from './model-file.ts';
-export { noiseAndTarget, preconditioning, signalAndNoise, type Parameterisation } from './parameterisation.ts';
+export {
+  noiseAndTarget,
+  preconditioning,
+  signalAndNoise,
+  type Parameterisation,
+} from './parameterisation.ts';
 export { clipToModel, modelToClip } from './pixels.ts';
 export { fillGaussian, gaussian, randomGenerator, uniform, type RandomGenerator } from './random.ts';
-export { openSampler, samplerSettingsSchema, type SampleRequest, type Sampler, type SamplerSettings } from './sampler.ts';
+export {
+  openSampler,
+  samplerSettingsSchema,
+  type SampleRequest,
+  type Sampler,
+  type SamplerSettings,
+} from './sampler.ts';
 export { samplingGraph } from './sampling-graph.ts';
-export { drawTimestep, samplerTimes, timestepDistributionSchema, type TimestepDistribution } from './timesteps.ts';
+export {
+  drawTimestep,
+  samplerTimes,
+  timestepDistributionSchema,
+  type TimestepDistribution,
+} from './timesteps.ts';
 export { tokenise } from './tokeniser.ts';
 export { trainingFeeds, type TrainingExample } from './training-batch.ts';
 export { REFERENCE_PREFIX, trainingGraph, type TrainingGraph } from './training-graph.ts';

@@ -30,11 +30,17 @@ test('damage is named', () => {
   const values = model.parameters.get('patch.weight');
   assert.ok(values !== undefined);
   values[3] = Number.NaN;
-  assert.throws(() => decodeModel(encodeModel(model), 'nan.safetensors'), dataLoss(/nan\.safetensors.*patch\.weight.*finite/));
+  assert.throws(
+    () => decodeModel(encodeModel(model), 'nan.safetensors'),
+    dataLoss(/nan\.safetensors.*patch\.weight.*finite/),
+  );
 });
 
 test('a config that contradicts itself is refused with the field', () => {
-  const parsed = videoModelConfigSchema.safeParse({ ...smallConfig, patch: { frames: 3, height: 4, width: 4 } });
+  const parsed = videoModelConfigSchema.safeParse({
+    ...smallConfig,
+    patch: { frames: 3, height: 4, width: 4 },
+  });
   assert.equal(parsed.success, false);
   assert.deepEqual(parsed.error?.issues[0]?.path, ['patch', 'frames']);
 });

@@ -79,11 +79,11 @@ function parseConfig(text: string, source: string): VideoModelConfig {
     throw dataLoss(`${source}: ${CONFIG_KEY} is not JSON (${String(error)})`);
   }
   const parsed = videoModelConfigSchema.safeParse(value);
-  if (!parsed.success) throw dataLoss(`${source}: ${CONFIG_KEY} is invalid: ${z.prettifyError(parsed.error)}`);
+  if (!parsed.success)
+    throw dataLoss(`${source}: ${CONFIG_KEY} is invalid: ${z.prettifyError(parsed.error)}`);
   return parsed.data;
 }
 
 function sizeOf(shape: readonly number[]): number {
   return shape.reduce((a, b) => a * b, 1);
 }
-

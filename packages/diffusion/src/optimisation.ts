@@ -26,7 +26,10 @@ export const optimisationSettingsSchema = z
     /** Which diffusion times are trained on; shifted towards noise, where motion is decided. */
     timesteps: timestepDistributionSchema.default({ kind: 'logit-normal', mean: 1.3, std: 1.3 }),
   })
-  .refine((value) => value.warmupSteps < value.steps, { path: ['warmupSteps'], message: 'must be below steps' });
+  .refine((value) => value.warmupSteps < value.steps, {
+    path: ['warmupSteps'],
+    message: 'must be below steps',
+  });
 
 export type OptimisationSettings = z.infer<typeof optimisationSettingsSchema>;
 

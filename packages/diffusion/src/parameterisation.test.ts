@@ -10,7 +10,10 @@ const deviations = fc.double({ min: 0.05, max: 3, noNaN: true });
 /** Moments of x_t and of the target for independent x0 ~ (0, s^2) and eps ~ (0, 1), from their linear forms. */
 function moments(parameterisation: Parameterisation, t: number, s: number) {
   const { signal, noise } = signalAndNoise(parameterisation, t);
-  const [ofNoise, ofClip] = { flow: [1, -1], epsilon: [1, 0], v: [signal, -noise] }[parameterisation] as [number, number];
+  const [ofNoise, ofClip] = { flow: [1, -1], epsilon: [1, 0], v: [signal, -noise] }[parameterisation] as [
+    number,
+    number,
+  ];
   return {
     noisedVariance: signal ** 2 * s ** 2 + noise ** 2,
     targetVariance: ofNoise ** 2 + ofClip ** 2 * s ** 2,

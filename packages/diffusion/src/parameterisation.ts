@@ -8,7 +8,10 @@ export type Parameterisation = 'flow' | 'v' | 'epsilon';
  * (1 - t, t); `epsilon` and `v` use the variance-preserving cosine path (cos(pi t / 2), sin(pi t / 2)).
  * @param t in [0, 1]
  */
-export function signalAndNoise(parameterisation: Parameterisation, t: number): { signal: number; noise: number } {
+export function signalAndNoise(
+  parameterisation: Parameterisation,
+  t: number,
+): { signal: number; noise: number } {
   if (parameterisation === 'flow') return { signal: 1 - t, noise: t };
   return { signal: Math.cos((Math.PI / 2) * t), noise: Math.sin((Math.PI / 2) * t) };
 }

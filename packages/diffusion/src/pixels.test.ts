@@ -9,11 +9,14 @@ const { frames, height, width, fps } = smallConfig.video;
 
 test('every eight-bit clip survives the way into the model and back', () => {
   fc.assert(
-    fc.property(fc.uint8Array({ minLength: clipSize(smallConfig), maxLength: clipSize(smallConfig) }), (data) => {
-      const values = new Float32Array(clipSize(smallConfig) + 5);
-      clipToModel(smallConfig, { frames, height, width, fps, data }, values, 5);
-      assert.deepEqual(modelToClip(smallConfig, values, 5).data, data);
-    }),
+    fc.property(
+      fc.uint8Array({ minLength: clipSize(smallConfig), maxLength: clipSize(smallConfig) }),
+      (data) => {
+        const values = new Float32Array(clipSize(smallConfig) + 5);
+        clipToModel(smallConfig, { frames, height, width, fps, data }, values, 5);
+        assert.deepEqual(modelToClip(smallConfig, values, 5).data, data);
+      },
+    ),
   );
 });
 
@@ -26,7 +29,12 @@ test('values beyond the range are clipped and channels are not mixed', () => {
 
 test('a clip of another size is refused with both sizes', () => {
   assert.throws(
-    () => clipToModel(smallConfig, { frames: 2, height, width, fps, data: new Uint8Array(0) }, new Float32Array(1)),
+    () =>
+      clipToModel(
+        smallConfig,
+        { frames: 2, height, width, fps, data: new Uint8Array(0) },
+        new Float32Array(1),
+      ),
     /2 frames of 8x8.*4 frames of 8x8/,
   );
 });

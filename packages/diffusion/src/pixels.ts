@@ -37,7 +37,8 @@ export function modelToClip(config: VideoModelConfig, values: Float32Array, offs
   const bytes = new Uint8ClampedArray(clipSize(config));
   for (let position = 0; position < plane; position++) {
     for (let channel = 0; channel < 3; channel++) {
-      bytes[position * 3 + channel] = ((values[offset + channel * plane + position] ?? 0) / scale + mean) * 255;
+      bytes[position * 3 + channel] =
+        ((values[offset + channel * plane + position] ?? 0) / scale + mean) * 255;
     }
   }
   return { frames, height, width, fps, data: new Uint8Array(bytes.buffer) };

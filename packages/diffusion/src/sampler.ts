@@ -39,7 +39,11 @@ export interface Sampler {
    * Samples any number of clips, in order.
    * @throws PlumbError INVALID_ARGUMENT for an unknown word or bad settings, INTERNAL for values that are not finite
    */
-  sample(requests: readonly SampleRequest[], settings: SamplerSettings, options?: { signal?: AbortSignal }): Promise<Clip[]>;
+  sample(
+    requests: readonly SampleRequest[],
+    settings: SamplerSettings,
+    options?: { signal?: AbortSignal },
+  ): Promise<Clip[]>;
 }
 
 let samplers = 0;

@@ -45,4 +45,3 @@ export function weightOf(weights: ReadonlyMap<string, Tensor>, name: string): Te
 export function isGuided(guidance: number): boolean {
   return guidance !== 1;
 }
-

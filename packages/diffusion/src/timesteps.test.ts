@@ -6,13 +6,17 @@ import { drawTimestep, samplerTimes, timestepDistributionSchema } from './timest
 
 test('sampler times fall strictly from 1 to 0, whatever the shift', () => {
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 200 }), fc.double({ min: 0.05, max: 50, noNaN: true }), (steps, shift) => {
-      const times = samplerTimes(steps, shift);
-      assert.equal(times.length, steps + 1);
-      assert.equal(times[0], 1);
-      assert.equal(times[steps], 0);
-      for (let i = 1; i <= steps; i++) assert.ok((times[i] ?? 1) < (times[i - 1] ?? 0));
-    }),
+    fc.property(
+      fc.integer({ min: 1, max: 200 }),
+      fc.double({ min: 0.05, max: 50, noNaN: true }),
+      (steps, shift) => {
+        const times = samplerTimes(steps, shift);
+        assert.equal(times.length, steps + 1);
+        assert.equal(times[0], 1);
+        assert.equal(times[steps], 0);
+        for (let i = 1; i <= steps; i++) assert.ok((times[i] ?? 1) < (times[i - 1] ?? 0));
+      },
+    ),
   );
 });
 

@@ -8,7 +8,11 @@ export const timestepDistributionSchema = z
     /** t = sigmoid(N(mean, std)): a positive mean trains more on noisy inputs, where motion is decided. */
     z.strictObject({ kind: z.literal('logit-normal'), mean: z.number(), std: z.number().positive() }),
     /** Uniform over [low, high]. */
-    z.strictObject({ kind: z.literal('window'), low: z.number().min(0).max(1), high: z.number().min(0).max(1) }),
+    z.strictObject({
+      kind: z.literal('window'),
+      low: z.number().min(0).max(1),
+      high: z.number().min(0).max(1),
+    }),
   ])
   .refine((value) => value.kind !== 'window' || value.low < value.high, {
     path: ['low'],
@@ -36,13 +40,14 @@ function openInterval(t: number): number {
 
 /**
  * Times of a sampler's steps, from noise to clip: `steps + 1` values from 1 to 0, uniform and then shifted by
- * t -> shift t / (1 + (shift - 1) t), which spends more steps on noisy times (Esser et al., arXiv 2403.03206, eq. 23).
+ * t -> shift t / (shift t + 1 - t), which spends more steps on noisy times (Esser et al., arXiv 2403.03206, eq. 23).
  * @param steps at least 1
  * @param shift above 0; 1 leaves the times uniform
  */
 export function samplerTimes(steps: number, shift: number): Float64Array {
   return Float64Array.from({ length: steps + 1 }, (_, index) => {
     const t = 1 - index / steps;
-    return (shift * t) / (1 + (shift - 1) * t);
+    // Written so that t = 1 gives exactly 1.
+    return (shift * t) / (shift * t + (1 - t));
   });
 }

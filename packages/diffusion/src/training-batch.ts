@@ -43,7 +43,8 @@ export function trainingFeeds(
     const data = new Float32Array(batch * size);
     examples.forEach((example, row) => {
       const clip = pick(example);
-      if (clip?.length !== size) throw new TypeError(`item ${row} of the batch has no clip of ${size} values`);
+      if (clip?.length !== size)
+        throw new TypeError(`item ${row} of the batch has no clip of ${size} values`);
       data.set(clip, row * size);
     });
     return { dtype: 'float32', shape, data };
@@ -73,7 +74,11 @@ export function trainingFeeds(
     noise: { dtype: 'float32', shape, data: fillGaussian(new Float32Array(batch * size), random) },
     time: { dtype: 'float32', shape: [batch, 1], data: time },
     tokens: { dtype: 'int32', shape: [batch, words], data: tokens },
-    weights: { dtype: 'float32', shape: [batch], data: Float32Array.from(examples, (example) => example.weight) },
+    weights: {
+      dtype: 'float32',
+      shape: [batch],
+      data: Float32Array.from(examples, (example) => example.weight),
+    },
   };
   for (const [name, data] of Object.entries(factors)) {
     feeds[name] = { dtype: 'float32', shape: [batch, 1, 1, 1, 1], data };

@@ -1,9 +1,4 @@
-import {
-  dpoLoss,
-  forwardProjectionLoss,
-  ktoLoss,
-  type ObjectiveSettings,
-} from '@plumb/objective';
+import { dpoLoss, forwardProjectionLoss, ktoLoss, type ObjectiveSettings } from '@plumb/objective';
 import { concat, Graph, split, type Tensor } from '@plumb/tensor-graph';
 import { clipShape, type VideoModelConfig } from './config.ts';
 import { noiseAndTarget } from './parameterisation.ts';
@@ -40,7 +35,11 @@ interface Predictions {
  * rejected clip, and share everything else; labelled samples (kto) have `accepted` [batch] and, for the mismatched
  * estimate, `mismatchedTokens`. Policy and reference see the same noised clips.
  */
-export function trainingGraph(config: VideoModelConfig, settings: ObjectiveSettings, batch: number): TrainingGraph {
+export function trainingGraph(
+  config: VideoModelConfig,
+  settings: ObjectiveSettings,
+  batch: number,
+): TrainingGraph {
   const graph = new Graph();
   const specs = parameterSpecs(config);
   const parameters = specs.map((spec) => graph.parameter(spec.name, spec.shape));
@@ -66,8 +65,19 @@ export function trainingGraph(config: VideoModelConfig, settings: ObjectiveSetti
   const tokens = graph.input('tokens', 'int32', [batch, config.caption.maxWords]);
   const weights = graph.input('weights', 'float32', [batch]);
 
-  const predict = (weight: (name: string) => Tensor, noised: Tensor, captions: Tensor, copies: number): Tensor => {
-    const repeat = (x: Tensor): Tensor => (copies === 1 ? x : concat(Array.from({ length: copies }, () => x), 0));
+  const predict = (
+    weight: (name: string) => Tensor,
+    noised: Tensor,
+    captions: Tensor,
+    copies: number,
+  ): Tensor => {
+    const repeat = (x: Tensor): Tensor =>
+      copies === 1
+        ? x
+        : concat(
+            Array.from({ length: copies }, () => x),
+            0,
+          );
     return denoise(config, weight, {
       noised,
       tokens: captions,
@@ -103,7 +113,8 @@ export function trainingGraph(config: VideoModelConfig, settings: ObjectiveSetti
         // Both clips of a pair in one pass.
         const both = concat([chosen.noised, rejected.noised], 0);
         const captions = concat([tokens, tokens], 0);
-        const halves = (x: Tensor): readonly [Tensor, Tensor] => split(x, 0, [batch, batch]) as [Tensor, Tensor];
+        const halves = (x: Tensor): readonly [Tensor, Tensor] =>
+          split(x, 0, [batch, batch]) as [Tensor, Tensor];
         const [policyChosen, policyRejected] = halves(policy(both, captions, 2));
         const [referenceChosen, referenceRejected] = halves(reference(both, captions, 2));
         return dpoLoss(settings, {
@@ -130,5 +141,11 @@ export function trainingGraph(config: VideoModelConfig, settings: ObjectiveSetti
       }
     }
   })();
-  return { graph, loss: terms.loss, metrics: terms.metrics, parameters, usesReference: referenceWeights.size > 0 };
+  return {
+    graph,
+    loss: terms.loss,
+    metrics: terms.metrics,
+    parameters,
+    usesReference: referenceWeights.size > 0,
+  };
 }

@@ -9,10 +9,10 @@ const PARTS = ['parameters', 'ema', 'firstMoment', 'secondMoment'] as const;
 export function encodeTrainingState(state: TrainingState): Uint8Array {
   const tensors = new Map(
     PARTS.flatMap((part) =>
-      Object.entries(state[part]).map(([name, data]) => [
-        `${part}/${name}`,
-        { dtype: 'float32' as const, shape: [data.length], data },
-      ] as const),
+      Object.entries(state[part]).map(
+        ([name, data]) =>
+          [`${part}/${name}`, { dtype: 'float32' as const, shape: [data.length], data }] as const,
+      ),
     ),
   );
   return writeSafetensors(tensors, { [STEP_KEY]: String(state.step) });
@@ -28,10 +28,12 @@ export function decodeTrainingState(bytes: Uint8Array, source: string): Training
   if (!Number.isSafeInteger(step) || step < 0) {
     throw dataLoss(`${source} is not a training state: its metadata has no ${STEP_KEY}`);
   }
-  const parts = Object.fromEntries(PARTS.map((part) => [part, {} as Record<string, Float32Array>])) as Record<
-    (typeof PARTS)[number],
-    Record<string, Float32Array>
-  >;
+  const parts: Record<(typeof PARTS)[number], Record<string, Float32Array>> = {
+    parameters: {},
+    ema: {},
+    firstMoment: {},
+    secondMoment: {},
+  };
   for (const [name, tensor] of tensors) {
     const part = PARTS.find((prefix) => name.startsWith(`${prefix}/`));
     if (part === undefined || !(tensor.data instanceof Float32Array)) {

@@ -39,7 +39,9 @@ export interface Training {
    * @returns metrics of the step: `loss`, `gradientNorm` (before clipping) and the objective's own
    * @throws PlumbError INTERNAL (TRAINING_DIVERGED) when loss or gradient is not finite; the state is then lost
    */
-  advance(examples: readonly TrainingExample[]): Promise<{ readonly loss: number; readonly gradientNorm: number } & Readonly<Record<string, number>>>;
+  advance(
+    examples: readonly TrainingExample[],
+  ): Promise<{ readonly loss: number; readonly gradientNorm: number } & Readonly<Record<string, number>>>;
   /** Weights and optimiser state after the last step: all that is needed to go on bit for bit. */
   state(): Promise<TrainingState>;
   close(): Promise<void>;
@@ -73,7 +75,9 @@ export async function openTraining(engine: Engine, options: TrainingOptions): Pr
     ...(usesReference
       ? {
           frozen: new Map(
-            [...reference.parameters].map(([name, values]) => [`${REFERENCE_PREFIX}${name}`, values] as const),
+            [...reference.parameters].map(
+              ([name, values]) => [`${REFERENCE_PREFIX}${name}`, values] as const,
+            ),
           ),
         }
       : {}),
@@ -124,7 +128,11 @@ function emaDecayAt(decay: number, step: number): number {
 }
 
 /** The model that a state stands for: its moving average, or its weights where there is none. */
-export function trainedModel(model: VideoModel, optimisation: OptimisationSettings, state: TrainingState): VideoModel {
+export function trainedModel(
+  model: VideoModel,
+  optimisation: OptimisationSettings,
+  state: TrainingState,
+): VideoModel {
   const values = optimisation.emaDecay > 0 ? state.ema : state.parameters;
   return {
     config: model.config,

@@ -69,7 +69,12 @@ export function parameterSpecs(config: VideoModelConfig): ParameterSpec[] {
     linear(`${name}.attention.qkv`, width, 3 * width);
     linear(`${name}.attention.out`, width, width);
     // Gradients of the table are sums over few pairs of tokens and small; it learns too slowly otherwise.
-    table(`${name}.attention.relative`, [(2 * frames - 1) * (2 * rows - 1) * (2 * columns - 1), config.heads], 0, 15);
+    table(
+      `${name}.attention.relative`,
+      [(2 * frames - 1) * (2 * rows - 1) * (2 * columns - 1), config.heads],
+      0,
+      15,
+    );
     linear(`${name}.mlp.0`, width, hidden);
     linear(`${name}.mlp.1`, hidden, width);
   }
@@ -203,7 +208,11 @@ function patchify(config: VideoModelConfig, x: Tensor): Tensor {
   const [frames, rows, columns] = tokenGrid(config);
   const { patch } = config;
   const cut = reshape(x, [batch, 3, frames, patch.frames, rows, patch.height, columns, patch.width]);
-  return reshape(transpose(cut, [0, 2, 4, 6, 1, 3, 5, 7]), [batch, frames * rows * columns, patchSize(config)]);
+  return reshape(transpose(cut, [0, 2, 4, 6, 1, 3, 5, 7]), [
+    batch,
+    frames * rows * columns,
+    patchSize(config),
+  ]);
 }
 
 /** The inverse of `patchify`. */
@@ -211,7 +220,13 @@ function unpatchify(config: VideoModelConfig, x: Tensor, batch: number): Tensor 
   const [frames, rows, columns] = tokenGrid(config);
   const { patch, video } = config;
   const cut = reshape(x, [batch, frames, rows, columns, 3, patch.frames, patch.height, patch.width]);
-  return reshape(transpose(cut, [0, 4, 1, 5, 2, 6, 3, 7]), [batch, 3, video.frames, video.height, video.width]);
+  return reshape(transpose(cut, [0, 4, 1, 5, 2, 6, 3, 7]), [
+    batch,
+    3,
+    video.frames,
+    video.height,
+    video.width,
+  ]);
 }
 
 /** Sines and cosines of time at geometric frequencies, [batch, TIME_FEATURES]. */
@@ -264,7 +279,8 @@ function relativePositionIndex(config: VideoModelConfig): Int32Array {
     for (let b = 0; b < tokens; b++) {
       const [tb, yb, xb] = place(b);
       index[a * tokens + b] =
-        ((ta - tb + frames - 1) * (2 * rows - 1) + (ya - yb + rows - 1)) * (2 * columns - 1) + (xa - xb + columns - 1);
+        ((ta - tb + frames - 1) * (2 * rows - 1) + (ya - yb + rows - 1)) * (2 * columns - 1) +
+        (xa - xb + columns - 1);
     }
   }
   return index;

@@ -1,0 +1,131 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { parseObjectiveSettings, type AlgorithmName } from '@plumb/objective';
+import { openInThread, type Engine } from '@plumb/tensor-graph/engine';
+import { clipSize } from './config.ts';
+import { learningRateAt, parseOptimisationSettings } from './optimisation.ts';
+import { fillGaussian, randomGenerator } from './random.ts';
+import { smallConfig, smallModel } from './testing-model.ts';
+import { openTraining, trainedModel } from './training.ts';
+import type { TrainingExample } from './training-batch.ts';
+import { decodeTrainingState, encodeTrainingState } from './training-state-file.ts';
+import { tokenise } from './tokeniser.ts';
+
+let engine: Engine;
+before(() => {
+  engine = openInThread({});
+});
+after(() => engine.close());
+
+const optimisation = parseOptimisationSettings({
+  steps: 12,
+  batchSize: 4,
+  learningRate: 3e-3,
+  emaDecay: 0.9,
+});
+
+/** Chosen clips are bright, rejected ones dark: something that can be learned. */
+function examples(step: number): TrainingExample[] {
+  return Array.from({ length: 4 }, (_, row) => {
+    const random = randomGenerator('examples', step, row);
+    const clip = fillGaussian(new Float32Array(clipSize(smallConfig)), random).map(
+      (value) => 0.1 * value + 0.5,
+    );
+    const rejected = clip.map((value) => value - 1);
+    return {
+      clip,
+      rejected,
+      tokens: tokenise(smallConfig, 'the red ball'),
+      mismatchedTokens: tokenise(smallConfig, 'the blue ball'),
+      weight: 1,
+      accepted: row % 2 === 0,
+    };
+  });
+}
+
+/** Only what the algorithm's graph reads. */
+function examplesFor(algorithm: AlgorithmName, step: number): TrainingExample[] {
+  return examples(step).map(({ clip, rejected, tokens, mismatchedTokens, weight, accepted }) => ({
+    clip,
+    tokens,
+    weight,
+    ...(algorithm === 'dpo' ? { rejected: rejected ?? clip } : {}),
+    ...(algorithm === 'kto'
+      ? { accepted: accepted ?? true, mismatchedTokens: mismatchedTokens ?? tokens }
+      : {}),
+  }));
+}
+
+for (const algorithm of ['sft', 'rwr', 'dpo', 'kto'] as const) {
+  test(`${algorithm} lowers its loss on a video model`, async () => {
+    const objective = parseObjectiveSettings({
+      algorithm,
+      ...(algorithm === 'dpo' || algorithm === 'kto' ? { beta: 10 } : {}),
+    });
+    const training = await openTraining(engine, {
+      model: smallModel('t'),
+      objective,
+      optimisation,
+      seed: 's',
+    });
+    const losses: number[] = [];
+    for (let step = 0; step < optimisation.steps; step++) {
+      losses.push((await training.advance(examplesFor(algorithm, 0))).loss);
+    }
+    await training.close();
+    const mean = (values: number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
+    assert.ok(
+      mean(losses.slice(-4)) < mean(losses.slice(0, 4)),
+      losses.map((loss) => loss.toFixed(3)).join(' '),
+    );
+  });
+}
+
+test('dpo starts at log 2: policy and reference are the same model', async () => {
+  const objective = parseObjectiveSettings({ algorithm: 'dpo' });
+  const training = await openTraining(engine, { model: smallModel('t'), objective, optimisation, seed: 's' });
+  const { loss } = await training.advance(examplesFor('dpo', 0));
+  await training.close();
+  assert.ok(Math.abs(loss - Math.LN2) < 1e-4, String(loss));
+});
+
+test('a job that goes on from a written state ends with the same bits as one that was never stopped', async () => {
+  const objective = parseObjectiveSettings({ algorithm: 'rwr' });
+  const model = smallModel('resume');
+  const run = async (stopAt: number | undefined) => {
+    let training = await openTraining(engine, { model, objective, optimisation, seed: 's' });
+    while (training.step < optimisation.steps) {
+      if (training.step === stopAt) {
+        const state = decodeTrainingState(encodeTrainingState(await training.state()), 'state');
+        await training.close();
+        training = await openTraining(engine, { model, objective, optimisation, seed: 's', state });
+        stopAt = undefined;
+      }
+      await training.advance(examplesFor('rwr', training.step));
+    }
+    const result = trainedModel(model, optimisation, await training.state());
+    await training.close();
+    return result.parameters;
+  };
+  assert.deepEqual(await run(5), await run(undefined));
+});
+
+test('the learning rate rises, stays and falls as its schedule says', () => {
+  const settings = parseOptimisationSettings({ steps: 100, batchSize: 1, learningRate: 1, warmupSteps: 10 });
+  assert.equal(learningRateAt(settings, 0), 0.1);
+  assert.equal(learningRateAt(settings, 50), 1);
+  assert.ok(Math.abs(learningRateAt(settings, 85) - 0.5) < 1e-9);
+  assert.ok(learningRateAt({ ...settings, schedule: 'cosine' }, 99) < 0.01);
+  assert.equal(learningRateAt({ ...settings, schedule: 'constant' }, 99), 1);
+});
+
+test('settings that make no sense are refused with the field', () => {
+  assert.throws(
+    () => parseOptimisationSettings({ steps: 5, batchSize: 1, learningRate: 1e-3, warmupSteps: 5 }),
+    /warmupSteps/,
+  );
+  assert.throws(
+    () => parseOptimisationSettings({ steps: 5, batchSize: 1, learningRate: -1 }),
+    /learningRate/,
+  );
+});

@@ -182,12 +182,12 @@ function readMetadata(value: unknown): Record<string, string> {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw corrupt(`has ${METADATA} that is not an object`);
   }
-  const metadata: Record<string, string> = {};
-  for (const [key, text] of Object.entries(value)) {
+  const entries = Object.entries(value).map(([key, text]): [string, string] => {
     if (typeof text !== 'string') throw corrupt(`has ${METADATA} whose value for '${key}' is not a string`);
-    metadata[key] = text;
-  }
-  return metadata;
+    return [key, text];
+  });
+  // Assigning one by one would lose a key called __proto__.
+  return Object.fromEntries(entries);
 }
 
 /** One tensor's entry of the header, checked against the number of data bytes. */

@@ -12,3 +12,5 @@ export {
 export type { ContactSheetOptions, ScaleOptions } from './encode.ts';
 export { maxInlineClipBytes, readVideo, videoHash, videoViolations } from './video.ts';
 export type { ArtifactSource, VideoViolation } from './video.ts';
+export { artifactUri, openFolderStore } from './folder-store.ts';
+export type { ArtifactStore, FolderStoreOptions, StoredArtifact } from './folder-store.ts';

@@ -13,6 +13,8 @@ import { groundTop, worldSize } from './world.ts';
 const tolerance = {
   /** Less movement than this is standing still. */
   still: 1.5,
+  /** Farthest that a box or a table may seem to move; a moved one goes at least twice as far. */
+  furniture: 2.5,
   /** Least way that counts as having moved somewhere. */
   moved: 4,
   /** Farthest from a surface that still counts as resting on it. */
@@ -20,7 +22,7 @@ const tolerance = {
   /** Deepest overlap that soft edges can feign. */
   overlap: 2,
   /** Movement against the stated direction that is forgiven. */
-  backwards: 1.3,
+  backwards: 1.6,
   /** Longest step between two of eight frames; more is a jump. */
   step: 6.5,
   /** A frame shows the object if it has this share of its usual area. */
@@ -122,7 +124,7 @@ function furnitureAtStart(
 ): FurniturePlacement | MotionCheck {
   const [start] = found;
   if (start === undefined || start === null) return failed('wrong_count', `There is no ${what}.`);
-  if (start.right - start.left < 8 || start.right - start.left > 20) {
+  if (start.right - start.left < 7 || start.right - start.left > 21) {
     return failed('other', `The ${what} is ${Math.round(start.right - start.left)} wide, which none is.`);
   }
   return start;
@@ -135,7 +137,7 @@ function disturbed(found: readonly (FurniturePlacement | null)[], what: string):
     if (placement === null || placement.area < 0.5 * start.area) {
       return failed('vanished', `The ${what} cannot be seen whole in frame ${index + 1}.`);
     }
-    if (Math.hypot(placement.x - start.x, placement.y - start.y) > tolerance.still) {
+    if (Math.hypot(placement.x - start.x, placement.y - start.y) > tolerance.furniture) {
       return failed('other', `The ${what} moves, where it should have stayed.`);
     }
   }
@@ -157,7 +159,7 @@ function judgeTaking(event: Event, track: WholeTrack, frames: readonly Segmented
   const [start, end] = [first(track), last(track)];
   const begins = inBox
     ? Math.abs(start.x - furniture.x) < 4 && start.bottom > furniture.top + 1.5
-    : Math.abs(start.x - furniture.x) < 6.5 && Math.abs(start.bottom - furniture.top) < tolerance.rest + 0.3;
+    : Math.abs(start.x - furniture.x) < 6.5 && Math.abs(start.bottom - furniture.top) < tolerance.rest + 1;
   if (!begins) return failed('other', `${it} is not ${inBox ? 'in the box' : 'on the table'} at the start.`);
   if (track.at.every(({ x, y }) => Math.hypot(x - start.x, y - start.y) < tolerance.still)) {
     return failed('static', `${it} stays where it was.`);
@@ -310,7 +312,7 @@ function judgeHit(agent: WholeTrack, target: WholeTrack, clipFrames: number): Mo
   const agentWay = travel(agent, 0, frames - 1);
   const targetWay = travel(target, 0, frames - 1);
   const contact = gaps.findIndex((gap) => gap <= Math.min(...gaps) + 0.5);
-  const approach = travel(agent, 0, contact);
+  const approach = Math.max(travel(agent, 0, contact), travel(agent, 0, Math.min(contact + 1, frames - 1)));
   if (agentWay < -tolerance.still) return failed('wrong_direction', `${a} moves away from ${b}.`);
   if (agent.at.length < clipFrames) return failed('vanished', `${a} leaves the picture.`);
   if (Math.max(Math.abs(agentWay), approach) < 1.2 && Math.abs(targetWay) < tolerance.still) {

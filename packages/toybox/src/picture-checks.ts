@@ -1,6 +1,6 @@
 import type { Event, ShapeName } from './captions.ts';
 import { greys, palette } from './palette.ts';
-import { neighboursOf, regionsOf } from './segmentation.ts';
+import { coverageFloor, neighboursOf, regionsOf } from './segmentation.ts';
 import type { SegmentedFrame } from './segmentation.ts';
 import { findFurniture } from './tracking.ts';
 import type { Placement, Track } from './tracking.ts';
@@ -29,9 +29,9 @@ const limits = {
   /** Area that an object may have at the start. */
   area: [18, 115],
   /** Least filled share of an object's outline, as a mean over frames. */
-  fill: 0.72,
+  fill: 0.6,
   /** Mean distance of an object's inner pixels from its colour. */
-  purity: 0.2,
+  purity: 0.3,
   /** By how much another shape must fit better before an object has the wrong shape. */
   shape: 0.06,
 } as const;
@@ -60,7 +60,7 @@ function openBackground(frame: SegmentedFrame): Uint8Array {
   const { width, height } = frame;
   let covered = new Uint8Array(width * height);
   for (const map of [...Object.values(frame.coverage), frame.furniture]) {
-    for (const pixel of solidOnly(map, width, height, 0.35)) covered[pixel] = 1;
+    for (const pixel of solidOnly(map, width, height, coverageFloor)) covered[pixel] = 1;
   }
   const reach = Math.max(2, Math.round((2 * width) / worldSize));
   for (let ring = 0; ring < reach; ring += 1) {

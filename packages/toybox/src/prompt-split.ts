@@ -70,6 +70,19 @@ function promptsOf(category: Category, categoryIndex: number): ToyboxPrompt[] {
 /** The prompt set `toybox`: 24 training and 8 held-out captions a category; `prompts/toybox.json` is written from it. */
 export const toyboxPrompts: readonly ToyboxPrompt[] = categories.flatMap(promptsOf);
 
+/** Raised with every change of a caption or of the split. */
+export const promptSetVersion = '1.0.0';
+
+/** The bytes of `prompts/toybox.json`: one prompt a line, so that a change shows as what it is. */
+export function promptSetJson(): string {
+  const list = categories.map((category) => JSON.stringify(category)).join(', ');
+  const lines = toyboxPrompts.map(({ id, text, category, split }) => {
+    const fields = Object.entries({ id, text, category, split });
+    return `    { ${fields.map(([key, value]) => `"${key}": ${JSON.stringify(value)}`).join(', ')} }`;
+  });
+  return `{\n  "version": "${promptSetVersion}",\n  "categories": [${list}],\n  "prompts": [\n${lines.join(',\n')}\n  ]\n}\n`;
+}
+
 const heldout = new Set(toyboxPrompts.filter(({ split }) => split === 'heldout').map(({ text }) => text));
 const training = new Map<Category, readonly (readonly Event[])[]>(
   categories.map((category) => [

@@ -22,8 +22,8 @@ export type SegmentedFrame = {
 
 /** Coverage below this is taken for noise: it is four standard deviations of pixel noise of 0.04. */
 export const coverageFloor = 0.25;
-/** A furniture share below this is the ground or a soft edge. */
-const furnitureFloor = 0.5;
+/** A furniture share below this is noise or a soft edge; noise of 0.04 makes 0.045 of share. */
+const furnitureFloor = 0.3;
 /** Chroma above this is no grey: three standard deviations of pixel noise of 0.04. */
 const greyChroma = 0.14;
 

@@ -219,7 +219,8 @@ export function toEndpointError(error: unknown, timedOut: boolean, timeoutMs: nu
     if (status === 408 || status === 409 || status >= 500) {
       return new EndpointError('server', `HTTP ${status}`, { status, retryAfterMs });
     }
-    return new EndpointError('rejected', `HTTP ${status}${vendorCode(error)}`, { status });
+    const kind = status === 401 || status === 403 || status === 404 ? 'misconfigured' : 'rejected';
+    return new EndpointError(kind, `HTTP ${status}${vendorCode(error)}`, { status });
   }
   // A body that breaks off, or is no JSON: fetch and JSON.parse throw TypeError and SyntaxError.
   return new EndpointError('connection', `the answer broke off or could not be read${systemCode(error)}`);

@@ -37,7 +37,8 @@ export interface Asking<T> {
  *
  * @param signal The caller's deadline and cancellation: it ends the call in flight and every wait; no call starts after it.
  * @throws PlumbError UNAVAILABLE (JUDGE_UNAVAILABLE, retryable) if the endpoint cannot be reached or has no room,
- *   FAILED_PRECONDITION (JUDGE_MISCONFIGURED) if it rejects the request, INTERNAL (JUDGE_ANSWER_INVALID) if no answer
+ *   FAILED_PRECONDITION if it lets nobody in (JUDGE_MISCONFIGURED) or
+ *   rejects this request (JUDGE_REQUEST_REJECTED), INTERNAL (JUDGE_ANSWER_INVALID) if no answer
  *   could be used. The signal's reason if it was aborted.
  */
 export async function ask<T>(question: Question, asking: Asking<T>, signal: AbortSignal): Promise<Asked<T>> {
@@ -81,7 +82,7 @@ export async function ask<T>(question: Question, asking: Asking<T>, signal: Abor
 
 function helps(error: Error): boolean {
   if (error instanceof AnswerError) return true;
-  return error instanceof EndpointError && error.fault !== 'rejected';
+  return error instanceof EndpointError && error.fault !== 'rejected' && error.fault !== 'misconfigured';
 }
 
 function retryAfter(error: Error): number | undefined {
@@ -108,10 +109,19 @@ function toPlumbError(error: unknown, endpoint: string, calls: number): unknown 
       },
       cause: error,
     };
+    if (error.fault === 'misconfigured') {
+      return failedPrecondition(
+        `endpoint '${endpoint}' lets nobody in (${error.message}); check the key's variable, the model and the base URL in the judges file`,
+        { ...options, reason: 'JUDGE_MISCONFIGURED' },
+      );
+    }
     if (error.fault === 'rejected') {
       return failedPrecondition(
-        `endpoint '${endpoint}' rejects the request (${error.message}); check the model, the key's variable and the base URL in the judges file`,
-        { ...options, reason: 'JUDGE_MISCONFIGURED' },
+        `endpoint '${endpoint}' does not judge this clip and prompt (${error.message})`,
+        {
+          ...options,
+          reason: 'JUDGE_REQUEST_REJECTED',
+        },
       );
     }
     return unavailable(

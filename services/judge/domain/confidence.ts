@@ -40,9 +40,10 @@ function fromAlternatives(token: TokenLogProbability, skip: number): number | un
   for (const candidate of [token, ...token.alternatives]) {
     if (seen.has(candidate.token)) continue;
     seen.add(candidate.token);
-    // The token may begin before the value, with a space or the colon: an alternative must agree up to there.
-    if (candidate.token.slice(0, skip) !== token.token.slice(0, skip)) continue;
-    const value = candidate.token.slice(skip).trimStart();
+    // The token may begin before the value, with the colon: an alternative must agree up to there. White space is free.
+    const before = token.token.slice(0, skip).trim();
+    if (!candidate.token.trimStart().startsWith(before)) continue;
+    const value = candidate.token.trimStart().slice(before.length).trimStart();
     if (value === '') continue;
     const probability = Math.exp(candidate.logProbability);
     if (value.startsWith('true') || 'true'.startsWith(value)) accept += probability;

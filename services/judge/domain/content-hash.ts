@@ -1,13 +1,11 @@
 /** Hashes of values, whatever the order of their keys. */
 
 import { createHash } from 'node:crypto';
-import { configure } from 'safe-stable-stringify';
+import canonicalize from 'canonicalize';
 
-const stableStringify = configure({ deterministic: true, strict: true });
-
-/** Lower-case hexadecimal SHA-256 over a JSON value with its keys in order. Keys that are undefined do not count. */
+/** Lower-case hexadecimal SHA-256 over a JSON value in canonical form (RFC 8785). Keys that are undefined do not count. */
 export function contentHash(value: Readonly<Record<string, unknown>>): string {
   return createHash('sha256')
-    .update(stableStringify(value) ?? '')
+    .update(canonicalize(value) ?? '')
     .digest('hex');
 }

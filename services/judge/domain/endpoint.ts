@@ -31,9 +31,11 @@ export interface Endpoint {
  * Kinds of failed calls.
  *
  * timeout: no whole answer in time. connection: refused, reset or unreadable. rate-limited: 429. server: 5xx, 408, 409.
- * rejected: any other 4xx, which repeating does not help.
+ * misconfigured: 401, 403, 404; no question is answered until somebody changes something. rejected: any other 4xx; this
+ * question is not answered.
  */
-export type EndpointFault = 'timeout' | 'connection' | 'rate-limited' | 'server' | 'rejected';
+export type EndpointFault =
+  'timeout' | 'connection' | 'rate-limited' | 'server' | 'misconfigured' | 'rejected';
 
 /** A call that gave no answer. The message holds the status and nothing of what the endpoint wrote, which may quote the key. */
 export class EndpointError extends Error {

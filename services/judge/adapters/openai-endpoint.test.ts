@@ -1,0 +1,239 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { test } from 'node:test';
+import type { TestContext } from 'node:test';
+import { PlumbError, describeError } from '@plumb/kit/errors';
+import { createAdmission } from '../domain/admission.ts';
+import { AnswerError } from '../domain/answer.ts';
+import { ask } from '../domain/asking.ts';
+import { EndpointError } from '../domain/endpoint.ts';
+import type { Completion } from '../domain/endpoint.ts';
+import { judgesFileSchema } from '../domain/judge-definition.ts';
+import type { EndpointDefinition } from '../domain/judge-definition.ts';
+import type { Question } from '../domain/question.ts';
+import { openEndpoint, retryAfter } from './openai-endpoint.ts';
+
+const key = 'sk-very-secret-key';
+const question: Question = {
+  model: 'm',
+  system: 'judge',
+  parts: [{ kind: 'text', text: 'caption' }],
+  answer: { kind: 'json-object' },
+  temperature: 0,
+  seed: 1,
+  maxOutputTokens: 100,
+  tokenLimitParameter: 'max_completion_tokens',
+  logProbabilities: false,
+};
+const never = new AbortController().signal;
+
+type Reply = (request: IncomingMessage, response: ServerResponse) => void;
+
+/** A real HTTP server that gives one reply after the other; the last one again and again. */
+async function endpointThat(
+  t: TestContext,
+  replies: readonly Reply[],
+  settings: Partial<EndpointDefinition['retries']> & { timeoutMs?: number } = {},
+) {
+  let calls = 0;
+  const server = createServer((request, response) => {
+    request.resume();
+    (replies[Math.min(calls, replies.length - 1)] ?? ok('{}'))(request, response);
+    calls += 1;
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const address = server.address();
+  assert.ok(typeof address === 'object' && address !== null);
+  const { timeoutMs = 10_000, ...retries } = settings;
+  const file = judgesFileSchema.parse({
+    endpoints: {
+      e: {
+        baseUrl: `http://127.0.0.1:${address.port}/v1`,
+        timeoutMs,
+        retries: { firstDelayMs: 0, limit: 5, ...retries },
+      },
+    },
+    judges: {
+      j: { version: '1', endpoint: 'e', model: 'm', mode: 'binary', rubric: 'r', frames: { count: 1 } },
+    },
+  });
+  const definition = file.endpoints['e'];
+  assert.ok(definition);
+  const endpoint = openEndpoint('e', definition, key);
+  const admission = createAdmission('e', definition);
+  return {
+    endpoint,
+    calls: () => calls,
+    ask: (signal: AbortSignal = never) =>
+      ask(
+        question,
+        {
+          endpoint,
+          retries: definition.retries,
+          admit: (call, callSignal) => admission.call(call, callSignal),
+          parse: parseYes,
+        },
+        signal,
+      ),
+  };
+}
+
+async function failureOf(promise: Promise<unknown>): Promise<unknown> {
+  try {
+    await promise;
+  } catch (error) {
+    return error;
+  }
+  return assert.fail('it should have failed');
+}
+
+function parseYes({ content }: Completion): string {
+  if (content !== 'yes') throw new AnswerError('ANSWER_INVALID', 'the answer is not yes');
+  return content;
+}
+
+function ok(content: string): Reply {
+  return (_request, response) => {
+    const choices = [{ index: 0, message: { role: 'assistant', content }, finish_reason: 'stop' }];
+    response.setHeader('content-type', 'application/json');
+    response.end(JSON.stringify({ id: '1', object: 'chat.completion', model: 'served', choices }));
+  };
+}
+
+function status(code: number, headers: Record<string, string> = {}): Reply {
+  return (request, response) => {
+    response.writeHead(code, { 'content-type': 'application/json', ...headers });
+    // As hosted endpoints do: the refused key is in the message.
+    const message = `Incorrect API key provided: ${request.headers.authorization ?? ''}`;
+    response.end(JSON.stringify({ error: { message, code: 'some_code', type: 'x' } }));
+  };
+}
+
+const reset: Reply = (_request, response) => {
+  response.writeHead(200, { 'content-type': 'application/json', 'content-length': 1000 });
+  response.write('{"id": "1", ', () => response.destroy());
+};
+const hangUp: Reply = (request) => void request.socket.destroy();
+const noJson: Reply = (_request, response) => {
+  response.setHeader('content-type', 'application/json');
+  response.end('<html>gateway</html>');
+};
+const stall: Reply = () => undefined;
+
+test('an answer comes with what is known of it', async (t) => {
+  const { endpoint } = await endpointThat(t, [ok('yes')]);
+  const completion = await endpoint.complete(question, never);
+  assert.equal(completion.content, 'yes');
+  assert.equal(completion.model, 'served');
+  assert.equal(completion.inputTokens, 0);
+  assert.equal(completion.tokens, undefined);
+});
+
+test('every fault that may pass is asked again', async (t) => {
+  for (const [name, fault] of Object.entries({
+    reset,
+    hangUp,
+    noJson,
+    500: status(500),
+    503: status(503),
+    429: status(429),
+    wrong: ok('no'),
+  })) {
+    const { ask: run, calls } = await endpointThat(t, [fault, fault, ok('yes')]);
+    const asked = await run();
+    assert.equal(asked.answer, 'yes', name);
+    assert.equal(asked.calls, 3, name);
+    assert.equal(calls(), 3, name);
+  }
+});
+
+test('a stalled call ends at its own timeout and is asked again', async (t) => {
+  const { ask: run } = await endpointThat(t, [stall, ok('yes')], { timeoutMs: 200 });
+  assert.equal((await run()).calls, 2);
+});
+
+test('a fault that stays becomes a typed error, after as many calls as allowed', async (t) => {
+  const table: readonly [Reply, string, string, number][] = [
+    [status(500), 'UNAVAILABLE', 'JUDGE_UNAVAILABLE', 3],
+    [hangUp, 'UNAVAILABLE', 'JUDGE_UNAVAILABLE', 3],
+    [ok('no'), 'INTERNAL', 'JUDGE_ANSWER_INVALID', 3],
+    [status(401), 'FAILED_PRECONDITION', 'JUDGE_MISCONFIGURED', 1],
+    [status(404), 'FAILED_PRECONDITION', 'JUDGE_MISCONFIGURED', 1],
+    [status(400), 'FAILED_PRECONDITION', 'JUDGE_REQUEST_REJECTED', 1],
+  ];
+  for (const [reply, code, reason, expected] of table) {
+    const { ask: run, calls } = await endpointThat(t, [reply], { limit: 2 });
+    const error = await failureOf(run());
+    assert.ok(error instanceof PlumbError, String(error));
+    assert.deepEqual([error.code, error.reason, calls()], [code, reason, expected]);
+    assert.ok(!describeError(error).includes('secret'), 'the key is in no message');
+    assert.ok(!JSON.stringify(error, Object.getOwnPropertyNames(error)).includes('secret'));
+  }
+});
+
+test('an endpoint that asks for more time than is allowed is left alone', async (t) => {
+  const { ask: run, calls } = await endpointThat(t, [status(429, { 'retry-after': '3600' }), ok('yes')]);
+  const error = await failureOf(run());
+  assert.ok(error instanceof PlumbError);
+  assert.equal(error.retryAfterMs, 3_600_000);
+  assert.equal(calls(), 1);
+});
+
+test('Retry-After is waited for', async (t) => {
+  const { ask: run } = await endpointThat(t, [status(429, { 'retry-after-ms': '150' }), ok('yes')]);
+  const start = performance.now();
+  await run();
+  assert.ok(performance.now() - start >= 149);
+});
+
+test('the caller ends the call in flight, and no call starts afterwards', async (t) => {
+  const controller = new AbortController();
+  const closed = Promise.withResolvers<undefined>();
+  const { ask: run, calls } = await endpointThat(t, [
+    (_request, response) => {
+      response.once('close', () => closed.resolve(undefined));
+      controller.abort(new Error('deadline'));
+    },
+  ]);
+  await assert.rejects(run(controller.signal), /deadline/);
+  await closed.promise;
+  assert.equal(calls(), 1);
+  await assert.rejects(run(controller.signal), /deadline/);
+  assert.equal(calls(), 1);
+});
+
+test('Retry-After is read in all its forms', () => {
+  const now = Date.parse('2026-01-01T00:00:00Z');
+  const read = (headers: Record<string, string>): number | undefined => retryAfter(new Headers(headers), now);
+  assert.equal(read({ 'retry-after': '2' }), 2000);
+  assert.equal(read({ 'retry-after': 'Thu, 01 Jan 2026 00:00:05 GMT' }), 5000);
+  assert.equal(read({ 'retry-after': 'Wed, 31 Dec 2025 00:00:00 GMT' }), 0);
+  assert.equal(read({ 'retry-after-ms': '30', 'retry-after': '9' }), 30);
+  assert.equal(read({ 'retry-after': 'soon' }), undefined);
+  assert.equal(read({ 'retry-after': '-1' }), undefined);
+  assert.equal(read({}), undefined);
+});
+
+test('a full queue pushes back with a time to retry', async () => {
+  const admission = createAdmission('e', { concurrency: 1, queue: 1 });
+  const gate = Promise.withResolvers<undefined>();
+  const running = [admission.verdict(() => gate.promise), admission.verdict(() => gate.promise)];
+  const error = await failureOf(admission.verdict(() => gate.promise));
+  assert.ok(error instanceof PlumbError);
+  assert.equal(error.code, 'RESOURCE_EXHAUSTED');
+  assert.ok((error.retryAfterMs ?? 0) > 0);
+  gate.resolve(undefined);
+  await Promise.all(running);
+  assert.equal(admission.load, 0);
+});
+
+test('an EndpointError names its fault', () => {
+  assert.equal(new EndpointError('server', 'HTTP 500', { status: 500 }).fault, 'server');
+});

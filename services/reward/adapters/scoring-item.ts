@@ -1,0 +1,40 @@
+/** Items of requests and tasks as the domain wants them. */
+
+import { readVideo, videoHash } from '@plumb/media';
+import type { ArtifactSource, Clip } from '@plumb/media';
+import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
+import type { Prompt } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
+import type { ScoringItem } from '../domain/reward-scorer.ts';
+
+/** What an item is made of. */
+export interface ItemSource {
+  readonly video: Video;
+  readonly prompt: Prompt;
+  readonly runId: string;
+  /** Path of the video in its request, for errors. */
+  readonly field: string;
+  readonly signal: AbortSignal;
+  readonly deadline: Date | undefined;
+}
+
+/**
+ * An item whose clip is read when the first reward asks for it, and once.
+ *
+ * @throws PlumbError INVALID_ARGUMENT if inline bytes have another hash than the one given
+ */
+export function scoringItem(source: ItemSource, artifacts: ArtifactSource): ScoringItem {
+  const { video, prompt, runId, field, signal, deadline } = source;
+  let clip: Promise<Clip> | undefined;
+  return {
+    video,
+    prompt,
+    runId,
+    signal,
+    deadline,
+    clipHash: videoHash(video, field),
+    clip() {
+      clip ??= readVideo(video, artifacts, field);
+      return clip;
+    },
+  };
+}

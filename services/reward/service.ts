@@ -1,0 +1,210 @@
+/** RewardService: messages in and out of the domain. */
+
+import { create } from '@bufbuild/protobuf';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { PlumbError, invalidArgument, invalidArguments } from '@plumb/kit/errors';
+import type { FieldViolation } from '@plumb/kit/errors';
+import type { CallContext, Implementation } from '@plumb/kit/rpc';
+import { videoViolations } from '@plumb/media';
+import type { ArtifactSource } from '@plumb/media';
+import {
+  Priority as PriorityMessage,
+  RewardHealth,
+  RewardKind as RewardKindMessage,
+  RewardSchema,
+  ScoredItemSchema,
+} from '@plumb/proto/plumb/reward/v1/reward_pb.js';
+import type {
+  RewardService,
+  ScoreItem,
+  ScoreStreamRequest,
+  ScoredItem,
+} from '@plumb/proto/plumb/reward/v1/reward_pb.js';
+import { outcomeMessage } from './adapters/outcome-message.ts';
+import { scoringItem } from './adapters/scoring-item.ts';
+import type { Priority } from './domain/batcher.ts';
+import { promptViolations } from './domain/prompt-violations.ts';
+import { readyFirst } from './domain/ready-first.ts';
+import type { RewardKind, RewardScorer } from './domain/reward-scorer.ts';
+import type { Scoring } from './domain/scoring.ts';
+
+/** Most items of a call, and most items of a stream that are worked on at a time. */
+export const maxItems = 64;
+const largestPage = 1000;
+const longestId = 200;
+
+const kinds: Record<RewardKind, RewardKindMessage> = {
+  'clip-score': RewardKindMessage.CLIP_SCORE,
+  preference: RewardKindMessage.PREFERENCE,
+  'optical-flow': RewardKindMessage.OPTICAL_FLOW,
+  'ai-feedback': RewardKindMessage.AI_FEEDBACK,
+  guard: RewardKindMessage.GUARD,
+};
+
+/** How one call is to be scored. */
+interface CallSettings {
+  readonly rewards: readonly string[];
+  readonly priority: Priority;
+  readonly runId: string;
+}
+
+/** The service's handlers. */
+export function rewardService(
+  scoring: Scoring,
+  artifacts: ArtifactSource,
+): Implementation<typeof RewardService> {
+  /** Scores an item that was found to be right. */
+  async function scoreItem(
+    item: ScoreItem,
+    field: string,
+    { rewards, priority, runId }: CallSettings,
+    { signal, deadline }: CallContext,
+  ): Promise<ScoredItem> {
+    const { video, prompt } = item;
+    if (video === undefined || prompt === undefined)
+      throw invalidArgument(field, 'needs a video and a prompt');
+    const scored = scoringItem(
+      { video, prompt, runId, field: `${field}.video`, signal, deadline },
+      artifacts,
+    );
+    const outcomes = await Promise.all(rewards.map((reward) => scoring.score(reward, scored, priority)));
+    return create(ScoredItemSchema, { id: item.id, outcomes: outcomes.map(outcomeMessage) });
+  }
+
+  /** One item of a stream: whatever is wrong with it is its own outcome, and the stream goes on. */
+  async function scoreStreamed(request: ScoreStreamRequest, call: CallContext): Promise<ScoredItem> {
+    const { rewards, runId, item } = request;
+    const wrong = rewardsViolations(rewards);
+    // Without a reward to answer for, there is no outcome to put an error in.
+    if (wrong.length > 0) throw invalidArguments(wrong);
+    try {
+      for (const reward of rewards) scoring.reward(reward);
+      const violations = itemViolations(item, 'item');
+      if (violations.length > 0 || item === undefined) throw invalidArguments(violations);
+      return await scoreItem(item, 'item', { rewards, priority: priorityOf(request.priority), runId }, call);
+    } catch (thrown) {
+      return failedItem(item?.id ?? '', rewards, PlumbError.from(thrown));
+    }
+  }
+
+  return {
+    async score(request, call) {
+      const violations = rewardsViolations(request.rewards);
+      if (request.items.length === 0)
+        violations.push({ field: 'items', description: 'is empty; give 1 to 64 items' });
+      if (request.items.length > maxItems) {
+        violations.push({
+          field: 'items',
+          description: `has ${request.items.length} items; give at most ${maxItems}`,
+        });
+      }
+      const ids = new Set<string>();
+      for (const [index, item] of request.items.slice(0, maxItems).entries()) {
+        const field = `items[${index}]`;
+        violations.push(...itemViolations(item, field));
+        if (ids.has(item.id))
+          violations.push({ field: `${field}.id`, description: `'${item.id}' is there twice` });
+        ids.add(item.id);
+      }
+      if (violations.length > 0) throw invalidArguments(violations);
+      for (const reward of request.rewards) scoring.reward(reward);
+      const settings = {
+        rewards: request.rewards,
+        priority: priorityOf(request.priority),
+        runId: request.runId,
+      };
+      const items = await Promise.all(
+        request.items.map(async (item, index) => {
+          try {
+            return await scoreItem(item, `items[${index}]`, settings, call);
+          } catch (thrown) {
+            return failedItem(item.id, request.rewards, PlumbError.from(thrown));
+          }
+        }),
+      );
+      return { items };
+    },
+
+    async *scoreStream(requests, call) {
+      for await (const item of readyFirst(requests, maxItems, (request) => scoreStreamed(request, call))) {
+        yield { item };
+      }
+    },
+
+    listRewards({ pageSize, pageToken }) {
+      const from =
+        pageToken === '' ? 0 : scoring.rewards.findIndex(({ info }) => info.name === pageToken) + 1;
+      if (pageToken !== '' && from === 0)
+        throw invalidArgument('page_token', 'is not one that this service gave out');
+      const page = scoring.rewards.slice(
+        from,
+        from + Math.min(pageSize > 0 ? pageSize : largestPage, largestPage),
+      );
+      const more = from + page.length < scoring.rewards.length;
+      return { rewards: page.map(rewardMessage), nextPageToken: more ? (page.at(-1)?.info.name ?? '') : '' };
+    },
+
+    getReward: ({ name }) => ({ reward: rewardMessage(scoring.reward(name)) }),
+  };
+}
+
+function priorityOf(priority: PriorityMessage): Priority {
+  return priority === PriorityMessage.BULK ? 'bulk' : 'interactive';
+}
+
+function rewardsViolations(rewards: readonly string[]): FieldViolation[] {
+  if (rewards.length === 0)
+    return [{ field: 'rewards', description: 'is empty; name at least one of ListRewards' }];
+  const twice = rewards.findIndex((reward, index) => rewards.indexOf(reward) !== index);
+  return twice === -1
+    ? []
+    : [{ field: `rewards[${twice}]`, description: `'${rewards[twice] ?? ''}' is there twice` }];
+}
+
+function itemViolations(item: ScoreItem | undefined, field: string): FieldViolation[] {
+  const violations: FieldViolation[] = [];
+  const id = item?.id ?? '';
+  if (id === '')
+    violations.push({ field: `${field}.id`, description: 'is missing; it comes back with the result' });
+  if (id.length > longestId) {
+    violations.push({
+      field: `${field}.id`,
+      description: `has ${id.length} characters; at most ${longestId} are allowed`,
+    });
+  }
+  violations.push(
+    ...videoViolations(item?.video, `${field}.video`),
+    ...promptViolations(item?.prompt, `${field}.prompt`),
+  );
+  return violations;
+}
+
+/** An item for which no reward could be asked: each one's outcome is the error. */
+function failedItem(id: string, rewards: readonly string[], error: PlumbError): ScoredItem {
+  const timings = { queueMs: 0, inferenceMs: 0, totalMs: 0 };
+  return create(ScoredItemSchema, {
+    id,
+    outcomes: rewards.map((reward) =>
+      outcomeMessage({ reward, version: '', weightsHash: '', result: { error }, timings, cached: false }),
+    ),
+  });
+}
+
+function rewardMessage(scorer: RewardScorer): MessageInitShape<typeof RewardSchema> {
+  const { info } = scorer;
+  const state = scorer.state();
+  return create(RewardSchema, {
+    name: info.name,
+    version: info.version,
+    kind: kinds[info.kind],
+    weightsHash: info.weightsHash,
+    ...(info.minimum === undefined ? {} : { minimum: info.minimum }),
+    ...(info.maximum === undefined ? {} : { maximum: info.maximum }),
+    higherIsBetter: info.higherIsBetter,
+    framesSampled: info.framesSampled,
+    fpsExpected: info.fpsExpected,
+    maxItems,
+    health: state.serving ? RewardHealth.SERVING : RewardHealth.NOT_SERVING,
+    healthReason: state.serving ? '' : state.reason,
+  });
+}

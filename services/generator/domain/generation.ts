@@ -1,0 +1,145 @@
+import { PlumbError } from '@plumb/kit/errors';
+import type { Sampler, SamplerSettings } from '@plumb/diffusion';
+import { tokenise } from '@plumb/diffusion';
+import type { Clip } from '@plumb/media';
+import { Batcher } from './batcher.ts';
+import type { Priority } from './batcher.ts';
+
+/** Where a model's weights lie. Equal hashes are the same model. */
+export interface ModelWeights {
+  /** `<name>@<first 12 digits of the hash>`. */
+  readonly version: string;
+  readonly uri: string;
+  /** Lower-case hexadecimal SHA-256. */
+  readonly sha256: string;
+}
+
+/** One clip that somebody wants. */
+export interface ClipRequest {
+  readonly model: ModelWeights;
+  readonly sampler: SamplerSettings;
+  readonly caption: string;
+  /** uint64. */
+  readonly seed: bigint;
+}
+
+/** Models that are loaded and ready. */
+export interface Samplers {
+  /**
+   * Runs `body` with a model's sampler, loading it first where needed.
+   * @throws PlumbError NOT_FOUND or DATA_LOSS for weights that are missing or damaged; UNAVAILABLE (ENGINE_FAILED) when
+   * the engine died, after which the next call opens a new one
+   */
+  use<T>(model: ModelWeights, body: (sampler: Sampler) => Promise<T>): Promise<T>;
+}
+
+/** What happens to a clip once it is sampled; `Stored` says where it lies. */
+export interface ClipStore<Stored> {
+  put(clip: Clip): Promise<Stored>;
+}
+
+/** What the generation counts. */
+export interface GenerationMetrics {
+  /** A batch was sampled: clips in it, places it had, seconds it took. */
+  sampled(model: ModelWeights, clips: number, places: number, seconds: number): void;
+}
+
+export interface GenerationOptions<Stored> {
+  readonly samplers: Samplers;
+  readonly clips: ClipStore<Stored>;
+  readonly metrics: GenerationMetrics;
+  /** Clips that share a call of the denoiser. */
+  readonly batchSize: number;
+  readonly batchesUnderWay: number;
+  readonly batchWaitMs: number;
+  /** Most clips that may wait for a batch. */
+  readonly maxWaiting: number;
+}
+
+/** Makes clips out of requests, from whichever side they come. */
+export interface Generation<Stored> {
+  /**
+   * Samples one clip and stores it. The same request gives the same clip bit for bit on one machine, whichever batch it
+   * lands in.
+   * @throws PlumbError INVALID_ARGUMENT for an unknown word or bad settings, INTERNAL (NUMERICS_NOT_FINITE) for a model
+   * that gives values which are not finite, and whatever `samplers`, `clips` and the batcher throw
+   */
+  generate(request: ClipRequest, options: { priority: Priority; signal?: AbortSignal }): Promise<Stored>;
+  close(): Promise<void>;
+}
+
+/** A crash of the engine that repeats is the model's or the machine's fault and not the moment's. */
+const engineAttempts = 3;
+
+interface Group {
+  readonly model: ModelWeights;
+  readonly sampler: SamplerSettings;
+}
+
+/** Wires the batcher between those who ask, the samplers and the store. Storing overlaps with the next batch. */
+export function createGeneration<Stored>(options: GenerationOptions<Stored>): Generation<Stored> {
+  const { samplers, clips, metrics } = options;
+
+  const sampleOnce = (group: Group, requests: readonly ClipRequest[], signal: AbortSignal): Promise<Clip[]> =>
+    samplers.use(group.model, async (sampler) => {
+      const start = performance.now();
+      const sampled = await sampler.sample(requests, group.sampler, { signal });
+      metrics.sampled(group.model, requests.length, sampler.batch, (performance.now() - start) / 1000);
+      return sampled;
+    });
+
+  const sample = async (
+    group: Group,
+    requests: readonly ClipRequest[],
+    signal: AbortSignal,
+  ): Promise<(Clip | PlumbError)[]> => {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await sampleOnce(group, requests, signal);
+      } catch (thrown) {
+        const error = PlumbError.from(thrown);
+        if (
+          error.reason === 'ENGINE_FAILED' &&
+          error.retryable &&
+          attempt < engineAttempts &&
+          !signal.aborted
+        )
+          continue;
+        if (error.reason !== 'NUMERICS_NOT_FINITE') throw error;
+        if (requests.length === 1) return [error];
+        // One clip that went wrong must not take the others of its batch along: whether a clip exists may not depend
+        // on its neighbours.
+        const half = Math.ceil(requests.length / 2);
+        const first = await sample(group, requests.slice(0, half), signal);
+        return [...first, ...(await sample(group, requests.slice(half), signal))];
+      }
+    }
+  };
+
+  const batcher = new Batcher<Group, ClipRequest, Clip | PlumbError>({
+    batchSize: options.batchSize,
+    lingerMs: options.batchWaitMs,
+    concurrency: options.batchesUnderWay,
+    maxWaiting: options.maxWaiting,
+    keyOf: ({ model, sampler }) => [model.sha256, sampler.steps, sampler.guidance, sampler.shift].join(),
+    run: sample,
+  });
+
+  return {
+    async generate(request, { priority, signal }) {
+      // Before it joins a batch, so that an unknown word is its own request's error alone.
+      await samplers.use(request.model, async ({ config }) => {
+        tokenise(config, request.caption);
+        await Promise.resolve();
+      });
+      const group = { model: request.model, sampler: request.sampler };
+      const sampled = await batcher.submit(group, request, {
+        priority,
+        ...(signal === undefined ? {} : { signal }),
+      });
+      if (sampled instanceof PlumbError) throw sampled;
+      return clips.put(sampled);
+    },
+    close: () => batcher.close(),
+  };
+}

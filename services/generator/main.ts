@@ -1,0 +1,96 @@
+import { availableParallelism } from 'node:os';
+import { loadConfig, splitAddress } from '@plumb/kit/config';
+import { connectBus } from '@plumb/kit/bus';
+import { runService } from '@plumb/kit/lifecycle';
+import { addService, createServer } from '@plumb/kit/rpc';
+import { startTelemetry } from '@plumb/kit/telemetry';
+import { openFolderStore } from '@plumb/media';
+import { GeneratorService } from '@plumb/proto/plumb/generator/v1/generator_pb.js';
+import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { openEngine } from '@plumb/tensor-graph/engine';
+import { clipArtifacts } from './adapters/clip-artifacts.ts';
+import { followModelRegistry } from './adapters/model-registry.ts';
+import { SamplerPool } from './adapters/sampler-pool.ts';
+import { generatorSettings } from './config.ts';
+import { createGeneration } from './domain/generation.ts';
+import { weightsOf } from './domain/models.ts';
+import { generationMetrics } from './metrics.ts';
+import { generatorService } from './service.ts';
+import { consumeTasks } from './task-consumer.ts';
+
+await runService({
+  name: 'generator',
+  start: async (ctx) => {
+    const config = loadConfig(generatorSettings, ctx.env);
+    const metricsAddress = splitAddress(config.metricsListen);
+    const telemetry = await startTelemetry({
+      service: 'plumb-generator',
+      version: '0.1.0',
+      metricsHost: metricsAddress.host,
+      metricsPort: metricsAddress.port,
+      logLevel: config.logLevel,
+      ...(config.spanDirectory === undefined ? {} : { spanDirectory: config.spanDirectory }),
+    });
+    ctx.onStop('telemetry', () => telemetry.shutdown());
+    const bus = await connectBus({ url: config.natsUrl, name: 'generator', signal: ctx.signal });
+    ctx.onStop('bus', () => bus.close());
+    await bus.ensureStreams();
+
+    const artifacts = await openFolderStore(config.artifacts);
+    const samplers = new SamplerPool({
+      artifacts,
+      openEngine: () =>
+        openEngine({
+          form: config.engineForm,
+          ...(config.intraOpThreads === undefined ? {} : { intraOpThreads: config.intraOpThreads }),
+        }),
+      batchSize: config.batchSize,
+      maxModels: config.maxModels,
+      logger: ctx.logger,
+    });
+    ctx.onStop('engines', () => samplers.close());
+    const generation = createGeneration({
+      samplers,
+      clips: clipArtifacts(artifacts, {
+        concurrency: Math.max(2, availableParallelism()),
+        previewScale: config.previewScale,
+      }),
+      metrics: generationMetrics(),
+      batchSize: config.batchSize,
+      batchesUnderWay: config.batchesUnderWay,
+      batchWaitMs: config.batchWaitMs,
+      maxWaiting: 64 * config.batchSize,
+    });
+    ctx.onStop('batches', () => generation.close(), { deadlineMs: 15_000 });
+
+    const preload = async (model: ModelVersion): Promise<void> => {
+      try {
+        await samplers.preload(weightsOf(model, 'model'));
+      } catch (error) {
+        // The first clip that wants the model tries again and gets the error.
+        ctx.logger.error({ model: model.version, err: error }, 'the promoted model cannot be loaded');
+      }
+    };
+    const registry = await followModelRegistry(bus, {
+      logger: ctx.logger,
+      onPromoted: (model) => void preload(model),
+    });
+    ctx.onStop('registry', () => registry.stop());
+
+    const server = createServer({
+      ...splitAddress(config.listen),
+      insecure: config.insecure,
+      signal: ctx.signal,
+    });
+    addService(server, GeneratorService, generatorService({ generation, catalogue: registry }));
+    const { address } = await server.listen();
+    ctx.onStop('server', () => server.stop());
+    const tasks = await consumeTasks(bus, generation, {
+      // One batch on the engine, one ready, one being stored, and one more to fill gaps.
+      maxInFlight: config.batchSize * (config.batchesUnderWay + 2),
+      signal: ctx.signal,
+    });
+    ctx.onStop('tasks', () => tasks.stop(), { deadlineMs: 15_000 });
+    return { address, metrics: telemetry.metricsAddress };
+  },
+});

@@ -1,0 +1,63 @@
+import type { Bus } from '@plumb/kit/bus';
+import { jsonCodec, messageCodec } from '@plumb/kit/bus';
+import { JobSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { z } from 'zod';
+import type { JobStore } from '../domain/jobs.ts';
+import { pointsCodec } from './points-codec.ts';
+
+/** The bucket of jobs: `job.<id>`, `resume.<id>` and `points.<id>.<last step>`. */
+const bucket = 'plumb_jobs';
+/** Points of one value: the broker takes 1 MiB, a point needs about 120 bytes. */
+const pointsPerValue = 2000;
+
+/** How long a write waits for a broker that is away, in milliseconds: a step of training is worth more than a quick error. */
+const deadlineMs = 120_000;
+
+const resumePointSchema = z.strictObject({
+  step: z.int().min(0),
+  state: z.strictObject({ uri: z.string(), sha256: z.string(), mediaType: z.string(), size: z.number() }),
+  threads: z.int().min(1),
+});
+
+/** Jobs in JetStream's key-value store; writes wait for a broker that is away. */
+export async function openJobStore(bus: Bus): Promise<JobStore> {
+  const jobs = await bus.keyValue(bucket, messageCodec(JobSchema), { deadlineMs });
+  const resumePoints = await bus.keyValue(bucket, jsonCodec(resumePointSchema), { deadlineMs });
+  const points = await bus.keyValue(bucket, pointsCodec, { deadlineMs });
+  return {
+    async create(job) {
+      await jobs.create(`job.${job.id}`, job);
+    },
+    async put(job) {
+      await jobs.put(`job.${job.id}`, job);
+    },
+    async get(id) {
+      return (await jobs.get(`job.${id}`))?.value;
+    },
+    async all() {
+      return (await jobs.entries('job.*')).map(({ value }) => value);
+    },
+    async resumePoint(id) {
+      return (await resumePoints.get(`resume.${id}`))?.value;
+    },
+    async putResumePoint(id, point) {
+      await resumePoints.put(`resume.${id}`, point);
+    },
+    async points(id) {
+      const values = await points.entries(`points.${id}.*`);
+      // Values may overlap after a crash between points and checkpoint; what was written last is the same or newer.
+      const byStep = new Map(
+        values
+          .toSorted((a, b) => a.revision - b.revision)
+          .flatMap(({ value }) => value.map((point) => [point.step, point])),
+      );
+      return [...byStep.values()].toSorted((a, b) => a.step - b.step);
+    },
+    async putPoints(id, added) {
+      for (let start = 0; start < added.length; start += pointsPerValue) {
+        const part = added.slice(start, start + pointsPerValue);
+        await points.put(`points.${id}.${part.at(-1)?.step ?? 0}`, part);
+      }
+    },
+  };
+}

@@ -1,0 +1,153 @@
+import { availableParallelism } from 'node:os';
+import { decodeModel, encodeModel } from '@plumb/diffusion';
+import { dataLoss, failedPrecondition, invalidArguments, fieldPath, PlumbError } from '@plumb/kit/errors';
+import { clipBytes, decodeClip } from '@plumb/media';
+import type { Clip } from '@plumb/media';
+import { dataSetManifestSchema } from '@plumb/objective';
+import type { DataSetManifest } from '@plumb/objective';
+import type { Engine } from '@plumb/tensor-graph/engine';
+import PQueue from 'p-queue';
+import { jobManifestMediaType } from '../domain/job-manifest.ts';
+import type { TrainingPorts } from '../domain/training-run.ts';
+import { decodeState, encodeState } from './state-file.ts';
+
+/** The part of an artifact store that training needs. */
+export interface ArtifactAccess {
+  /** The bytes behind a URI, checked against their hash. */
+  get(uri: string, sha256: string): Promise<Uint8Array>;
+  put(
+    bytes: Uint8Array,
+    options: { mediaType: string },
+  ): Promise<{ uri: string; sha256: string; size: number }>;
+}
+
+const modelMediaType = 'application/vnd.plumb.video-model+safetensors';
+const stateMediaType = 'application/vnd.plumb.training-state+safetensors';
+
+/** Clips that are read and decoded at a time. */
+const readConcurrency = 8;
+/** Most bad fields of a manifest that an error names. */
+const maxViolations = 20;
+
+/** Training's inputs and outputs in the artifact store. */
+export function trainingPorts(
+  artifacts: ArtifactAccess,
+  options: {
+    readonly openEngine: (threads: number) => Promise<Engine>;
+    readonly threads: number | undefined;
+    /** Most memory for the decoded clips of a data set, in bytes. */
+    readonly maxDataSetBytes: number;
+  },
+): TrainingPorts {
+  const write = async (bytes: Uint8Array, mediaType: string) => ({
+    ...(await artifacts.put(bytes, { mediaType })),
+    mediaType,
+  });
+  return {
+    threads: options.threads ?? availableParallelism(),
+    openEngine: options.openEngine,
+    async readDataSet({ uri, sha256 }) {
+      const bytes = await named('the data set manifest', artifacts.get(uri, sha256));
+      return parseManifest(bytes, sha256);
+    },
+    async readClips(samples, signal) {
+      const size = samples.reduce(
+        (sum, { video }) =>
+          sum +
+          clipBytes({ frames: video.frameCount, height: video.height, width: video.width, fps: video.fps }),
+        0,
+      );
+      if (size > options.maxDataSetBytes) {
+        throw failedPrecondition(
+          `the ${samples.length} clips of the data set take ${size} bytes in memory, above PLUMB_MAX_DATA_SET_BYTES=${options.maxDataSetBytes}; raise it or use fewer clips`,
+          { reason: 'DATASET_UNUSABLE' },
+        );
+      }
+      const clips = new Map<string, Clip>();
+      const queue = new PQueue({ concurrency: readConcurrency });
+      // The first clip that cannot be read stops the others.
+      const failed = new AbortController();
+      const either = AbortSignal.any([signal, failed.signal]);
+      try {
+        await Promise.all(
+          samples.map(({ sampleId, video }) =>
+            queue.add(async () => {
+              either.throwIfAborted();
+              const bytes = await named(
+                `the clip of sample ${sampleId}`,
+                artifacts.get(video.uri, video.sha256),
+              );
+              const { frameCount: frames, height, width, fps } = video;
+              clips.set(
+                sampleId,
+                await named(
+                  `the clip of sample ${sampleId}`,
+                  decodeClip(bytes, { frames, height, width, fps }),
+                ),
+              );
+            }),
+          ),
+        );
+      } finally {
+        failed.abort();
+      }
+      signal.throwIfAborted();
+      return clips;
+    },
+    async readModel({ uri, sha256, version }) {
+      return decodeModel(
+        await named(`the weights of ${version}`, artifacts.get(uri, sha256)),
+        `weights of ${version}`,
+      );
+    },
+    async readState({ step, state }) {
+      return decodeState(
+        await named(`the checkpoint of step ${step}`, artifacts.get(state.uri, state.sha256)),
+      );
+    },
+    async writeState(state, threads) {
+      return { step: state.step, state: await write(encodeState(state), stateMediaType), threads };
+    },
+    writeModel: (model) => write(encodeModel(model), modelMediaType),
+    writeManifest: (bytes) => write(bytes, jobManifestMediaType),
+  };
+}
+
+/** @throws PlumbError INVALID_ARGUMENT with a violation for every bad field, DATA_LOSS when it is no JSON */
+function parseManifest(bytes: Uint8Array, sha256: string): DataSetManifest {
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+  } catch (error) {
+    throw dataLoss(`the data set manifest ${sha256} is not JSON; freeze the data set again`, {
+      cause: error,
+    });
+  }
+  const parsed = dataSetManifestSchema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw invalidArguments(
+    parsed.error.issues.slice(0, maxViolations).map(({ path, message }) => ({
+      field: `data_set.${fieldPath(path)}`,
+      description: message,
+    })),
+    { reason: 'DATASET_UNUSABLE' },
+  );
+}
+
+/** Says in a storage error what was being read. */
+async function named<T>(what: string, reading: Promise<T>): Promise<T> {
+  try {
+    return await reading;
+  } catch (thrown) {
+    const error = PlumbError.from(thrown);
+    const { code, reason, message, metadata, retryAfterMs } = error;
+    throw new PlumbError({
+      code,
+      reason,
+      message: `${what}: ${message}`,
+      metadata,
+      retryAfterMs,
+      cause: thrown,
+    });
+  }
+}

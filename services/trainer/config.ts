@@ -1,0 +1,28 @@
+import { serviceSettings } from '@plumb/kit/config';
+import { z } from 'zod';
+
+/** Settings of the trainer, from the environment (PLUMB_*). */
+export const trainerSettings = z.object({
+  ...serviceSettings,
+  artifacts: z.string().min(1).describe('the folder of the artifact store, for example .plumb/artifacts'),
+  /** Where training runs: a process survives a native crash and an out-of-memory kill of the runtime. */
+  engineForm: z.enum(['process', 'worker']).default('process').describe('process or worker'),
+  /** Threads of the engine; unset is one for each core. A job that is resumed ends bit for bit the same only with the same number. */
+  intraOpThreads: z.coerce.number().int().min(1).max(1024).optional().describe('a number of threads'),
+  /** Steps between checkpoints of a job that does not say. */
+  checkpointEverySteps: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .default(50)
+    .describe('a number of steps, for example 50'),
+  /** Most memory for the decoded clips of a data set, in bytes; a larger one is refused. */
+  maxDataSetBytes: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .default(8 * 2 ** 30)
+    .describe('a number of bytes'),
+});
+
+export type TrainerSettings = z.infer<typeof trainerSettings>;

@@ -1,0 +1,93 @@
+import { clipSize, clipToModel, tokenise } from '@plumb/diffusion';
+import type { TrainingExample, VideoModelConfig } from '@plumb/diffusion';
+import { dataLoss } from '@plumb/kit/errors';
+import type { Clip } from '@plumb/media';
+import { mismatchPrompts, planBatches } from '@plumb/objective';
+import type { TrainingItem, TrainingSet } from '@plumb/objective';
+
+/** One batch as the training step takes it. */
+export interface ExampleBatch {
+  readonly examples: readonly TrainingExample[];
+  /** Standard deviation of the weights of the items drawn; undefined where items have no weights. */
+  readonly weightSpread: number | undefined;
+}
+
+/** Examples of every step of a job; `batch(k)` follows from k alone. */
+export interface ExampleSource {
+  /** @param step from 0 */
+  batch(step: number): ExampleBatch;
+}
+
+/**
+ * Draws batches from a training set.
+ * @param clips by sample id, for every sample that the set uses; kept as bytes, a quarter of the memory of model values
+ * @param captions by prompt id
+ * @throws PlumbError INVALID_ARGUMENT (PROMPT_UNKNOWN_WORD) naming a word that the model does not know
+ */
+export function exampleSource(options: {
+  readonly config: VideoModelConfig;
+  readonly set: TrainingSet;
+  readonly clips: ReadonlyMap<string, Clip>;
+  readonly captions: ReadonlyMap<string, string>;
+  readonly batchSize: number;
+  readonly seed: number;
+}): ExampleSource {
+  const { config, set, clips, captions, batchSize, seed } = options;
+  const { settings } = set;
+  const plan = planBatches(set.items, {
+    seed,
+    batchSize,
+    balance: settings.balance,
+    weighting: 'weighting' in settings ? settings.weighting : 'resample',
+  });
+  const tokens = new Map<string, Int32Array>();
+  for (const { promptId } of set.items) {
+    const caption = captions.get(promptId);
+    if (caption === undefined) throw dataLoss(`the data set has no text for prompt ${promptId}`);
+    if (!tokens.has(promptId)) tokens.set(promptId, tokenise(config, caption));
+  }
+  const tokensOf = (promptId: string): Int32Array =>
+    tokens.get(promptId) ?? new Int32Array(config.caption.maxWords);
+  const clipOf = (sampleId: string): Float32Array => {
+    const clip = clips.get(sampleId);
+    if (clip === undefined) throw dataLoss(`the clip of sample ${sampleId} was not loaded`);
+    const values = new Float32Array(clipSize(config));
+    clipToModel(config, clip, values);
+    return values;
+  };
+  const exampleOf = (item: TrainingItem, weight: number): TrainingExample => {
+    const shared = { tokens: tokensOf(item.promptId), weight };
+    switch (item.kind) {
+      case 'weighted-sample':
+        return { ...shared, clip: clipOf(item.sampleId) };
+      case 'pair':
+        return { ...shared, clip: clipOf(item.chosenId), rejected: clipOf(item.rejectedId) };
+      case 'labelled-sample':
+        return { ...shared, clip: clipOf(item.sampleId), accepted: item.accepted };
+      default:
+        throw new TypeError(`no item is a ${String(item satisfies never)}`);
+    }
+  };
+  const mismatched = settings.algorithm === 'kto' && settings.klEstimate === 'mismatched';
+  return {
+    batch(step) {
+      const { indices, lossWeights } = plan.batch(step);
+      const drawn = Array.from(indices, (index) => set.items[index]).filter((item) => item !== undefined);
+      const prompts = drawn.map(({ promptId }) => promptId);
+      const others = mismatched ? mismatchPrompts(prompts) : undefined;
+      return {
+        examples: drawn.map((item, place) => ({
+          ...exampleOf(item, lossWeights[place] ?? 1),
+          ...(others === undefined ? {} : { mismatchedTokens: tokensOf(prompts[others[place] ?? 0] ?? '') }),
+        })),
+        weightSpread:
+          drawn[0]?.kind === 'weighted-sample' ? spread(drawn.map(({ weight }) => weight)) : undefined,
+      };
+    },
+  };
+}
+
+function spread(values: readonly number[]): number {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length);
+}

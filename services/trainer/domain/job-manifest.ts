@@ -1,0 +1,50 @@
+import { trainingSetHash } from '@plumb/objective';
+import type { TrainingSet } from '@plumb/objective';
+import canonicalize from 'canonicalize';
+import type { JobPlan } from './job-spec.ts';
+
+/** Media type of the manifest's artifact. */
+export const jobManifestMediaType = 'application/vnd.plumb.training-job+json';
+
+/**
+ * Everything from which a job can be repeated, and what came out of it. It holds no times and no id: the same job run
+ * twice on one machine gives the same bytes.
+ * @returns canonical JSON (RFC 8785) in UTF-8
+ */
+export function jobManifest(options: {
+  readonly plan: JobPlan;
+  readonly set: TrainingSet;
+  /** Threads of the engine; the order of sums, and so the last bits, depend on it. */
+  readonly threads: number;
+  /** SHA-256 of the trained weights. */
+  readonly result: string;
+  readonly parameterCount: number;
+}): Uint8Array {
+  const { plan, set, threads, result, parameterCount } = options;
+  const { statistics } = set;
+  const text = canonicalize({
+    kind: 'plumb.training-job',
+    version: 1,
+    dataSet: { sha256: plan.dataSet.sha256, trainingSetHash: trainingSetHash(set), reward: plan.reward },
+    base: { version: plan.base.version, sha256: plan.base.sha256 },
+    reference: { version: plan.reference.version, sha256: plan.reference.sha256 },
+    objective: plan.objective,
+    optimisation: plan.optimisation,
+    maxAnchorDistance: plan.maxAnchorDistance ?? null,
+    seed: plan.seed.toString(),
+    threads,
+    counts: {
+      samples: statistics.samples,
+      scored: statistics.scored,
+      items: set.items.length,
+      excluded: set.exclusions.length,
+      uninformativePromptRatio: statistics.uninformativePromptRatio,
+      effectiveSampleSize: statistics.effectiveSampleSize,
+      steps: plan.optimisation.steps,
+      parameters: parameterCount,
+    },
+    exclusions: set.exclusions,
+    result: { sha256: result },
+  });
+  return new TextEncoder().encode(text);
+}

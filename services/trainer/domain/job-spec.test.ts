@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { create } from '@bufbuild/protobuf';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { PlumbError } from '@plumb/kit/errors';
+import { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import {
+  JobSpecSchema,
+  ObjectiveSchema,
+  OptimisationSchema,
+} from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { JobSpec } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { firstDifference, planJob } from './job-spec.ts';
+
+const hash = 'ab'.repeat(32);
+const model = {
+  version: `toybox@${hash.slice(0, 12)}`,
+  model: 'toybox',
+  weights: { uri: `artifact:sha256/${hash}`, sha256: hash },
+};
+
+function spec(fields: {
+  base?: MessageInitShape<typeof ModelVersionSchema>;
+  objective?: MessageInitShape<typeof ObjectiveSchema>;
+  optimisation?: MessageInitShape<typeof OptimisationSchema>;
+  seed?: bigint;
+}): JobSpec {
+  return create(JobSpecSchema, {
+    dataSet: { uri: `artifact:sha256/${hash}`, sha256: hash },
+    base: create(ModelVersionSchema, fields.base ?? model),
+    objective: create(ObjectiveSchema, fields.objective ?? { algorithm: 'rwr', reward: 'aif' }),
+    optimisation: create(
+      OptimisationSchema,
+      fields.optimisation ?? { steps: 10, batchSize: 4, learningRate: 1e-4 },
+    ),
+    seed: fields.seed ?? 2n ** 64n - 1n,
+  });
+}
+
+const defaults = { checkpointEverySteps: 50 };
+const fieldsOf = (made: ReturnType<typeof spec>): string[] => {
+  try {
+    planJob(made, defaults);
+  } catch (error) {
+    assert.ok(error instanceof PlumbError && error.code === 'INVALID_ARGUMENT');
+    return (error.fieldViolations ?? []).map(({ field }) => field);
+  }
+  return [];
+};
+
+test('a short spec is complete: the rest has defaults', () => {
+  const plan = planJob(spec({}), defaults);
+  assert.equal(plan.objective.algorithm, 'rwr');
+  assert.equal(plan.reference.sha256, plan.base.sha256);
+  assert.equal(plan.checkpointEverySteps, 50);
+  assert.equal(plan.maxAnchorDistance, undefined);
+  assert.equal(plan.optimisation.clipNorm, 1);
+  assert.equal(plan.seed, 2n ** 64n - 1n);
+});
+
+test('each algorithm takes its own settings from the shared fields', () => {
+  const rwr = planJob(
+    spec({
+      objective: {
+        algorithm: 'rwr',
+        reward: 'aif',
+        temperature: 0.5,
+        weightTransform: 'shaped',
+        eta: 2,
+        gamma: 0.25,
+        maxWeight: 4,
+      },
+    }),
+    defaults,
+  ).objective;
+  assert.ok(
+    rwr.algorithm === 'rwr' && rwr.temperature === 0.5 && rwr.transform === 'shaped' && rwr.maxWeight === 4,
+  );
+  assert.deepEqual([rwr.shaping.eta, rwr.shaping.gamma], [2, 0.25]);
+  const dpo = planJob(
+    spec({
+      objective: { algorithm: 'dpo', reward: 'aif', temperature: 100, minMargin: 0.5, maxPairsPerPrompt: 3 },
+    }),
+    defaults,
+  ).objective;
+  assert.ok(
+    dpo.algorithm === 'dpo' && dpo.beta === 100 && dpo.pairs === 'margin' && dpo.maxPairsPerPrompt === 3,
+  );
+});
+
+test('every bad field is named, under the name that the proto has', () => {
+  assert.deepEqual(fieldsOf(create(JobSpecSchema)), [
+    'spec.data_set',
+    'spec.base',
+    'spec.objective.reward',
+    'spec.objective.algorithm',
+    'spec.optimisation',
+  ]);
+  assert.deepEqual(fieldsOf(spec({ optimisation: { steps: 0, batchSize: -4, learningRate: 1e-4 } })), [
+    'spec.optimisation.steps',
+    'spec.optimisation.batch_size',
+    'spec.optimisation.warmup_steps',
+  ]);
+  assert.deepEqual(fieldsOf(spec({ base: { ...model, version: 'toybox@000000000000' } })), [
+    'spec.base.version',
+  ]);
+  assert.deepEqual(
+    fieldsOf(spec({ objective: { algorithm: 'sft', reward: 'aif', weightTransform: 'exp' } })),
+    ['spec.objective.weight_transform'],
+  );
+  assert.deepEqual(fieldsOf(spec({ objective: { algorithm: 'kto', reward: 'aif', klAnchor: 1 } })), [
+    'spec.objective.kl_anchor',
+  ]);
+  assert.deepEqual(fieldsOf(spec({ objective: { algorithm: 'rwr', reward: 'aif', temperature: -1 } })), [
+    'spec.objective.temperature',
+  ]);
+});
+
+test('a limit on a distance that is not measured is refused', () => {
+  const optimisation = { steps: 10, batchSize: 4, learningRate: 1e-4, maxAnchorDistance: 0.1 };
+  assert.deepEqual(fieldsOf(spec({ optimisation })), ['spec.optimisation.max_anchor_distance']);
+  assert.deepEqual(fieldsOf(spec({ optimisation, objective: { algorithm: 'dpo', reward: 'aif' } })), []);
+});
+
+test('the first difference of two specs is named with both values', () => {
+  assert.equal(firstDifference(spec({}), spec({})), undefined);
+  assert.deepEqual(firstDifference(spec({}), spec({ seed: 5n })), {
+    field: 'spec.seed',
+    before: '"18446744073709551615"',
+    after: '"5"',
+  });
+  assert.equal(
+    firstDifference(spec({}), spec({ optimisation: { steps: 11, batchSize: 4, learningRate: 1e-4 } }))?.field,
+    'spec.optimisation.steps',
+  );
+});

@@ -1,0 +1,332 @@
+import { toJson } from '@bufbuild/protobuf';
+import type { JsonValue } from '@bufbuild/protobuf';
+import { parseOptimisationSettings } from '@plumb/diffusion';
+import type { OptimisationSettings } from '@plumb/diffusion';
+import { invalidArguments, PlumbError } from '@plumb/kit/errors';
+import type { FieldViolation } from '@plumb/kit/errors';
+import { algorithms, parseObjectiveSettings } from '@plumb/objective';
+import type { AlgorithmName, ObjectiveSettings } from '@plumb/objective';
+import type { Artifact } from '@plumb/proto/plumb/media/v1/video_pb.js';
+import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { JobSpecSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type {
+  JobSpec,
+  Objective,
+  Optimisation,
+  TimestepDistribution,
+} from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+
+/** Bytes by address and hash. */
+export interface ArtifactReference {
+  readonly uri: string;
+  /** Lower-case hexadecimal SHA-256. */
+  readonly sha256: string;
+}
+
+/** Weights with the version that they are known by. */
+export interface ModelReference extends ArtifactReference {
+  readonly version: string;
+}
+
+/** A job's spec, checked and with every default written out. */
+export interface JobPlan {
+  readonly dataSet: ArtifactReference;
+  readonly base: ModelReference;
+  readonly reference: ModelReference;
+  /** Name of the reward that is trained on. */
+  readonly reward: string;
+  readonly objective: ObjectiveSettings;
+  readonly optimisation: OptimisationSettings;
+  readonly checkpointEverySteps: number;
+  /** Undefined is no limit. */
+  readonly maxAnchorDistance: number | undefined;
+  /** uint64; of batches, times, noise and dropped captions. */
+  readonly seed: bigint;
+}
+
+const sha256Pattern = /^[0-9a-f]{64}$/;
+
+/** Weight transforms that each algorithm takes, its default first. */
+const transforms: Readonly<Record<AlgorithmName, readonly string[]>> = {
+  sft: ['identity'],
+  'filtered-sft': ['threshold'],
+  rwr: ['exp', 'shaped'],
+  dpo: [],
+  kto: [],
+};
+
+/**
+ * Checks a spec and fills in what it leaves to defaults.
+ * @param defaults steps between checkpoints where the spec says 0
+ * @throws PlumbError INVALID_ARGUMENT with one violation for every bad field
+ */
+export function planJob(spec: JobSpec, defaults: { readonly checkpointEverySteps: number }): JobPlan {
+  const violations: FieldViolation[] = [];
+  const dataSet = artifactOf(spec.dataSet, 'spec.data_set', violations);
+  const base = modelOf(spec.base, 'spec.base', violations);
+  const reference =
+    spec.reference === undefined ? base : modelOf(spec.reference, 'spec.reference', violations);
+  const reward = spec.objective?.reward ?? '';
+  if (reward === '')
+    violations.push({
+      field: 'spec.objective.reward',
+      description: 'is missing; name the reward to train on',
+    });
+  const objective = collect(violations, () => objectiveOf(spec.objective));
+  const optimisation = collect(violations, () => optimisationOf(spec.optimisation));
+  const { checkpointEverySteps = 0, maxAnchorDistance = 0 } = spec.optimisation ?? {};
+  if (checkpointEverySteps < 0) {
+    violations.push({
+      field: 'spec.optimisation.checkpoint_every_steps',
+      description: `is ${checkpointEverySteps}; use 1 or more, or 0 for ${defaults.checkpointEverySteps}`,
+    });
+  }
+  if (!(maxAnchorDistance >= 0 && maxAnchorDistance < Infinity)) {
+    violations.push({
+      field: 'spec.optimisation.max_anchor_distance',
+      description: `is ${maxAnchorDistance}; use 0 for no limit, or a number above`,
+    });
+  } else if (maxAnchorDistance > 0 && objective !== undefined && !measuresAnchor(objective)) {
+    violations.push({
+      field: 'spec.optimisation.max_anchor_distance',
+      description: `is ${maxAnchorDistance}, but ${objective.algorithm} without kl_anchor does not run the reference, so the distance is not measured; set kl_anchor above 0, or this to 0`,
+    });
+  }
+  if (
+    violations.length > 0 ||
+    dataSet === undefined ||
+    base === undefined ||
+    reference === undefined ||
+    objective === undefined ||
+    optimisation === undefined
+  ) {
+    throw invalidArguments(violations);
+  }
+  return {
+    dataSet,
+    base,
+    reference,
+    reward,
+    objective,
+    optimisation,
+    checkpointEverySteps: checkpointEverySteps || defaults.checkpointEverySteps,
+    maxAnchorDistance: maxAnchorDistance === 0 ? undefined : maxAnchorDistance,
+    seed: spec.seed,
+  };
+}
+
+function measuresAnchor(objective: ObjectiveSettings): boolean {
+  return 'klAnchor' in objective ? objective.klAnchor > 0 : true;
+}
+
+function artifactOf(
+  artifact: Artifact | undefined,
+  field: string,
+  violations: FieldViolation[],
+): ArtifactReference | undefined {
+  if (artifact === undefined || artifact.uri === '') {
+    violations.push({ field, description: 'is missing; give its uri and sha256' });
+    return undefined;
+  }
+  if (!sha256Pattern.test(artifact.sha256)) {
+    violations.push({ field: `${field}.sha256`, description: 'must be 64 lower-case hexadecimal digits' });
+    return undefined;
+  }
+  return { uri: artifact.uri, sha256: artifact.sha256 };
+}
+
+function modelOf(
+  model: ModelVersion | undefined,
+  field: string,
+  violations: FieldViolation[],
+): ModelReference | undefined {
+  if (model === undefined) {
+    violations.push({ field, description: 'is missing; name the model version' });
+    return undefined;
+  }
+  const weights = artifactOf(model.weights, `${field}.weights`, violations);
+  if (weights === undefined) return undefined;
+  if (!model.version.endsWith(`@${weights.sha256.slice(0, 12)}`)) {
+    violations.push({
+      field: `${field}.version`,
+      description: `'${model.version}' is not the version of weights ${weights.sha256.slice(0, 12)}; it ends in @ and the first 12 digits of their hash`,
+    });
+    return undefined;
+  }
+  return { ...weights, version: model.version };
+}
+
+/** Runs a parser and keeps its violations, under the names that the proto has. */
+function collect<T>(violations: FieldViolation[], parse: () => T): T | undefined {
+  try {
+    return parse();
+  } catch (thrown) {
+    const error = PlumbError.from(thrown);
+    if (error.fieldViolations === undefined) throw thrown;
+    for (const { field, description } of error.fieldViolations) {
+      violations.push({ field: `spec.${protoField(field)}`, description });
+    }
+    return undefined;
+  }
+}
+
+const renamed: Readonly<Record<string, string>> = {
+  'objective.transform': 'objective.weight_transform',
+  'objective.beta': 'objective.temperature',
+  'objective.accept_threshold': 'objective.threshold',
+  'objective.shaping.eta': 'objective.eta',
+  'objective.shaping.gamma': 'objective.gamma',
+};
+
+function protoField(field: string): string {
+  const snake = field.replaceAll(/([a-z0-9])([A-Z])/g, '$1_$2').toLowerCase();
+  return renamed[snake] ?? snake;
+}
+
+function isAlgorithm(name: string): name is AlgorithmName {
+  return Object.hasOwn(algorithms, name);
+}
+
+/** The objective's settings; 0 and the empty string are what a proto has when a field is not set, and take the default. */
+function objectiveOf(objective: Objective | undefined): ObjectiveSettings {
+  const algorithm = objective?.algorithm ?? '';
+  if (objective === undefined || !isAlgorithm(algorithm)) {
+    throw invalidArguments([
+      {
+        field: 'objective.algorithm',
+        description: `'${algorithm}' is unknown; use one of ${Object.keys(algorithms).join(', ')}`,
+      },
+    ]);
+  }
+  const violations: FieldViolation[] = [];
+  const allowed = transforms[algorithm];
+  const transform = objective.weightTransform;
+  if (transform !== '' && !allowed.includes(transform)) {
+    violations.push({
+      field: 'objective.weightTransform',
+      description:
+        allowed.length === 0
+          ? `'${transform}' does not apply to ${algorithm}, which has margins and no weights; leave it out`
+          : `'${transform}' does not apply to ${algorithm}; use ${allowed.join(' or ')}, or leave it out`,
+    });
+  }
+  const forward = algorithms[algorithm].projection === 'forward-em';
+  const inapplicable = (field: string, set: boolean, to: string): void => {
+    if (set)
+      violations.push({
+        field: `objective.${field}`,
+        description: `does not apply to ${algorithm}, only to ${to}; leave it out`,
+      });
+  };
+  const forwardOnly = 'sft, filtered-sft and rwr';
+  inapplicable('klAnchor', !forward && objective.klAnchor !== 0, forwardOnly);
+  inapplicable('maxWeight', !forward && objective.maxWeight !== 0, forwardOnly);
+  inapplicable('normalisation', !forward && objective.normalisation !== '', forwardOnly);
+  inapplicable('maxPairsPerPrompt', algorithm !== 'dpo' && objective.maxPairsPerPrompt !== 0, 'dpo');
+  inapplicable('minMargin', algorithm !== 'dpo' && objective.minMargin !== 0, 'dpo');
+  inapplicable(
+    'temperature',
+    (algorithm === 'sft' || algorithm === 'filtered-sft') && objective.temperature !== 0,
+    'rwr, dpo and kto',
+  );
+  if (objective.sftAnchor !== 0 && forward) inapplicable('sftAnchor', true, 'dpo and kto');
+  if (violations.length > 0) throw invalidArguments(violations);
+  const strength =
+    objective.temperature === 0
+      ? {}
+      : { [algorithm === 'rwr' ? 'temperature' : 'beta']: objective.temperature };
+  return parseObjectiveSettings({
+    algorithm,
+    shaping: { ...(objective.eta === 0 ? {} : { eta: objective.eta }), gamma: objective.gamma },
+    ...(objective.threshold === 0 ? {} : { acceptThreshold: objective.threshold }),
+    ...(objective.balance === '' ? {} : { balance: objective.balance }),
+    ...(objective.normalisation === '' ? {} : { normalisation: objective.normalisation }),
+    ...(objective.maxWeight === 0 ? {} : { maxWeight: objective.maxWeight }),
+    ...(objective.klAnchor === 0 ? {} : { klAnchor: objective.klAnchor }),
+    ...(objective.sftAnchor === 0 ? {} : { sftAnchor: objective.sftAnchor }),
+    ...(algorithm === 'rwr' && transform !== '' ? { transform } : {}),
+    ...(objective.maxPairsPerPrompt === 0 ? {} : { maxPairsPerPrompt: objective.maxPairsPerPrompt }),
+    // A smallest margin asks for the pairing that knows margins.
+    ...(objective.minMargin === 0 ? {} : { minMargin: objective.minMargin, pairs: 'margin' }),
+    ...strength,
+  });
+}
+
+function optimisationOf(optimisation: Optimisation | undefined): OptimisationSettings {
+  if (optimisation === undefined) {
+    throw invalidArguments([
+      { field: 'optimisation', description: 'is missing; give steps, batch_size and learning_rate' },
+    ]);
+  }
+  const {
+    steps,
+    batchSize,
+    learningRate,
+    weightDecay,
+    warmupSteps,
+    schedule,
+    clipNorm,
+    emaDecay,
+    captionDropout,
+  } = optimisation;
+  return parseOptimisationSettings({
+    steps,
+    batchSize,
+    learningRate,
+    weightDecay,
+    warmupSteps,
+    ...(schedule === '' ? {} : { schedule }),
+    ...(clipNorm === 0 ? {} : { clipNorm }),
+    emaDecay,
+    captionDropout,
+    ...(optimisation.timesteps === undefined ? {} : { timesteps: timestepsOf(optimisation.timesteps) }),
+  });
+}
+
+function timestepsOf({ kind, mean, std, low, high }: TimestepDistribution): unknown {
+  switch (kind) {
+    case 'logit-normal':
+      return { kind, mean, std };
+    case 'window':
+      return { kind, low, high };
+    case 'uniform':
+      // Bounds other than the whole interval make a window of it.
+      return (low === 0 && high === 0) || (low === 0 && high === 1)
+        ? { kind }
+        : { kind: 'window', low, high };
+    default:
+      return { kind };
+  }
+}
+
+/** Where two specs differ first: the field's path with both values; undefined when they are equal. */
+export function firstDifference(
+  before: JobSpec,
+  after: JobSpec,
+): { readonly field: string; readonly before: string; readonly after: string } | undefined {
+  const options = { useProtoFieldName: true };
+  return differenceOf(toJson(JobSpecSchema, before, options), toJson(JobSpecSchema, after, options), 'spec');
+}
+
+type Difference = { readonly field: string; readonly before: string; readonly after: string };
+
+function differenceOf(
+  before: JsonValue | undefined,
+  after: JsonValue | undefined,
+  field: string,
+): Difference | undefined {
+  if (isRecord(before) && isRecord(after)) {
+    for (const key of new Set([...Object.keys(before), ...Object.keys(after)])) {
+      const found = differenceOf(before[key], after[key], `${field}.${key}`);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+  // What is left are scalars, and arrays, of which a spec has only short ones of scalars.
+  const [one, other] = [JSON.stringify(before), JSON.stringify(after)];
+  return one === other ? undefined : { field, before: one ?? 'nothing', after: other ?? 'nothing' };
+}
+
+function isRecord(value: JsonValue | undefined): value is { [key: string]: JsonValue } {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

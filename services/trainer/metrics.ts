@@ -1,0 +1,34 @@
+import { meter } from '@plumb/kit/telemetry';
+import type { TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+
+/** Records every training step as metrics. */
+export function stepMetrics(): (point: TrainingProgress) => void {
+  const instruments = meter('plumb-trainer');
+  const duration = instruments.createHistogram('plumb.trainer.step.duration', {
+    description: 'Time of one optimiser step',
+    unit: 's',
+    advice: { explicitBucketBoundaries: [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60] },
+  });
+  const steps = instruments.createCounter('plumb.trainer.steps', {
+    description: 'Optimiser steps',
+    unit: '{step}',
+  });
+  const loss = instruments.createGauge('plumb.trainer.loss', { description: 'Loss of the last step' });
+  const gradientNorm = instruments.createGauge('plumb.trainer.gradient_norm', {
+    description: 'Global norm of the last gradient, before clipping',
+  });
+  const anchorDistance = instruments.createGauge('plumb.trainer.anchor_distance', {
+    description: 'Mean squared distance between the predictions of policy and reference',
+  });
+  const samplesPerSecond = instruments.createGauge('plumb.trainer.samples_per_second', {
+    unit: '{sample}/s',
+  });
+  return (point) => {
+    duration.record(point.stepSeconds);
+    steps.add(1);
+    loss.record(point.loss);
+    gradientNorm.record(point.gradientNorm);
+    samplesPerSecond.record(point.samplesPerSecond);
+    if (point.anchorDistance !== undefined) anchorDistance.record(point.anchorDistance);
+  };
+}

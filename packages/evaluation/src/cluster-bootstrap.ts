@@ -105,32 +105,35 @@ function resample(
   const overall = blank();
   const overallCounts = new Float64Array(resamples);
   const perStratum = strata.map((members) => {
-    const columns = blank();
     const size = members.length;
-    const sums = Array.from({ length: width }, (_, column) =>
-      Float64Array.from(members, (member) => member.sums[column] ?? 0),
-    );
+    const columns = blank();
     const counts = Float64Array.from(members, ({ count }) => count);
-    const picks = new Uint32Array(size);
+    // Every resample's picks are drawn once, so that columns share them and are compared on equal prompts.
+    const picks = new Uint32Array(resamples * size);
+    const resampledCounts = new Float64Array(resamples);
     for (let r = 0; r < resamples; r++) {
       let count = 0;
-      for (let k = 0; k < size; k++) {
+      for (let k = r * size; k < (r + 1) * size; k++) {
         // The upper bits of a 32-bit draw times the size: unbiased to one part in 2^32 / size.
         const pick = Math.floor(((random.next() >>> 0) * size) / 2 ** 32);
         picks[k] = pick;
         count += counts[pick] ?? 0;
       }
+      resampledCounts[r] = count;
       overallCounts[r] = (overallCounts[r] ?? 0) + count;
-      for (const [column, values] of columns.entries()) {
-        const source = sums[column] ?? counts;
+    }
+    for (let column = 0; column < width; column++) {
+      const values = columns[column] ?? counts;
+      const all = overall[column] ?? counts;
+      const sums = Float64Array.from(members, (member) => member.sums[column] ?? 0);
+      for (let r = 0; r < resamples; r++) {
         let total = 0;
-        for (let k = 0; k < size; k++) total += source[picks[k] ?? 0] ?? 0;
-        values[r] = total / count;
-        const all = overall[column] ?? values;
+        for (let k = r * size; k < (r + 1) * size; k++) total += sums[picks[k] ?? 0] ?? 0;
+        values[r] = total / (resampledCounts[r] ?? 1);
         all[r] = (all[r] ?? 0) + total;
       }
+      values.sort();
     }
-    for (const values of columns) values.sort();
     return columns;
   });
   for (const values of overall) {

@@ -159,20 +159,20 @@ function checkRule(rule: GateRule, evidence: GateEvidence): GateCheck[] {
         ),
       );
     }
-    default: {
-      const { overOptimisation } = evidence;
-      if (overOptimisation === undefined) {
-        throw failedPrecondition(
-          'gate: rule no-over-optimisation has nothing to look at; pass overOptimisation or drop the rule',
-        );
-      }
-      const { detected, findings } = overOptimisation;
-      const sentence = detected
-        ? findings.map((finding) => finding.sentence).join(' ')
-        : 'The held-out judge and the guards did not fall while the trained-on reward rose.';
-      return [{ rule: rule.rule, passed: !detected, sentence }];
-    }
+    case 'no-over-optimisation':
+      break;
   }
+  const { overOptimisation } = evidence;
+  if (overOptimisation === undefined) {
+    throw failedPrecondition(
+      'gate: rule no-over-optimisation has nothing to look at; pass overOptimisation or drop the rule',
+    );
+  }
+  const { detected, findings } = overOptimisation;
+  const sentence = detected
+    ? findings.map((finding) => finding.sentence).join(' ')
+    : 'The held-out judge and the guards did not fall while the trained-on reward rose.';
+  return [{ rule: rule.rule, passed: !detected, sentence }];
 }
 
 function signalOf(signal: string, { signals }: GateEvidence): PairedDifference {

@@ -1,32 +1,26 @@
 import type { Graph } from '@plumb/tensor-graph';
 import { toOnnx } from '@plumb/tensor-graph';
-import * as ort from 'onnxruntime-node';
+import { openInThread } from '@plumb/tensor-graph/engine';
 
 /** For tests: loads a float32 graph once and evaluates its outputs on plain arrays. */
 export async function compile(
   graph: Graph,
 ): Promise<(feeds: Record<string, readonly number[]>) => Promise<Record<string, number[]>>> {
-  const session = await ort.InferenceSession.create(toOnnx(graph), {
-    intraOpNumThreads: 1,
-    logSeverityLevel: 3,
-  });
-  const shapes = new Map(
-    graph.inputs.map((tensor) => [
-      tensor.source.kind === 'input' ? tensor.source.name : '',
-      [...tensor.shape],
-    ]),
+  const engine = openInThread({ intraOpThreads: 1 });
+  await engine.load('graph', toOnnx(graph));
+  const inputs = graph.inputs.flatMap(({ source, shape }) =>
+    source.kind === 'input' ? [{ name: source.name, shape }] : [],
   );
   return async (feeds) => {
-    const values = await session.run(
-      Object.fromEntries(
-        session.inputNames.map((name) => [
-          name,
-          new ort.Tensor('float32', Float32Array.from(feeds[name] ?? []), shapes.get(name) ?? []),
-        ]),
-      ),
-    );
+    const tensors = inputs.flatMap(({ name, shape }) => {
+      const data = feeds[name];
+      return data === undefined
+        ? []
+        : [[name, { dtype: 'float32' as const, shape, data: Float32Array.from(data) }] as const];
+    });
+    const values = await engine.run('graph', Object.fromEntries(tensors));
     return Object.fromEntries(
-      Object.entries(values).map(([name, tensor]) => [name, Array.from(tensor.data, Number)]),
+      Object.entries(values).map(([name, { data }]) => [name, Array.from(data as ArrayLike<number>, Number)]),
     );
   };
 }

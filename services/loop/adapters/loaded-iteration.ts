@@ -115,15 +115,9 @@ export function snapshotOf(
 }
 
 function jobSnapshot(loaded: LoadedIteration['job']): JobSnapshot {
-  switch (loaded?.row.state) {
-    case undefined:
-    case 'abandoned':
-      return { state: 'absent' };
-    case 'failed':
-      return { state: 'failed', error: jobError(loaded.job) };
-    default:
-      return { state: loaded.row.state };
-  }
+  if (loaded === undefined || loaded.row.state === 'abandoned') return { state: 'absent' };
+  const { state } = loaded.row;
+  return state === 'failed' ? { state, error: jobError(loaded.job) } : { state };
 }
 
 /** Why a job has failed. */

@@ -2,6 +2,7 @@ import { create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { ReportSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { IterationReportSchema, Report } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Comparison, Estimate, PairedDifference } from '@plumb/evaluation';
 import { parseEvaluation } from '../domain/evaluation.ts';
 import { parseRules } from '../domain/gate.ts';
 import { listProgress } from './ledger/iterations.ts';
@@ -43,16 +44,35 @@ async function iterationReport(
     ...(found === undefined
       ? {}
       : {
-          before: found.before,
-          after: found.after,
-          difference: found.difference,
-          checksBefore: found.checksBefore,
-          checksAfter: found.checksAfter,
-          trainingAcceptance: found.trainingAcceptance,
+          before: byCategory(found.verdict, ({ before }) => rateOf(before)),
+          after: byCategory(found.verdict, ({ after }) => rateOf(after)),
+          difference: byCategory(found.verdict, ({ difference }) => differenceOf(difference)),
+          checksBefore: mapValues(found.guards, ({ before }) => rateOf(before)),
+          checksAfter: mapValues(found.guards, ({ after }) => rateOf(after)),
+          trainingAcceptance:
+            found.training === undefined
+              ? {}
+              : { overall: rateOf(found.training.overall), ...mapValues(found.training.perCategory, rateOf) },
         }),
     ...(evaluation === undefined ? {} : { manifest: artifactFromText(evaluation.manifest) }),
     ...(decision === undefined
       ? {}
       : { decision: { promoted: decision.promoted, rules: parseRules(decision.rules) } }),
   };
+}
+
+function byCategory<Value>(paired: PairedDifference, pick: (comparison: Comparison) => Value): Record<string, Value> {
+  return { overall: pick(paired), ...mapValues(paired.perCategory, pick) };
+}
+
+function mapValues<From, To>(record: Readonly<Record<string, From>>, map: (value: From) => To): Record<string, To> {
+  return Object.fromEntries(Object.entries(record).map(([key, value]) => [key, map(value)]));
+}
+
+function rateOf({ value, lower, upper, samples }: Estimate) {
+  return { rate: value, low: lower, high: upper, samples };
+}
+
+function differenceOf({ value, lower, upper, samples }: Estimate) {
+  return { mean: value, low: lower, high: upper, pairs: samples };
 }

@@ -1,5 +1,5 @@
 import { acceptance, pairedDifference, pairOutcomes } from '@plumb/evaluation';
-import type { Estimate, PairedOutcome } from '@plumb/evaluation';
+import type { BootstrapOptions, Comparison, PairedDifference } from '@plumb/evaluation';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { z } from 'zod';
@@ -11,37 +11,46 @@ import type { SampleRecord } from './sample-record.ts';
 /** Media type of the evaluation manifest's artifact. */
 export const evaluationMediaType = 'application/vnd.plumb.evaluation+json';
 
-/** A share with its 95% interval, which respects the grouping by prompt. */
-const rateSchema = z.strictObject({ rate: z.number(), low: z.number(), high: z.number(), samples: z.int() });
-/** A paired difference, after minus before, with its 95% interval. */
-const differenceSchema = z.strictObject({ mean: z.number(), low: z.number(), high: z.number(), pairs: z.int() });
-
-const rates = z.record(z.string(), rateSchema);
-const differences = z.record(z.string(), differenceSchema);
+const estimateSchema = z.strictObject({
+  value: z.number(),
+  lower: z.number(),
+  upper: z.number(),
+  level: z.number(),
+  method: z.enum(['cluster-bootstrap', 'wilson']),
+  clusters: z.int(),
+  samples: z.int(),
+});
+const comparisonSchema = z.strictObject({
+  before: estimateSchema,
+  after: estimateSchema,
+  difference: estimateSchema,
+  winRate: estimateSchema,
+  pValue: z.number(),
+});
+const pairedSchema = comparisonSchema.extend({
+  perCategory: z.record(z.string(), comparisonSchema.extend({ adjustedPValue: z.number() })),
+  correction: z.literal('holm'),
+});
 
 const evaluationSchema = z.strictObject({
-  /** Keyed by category id and `overall`. Over the pairs, so that after minus before is the difference. */
-  before: rates,
-  after: rates,
-  difference: differences,
-  /** Keyed by the name of the check, for example `picture`. */
-  checksBefore: rates,
-  checksAfter: rates,
-  checksDifference: differences,
-  /** Mean of the held-out reward, where the spec names one. */
-  heldOutDifference: differenceSchema.optional(),
-  /** Mean of the reward that was trained on. */
-  trainedDifference: differenceSchema.optional(),
-  /** Acceptance of the training samples. */
-  trainingAcceptance: rates,
+  /** By the verdict of the evaluation's reward, 1 or 0. */
+  verdict: pairedSchema,
+  /** By the held-out reward's value, where the spec names one. */
+  heldOut: pairedSchema.optional(),
+  /** By the value of the reward that was trained on. */
+  trained: pairedSchema.optional(),
+  /** By the checks that came with the verdicts, for example `picture`. */
+  guards: z.record(z.string(), comparisonSchema),
+  /** Acceptance of the training samples; absent when the evaluation's reward did not score them. */
+  training: z
+    .strictObject({ overall: estimateSchema, perCategory: z.record(z.string(), estimateSchema) })
+    .optional(),
   /** Samples without a partner, because it ended in an error. */
   unpaired: z.strictObject({ before: z.int(), after: z.int() }),
 });
 
-/** What an evaluation found. */
+/** What an evaluation found. Every comparison is over the samples whose partner of the same seed has a value too. */
 export type IterationEvaluation = z.infer<typeof evaluationSchema>;
-export type Rate = z.infer<typeof rateSchema>;
-export type Difference = z.infer<typeof differenceSchema>;
 
 /** Reads an evaluation out of the ledger. */
 export function parseEvaluation(text: string): IterationEvaluation {
@@ -66,33 +75,18 @@ export function evaluate(inputs: EvaluationInputs): IterationEvaluation {
   const { spec, before, after, train } = inputs;
   const reward = spec.evaluation?.reward ?? '';
   const options = { seed: bootstrapSeedOf(spec.seed, inputs.iteration) };
-  const { pairs, unpaired } = pair(before, after, (sample) => acceptedOf(sample, reward));
-  const compared = pairedDifference(pairs, options);
-  const checks = compareChecks(before, after, reward, options);
-  const heldOut = spec.evaluation?.heldOutReward ?? '';
-  const trained = spec.objective?.reward ?? '';
-  const heldOutDifference = heldOut === '' ? undefined : meanDifference(before, after, heldOut, options);
-  const trainedDifference = trained === '' ? undefined : meanDifference(before, after, trained, options);
+  const verdict = (sample: SampleRecord): number | undefined => acceptedOf(sample, reward);
+  const { pairs, unpaired } = pairOutcomes(outcomesOf(before, verdict), outcomesOf(after, verdict));
+  const heldOut = compareReward(inputs, spec.evaluation?.heldOutReward ?? '', options);
+  const trained = compareReward(inputs, spec.objective?.reward ?? '', options);
+  const training = outcomesOf(train, verdict);
   return {
-    before: ratesOf(
-      pairs.map((item) => ({ ...item, value: item.before })),
-      options,
-    ),
-    after: ratesOf(
-      pairs.map((item) => ({ ...item, value: item.after })),
-      options,
-    ),
-    difference: {
-      overall: differenceOf(compared.difference),
-      ...Object.fromEntries(
-        Object.entries(compared.perCategory).map(([id, category]) => [id, differenceOf(category.difference)]),
-      ),
-    },
-    ...checks,
-    ...(heldOutDifference === undefined ? {} : { heldOutDifference }),
-    ...(trainedDifference === undefined ? {} : { trainedDifference }),
-    trainingAcceptance: ratesOf(acceptedSamples(train, reward), options),
-    unpaired: { before: countOf(unpaired.before), after: countOf(unpaired.after) },
+    verdict: pairedDifference(pairs, options),
+    ...(heldOut === undefined ? {} : { heldOut }),
+    ...(trained === undefined ? {} : { trained }),
+    guards: compareGuards(inputs, reward, options),
+    ...(training.length === 0 ? {} : { training: acceptance(training, options) }),
+    unpaired: { ...unpaired },
   };
 }
 
@@ -147,10 +141,6 @@ function manifestSample(sample: SampleRecord): object {
   };
 }
 
-interface BootstrapOptions {
-  readonly seed: number;
-}
-
 function acceptedOf(sample: SampleRecord, reward: string): number | undefined {
   const value = valueOf(sample, reward);
   return value === undefined ? undefined : Number(value >= acceptThreshold);
@@ -164,78 +154,34 @@ function outcomesOf(samples: readonly SampleRecord[], value: (sample: SampleReco
   });
 }
 
-function acceptedSamples(samples: readonly SampleRecord[], reward: string) {
-  return outcomesOf(samples, (sample) => acceptedOf(sample, reward));
-}
-
-function pair(
-  before: readonly SampleRecord[],
-  after: readonly SampleRecord[],
-  value: (sample: SampleRecord) => number | undefined,
-) {
-  return pairOutcomes(outcomesOf(before, value), outcomesOf(after, value));
-}
-
-function meanDifference(
-  before: readonly SampleRecord[],
-  after: readonly SampleRecord[],
+function compareReward(
+  { before, after }: EvaluationInputs,
   reward: string,
   options: BootstrapOptions,
-): Difference | undefined {
-  const { pairs } = pair(before, after, (sample) => valueOf(sample, reward));
-  return pairs.length === 0 ? undefined : differenceOf(pairedDifference(pairs, options).difference);
+): PairedDifference | undefined {
+  const value = (sample: SampleRecord): number | undefined => valueOf(sample, reward);
+  const [first, second] = [outcomesOf(before, value), outcomesOf(after, value)];
+  if (first.length === 0 || second.length === 0) return undefined;
+  return pairedDifference(pairOutcomes(first, second).pairs, options);
 }
 
-function compareChecks(
-  before: readonly SampleRecord[],
-  after: readonly SampleRecord[],
+function compareGuards(
+  { before, after }: EvaluationInputs,
   reward: string,
   options: BootstrapOptions,
-): Pick<IterationEvaluation, 'checksBefore' | 'checksAfter' | 'checksDifference'> {
+): Record<string, Comparison> {
   const names = new Set([...before, ...after].flatMap((sample) => Object.keys(checksOf(sample, reward))));
-  const checksBefore: Record<string, Rate> = {};
-  const checksAfter: Record<string, Rate> = {};
-  const checksDifference: Record<string, Difference> = {};
+  const guards: Record<string, Comparison> = {};
   for (const name of [...names].toSorted()) {
     const passed = (sample: SampleRecord): number | undefined => {
       const check = checksOf(sample, reward)[name];
       return check === undefined ? undefined : Number(check);
     };
-    const { pairs } = pair(before, after, passed);
-    if (pairs.length === 0) continue;
-    const [first, second] = [overallOf(pairs, 'before', options), overallOf(pairs, 'after', options)];
-    checksBefore[name] = first;
-    checksAfter[name] = second;
-    checksDifference[name] = differenceOf(pairedDifference(pairs, options).difference);
+    const [first, second] = [outcomesOf(before, passed), outcomesOf(after, passed)];
+    if (first.length === 0 || second.length === 0) continue;
+    const compared = pairedDifference(pairOutcomes(first, second).pairs, options);
+    const { winRate, pValue, difference } = compared;
+    guards[name] = { before: compared.before, after: compared.after, difference, winRate, pValue };
   }
-  return { checksBefore, checksAfter, checksDifference };
-}
-
-function overallOf(pairs: readonly PairedOutcome[], side: 'before' | 'after', options: BootstrapOptions): Rate {
-  const values = pairs.map((item) => ({ ...item, value: item[side] }));
-  return rateOf(acceptance(values, options).overall);
-}
-
-function ratesOf(
-  outcomes: readonly { promptId: string; category: string; value: number }[],
-  options: BootstrapOptions,
-): Record<string, Rate> {
-  if (outcomes.length === 0) return {};
-  const { overall, perCategory } = acceptance(outcomes, options);
-  return {
-    overall: rateOf(overall),
-    ...Object.fromEntries(Object.entries(perCategory).map(([id, estimate]) => [id, rateOf(estimate)])),
-  };
-}
-
-function rateOf(estimate: Estimate): Rate {
-  return { rate: estimate.value, low: estimate.lower, high: estimate.upper, samples: estimate.samples };
-}
-
-function differenceOf(estimate: Estimate): Difference {
-  return { mean: estimate.value, low: estimate.lower, high: estimate.upper, pairs: estimate.samples };
-}
-
-function countOf(unpaired: number | readonly unknown[]): number {
-  return typeof unpaired === 'number' ? unpaired : unpaired.length;
+  return guards;
 }

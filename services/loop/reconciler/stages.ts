@@ -94,8 +94,7 @@ export async function evaluateCandidate(loop: LoopContext, loaded: LoadedIterati
     const result = evaluate(inputs);
     const manifest = evaluationManifest({ ...inputs, result, model: loaded.model, candidate });
     const stored = await loop.artifacts.put(canonicalJson(manifest), { mediaType: evaluationMediaType });
-    const gain = result.difference['overall'];
-    if (gain !== undefined) span.setAttribute('plumb.evaluation.gain', gain.mean);
+    span.setAttribute('plumb.evaluation.gain', result.verdict.difference.value);
     await insertEvaluation(loop.database, {
       ...key,
       beforeVersion: loaded.model.version,

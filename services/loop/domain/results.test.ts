@@ -1,0 +1,129 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { create } from '@bufbuild/protobuf';
+import { dataSetManifestSchema } from '@plumb/objective';
+import { VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
+import { modelFixture, specFixture } from '../testing/run-spec-fixture.ts';
+import { canonicalJson } from './canonical-json.ts';
+import type { CategoryId } from './categories.ts';
+import { dataSetManifest } from './data-set.ts';
+import { evaluate, evaluationManifest, parseEvaluation } from './evaluation.ts';
+import { decide, reasonsOf } from './gate.ts';
+import { plannedSamples } from './sample-plan.ts';
+import type { SampleRecord } from './sample-record.ts';
+
+const spec = specFixture({ heldout: 8 });
+const key = { runId: 'run-1', iteration: 1, spec } as const;
+const model = modelFixture();
+const candidate = modelFixture('c'.repeat(64));
+
+const video = create(VideoSchema, {
+  source: { case: 'uri', value: `artifact:sha256/${'d'.repeat(64)}` },
+  sha256: 'd'.repeat(64),
+  mediaType: 'image/png',
+  width: 24,
+  height: 24,
+  frameCount: 8,
+  fps: 8,
+});
+
+type Verdict = { readonly accepted: boolean; readonly picture?: boolean } | 'failed';
+
+/** A group of samples whose verdicts a function gives. */
+function recordsOf(
+  group: 'train' | 'before' | 'after',
+  verdict: (sample: { promptId: string; category: CategoryId; sampleIndex: number }) => Verdict,
+): SampleRecord[] {
+  const planned = plannedSamples({ ...key, group, model: group === 'after' ? candidate : model });
+  return [...planned].map((sample) => {
+    const given = verdict(sample);
+    const base = { version: '1', weightsHash: 'w', reward: 'aif' };
+    const record = {
+      id: sample.id,
+      promptId: sample.promptId,
+      promptText: sample.promptText,
+      category: sample.category,
+      seed: sample.seed.toString(),
+      video,
+    };
+    if (given === 'failed') {
+      const error = { code: 'UNAVAILABLE', reason: 'JUDGE_UNAVAILABLE', message: 'no answer' };
+      return { ...record, scores: [{ ...base, outcome: { error } }], error: { stage: 'score', ...error } };
+    }
+    const checks = { picture: given.picture ?? true };
+    const outcome = { value: Number(given.accepted), checks };
+    return { ...record, scores: [{ ...base, outcome }], error: undefined };
+  });
+}
+
+const train = recordsOf('train', ({ sampleIndex }) => ({ accepted: sampleIndex === 0 }));
+const before = recordsOf('before', ({ sampleIndex }) => ({ accepted: sampleIndex === 0 }));
+
+describe('data set manifest', () => {
+  test('it follows its schema, is the same from any order, and leaves errors out with their reason', () => {
+    const samples = recordsOf('train', ({ promptId, sampleIndex }) =>
+      promptId === 'DM/train/0' && sampleIndex === 0 ? 'failed' : { accepted: true },
+    );
+    const manifest = dataSetManifest({ ...key, model, samples });
+    assert.deepEqual(dataSetManifestSchema.parse(manifest), manifest);
+    const reversed = dataSetManifest({ ...key, model, samples: samples.toReversed() });
+    assert.deepEqual(canonicalJson(manifest), canonicalJson(reversed));
+    assert.equal(manifest.samples.length, samples.length - 1);
+    assert.deepEqual(
+      manifest.excluded.map(({ reason }) => reason),
+      ['score:UNAVAILABLE:JUDGE_UNAVAILABLE'],
+    );
+    assert.ok(manifest.samples.every(({ scores }) => 'value' in (scores['aif'] ?? {})));
+  });
+});
+
+describe('evaluation and gate', () => {
+  test('a clear gain is found and promoted, with all reasons', () => {
+    const after = recordsOf('after', () => ({ accepted: true }));
+    const result = evaluate({ ...key, before, after, train });
+    assert.equal(result.verdict.before.value, 0.5);
+    assert.equal(result.verdict.after.value, 1);
+    assert.equal(result.verdict.difference.value, 0.5);
+    assert.deepEqual(Object.keys(result.verdict.perCategory).toSorted(), ['DM', 'FD']);
+    assert.equal(result.training?.overall.value, 0.5);
+    assert.equal(result.guards['picture']?.after.value, 1);
+    assert.deepEqual(parseEvaluation(JSON.stringify(result)), result);
+    const decision = decide(spec, result);
+    assert.equal(decision.promoted, true);
+    assert.equal(reasonsOf(decision.rules, true).length, decision.rules.length);
+  });
+
+  test('the same samples give the same numbers and the same manifest', () => {
+    const after = recordsOf('after', ({ category }) => ({ accepted: category === 'FD' }));
+    const inputs = { ...key, before, after, train };
+    const result = evaluate(inputs);
+    assert.deepEqual(evaluate(inputs), result);
+    const manifest = canonicalJson(evaluationManifest({ ...inputs, result, model, candidate }));
+    assert.deepEqual(canonicalJson(evaluationManifest({ ...inputs, result, model, candidate })), manifest);
+  });
+
+  test('a category that falls refuses the candidate, and the reason names it', () => {
+    const after = recordsOf('after', ({ category, sampleIndex }) => ({
+      accepted: category === 'FD' || (category === 'DM' && sampleIndex === 5),
+    }));
+    const decision = decide(spec, evaluate({ ...key, before, after, train }));
+    assert.equal(decision.promoted, false);
+    assert.ok(reasonsOf(decision.rules, false).some((reason) => reason.includes('in DM')));
+  });
+
+  test('pictures that got worse refuse the candidate', () => {
+    const after = recordsOf('after', ({ sampleIndex }) => ({ accepted: true, picture: sampleIndex === 0 }));
+    const decision = decide(spec, evaluate({ ...key, before, after, train }));
+    assert.equal(decision.promoted, false);
+    assert.ok(decision.rules.some(({ rule, passed }) => rule === 'guards-not-lower:picture' && !passed));
+  });
+
+  test('a sample whose partner failed is left out of both sides', () => {
+    const after = recordsOf('after', ({ promptId, sampleIndex }) =>
+      promptId === 'DM/heldout/0' && sampleIndex === 0 ? 'failed' : { accepted: true },
+    );
+    const result = evaluate({ ...key, before, after, train });
+    assert.deepEqual(result.unpaired, { before: 1, after: 0 });
+    assert.equal(result.verdict.before.samples, before.length - 1);
+  });
+});

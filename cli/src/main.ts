@@ -1,4 +1,5 @@
 import { CommanderError } from 'commander';
+import type { Command } from 'commander';
 import { describeError, PlumbError } from '@plumb/kit/errors';
 import { createProgram } from './program.ts';
 import { logTailKey } from './supervisor/component.ts';
@@ -10,9 +11,22 @@ try {
   const program = await createProgram((exitCode) => {
     process.exitCode = exitCode;
   });
-  await program.parseAsync();
+  await program.parseAsync(nameUnknownFlags(program, process.argv.slice(2)), { from: 'user' });
 } catch (error) {
   process.exitCode = report(error);
+}
+
+/**
+ * Takes the value off an unknown `--flag=value`, so that the complaint names the flag alone and finds the nearest one.
+ */
+function nameUnknownFlags(program: Command, args: readonly string[]): string[] {
+  const known = new Set(
+    [program, ...program.commands].flatMap(({ options }) => options.map(({ long }) => long)),
+  );
+  return args.map((arg) => {
+    const flag = /^(--[^=]+)=/.exec(arg)?.[1];
+    return flag === undefined || known.has(flag) ? arg : flag;
+  });
 }
 
 function report(error: unknown): number {

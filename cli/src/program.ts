@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { Command } from 'commander';
 import { z } from 'zod';
 import { demoCommand } from './commands/demo.ts';
+import { pretrainCommand } from './commands/pretrain.ts';
 import { statusCommand } from './commands/status.ts';
 import { testCommand } from './commands/test.ts';
 import { upCommand } from './commands/up.ts';
@@ -21,7 +22,9 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     .helpOption('-h, --help', 'print this help')
     .helpCommand('help [command]', 'print the help of a command')
     .addHelpText('after', '\nStart with `./plumb demo`: one feedback loop on this machine, in some minutes.');
-  for (const make of [demoCommand, upCommand, statusCommand, testCommand]) program.addCommand(make(finish));
+  for (const make of [demoCommand, upCommand, statusCommand, testCommand, pretrainCommand]) {
+    program.addCommand(make(finish));
+  }
   for (const command of [program, ...program.commands]) {
     command
       .exitOverride()

@@ -1,4 +1,4 @@
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, Option } from 'commander';
 import { controlSpec, demoDefaults, demoSpec } from '../demo-spec.ts';
@@ -18,9 +18,9 @@ import { withSystem } from '../with-system.ts';
 import { countOption, numberOption, portOption, seedOption, stateOption } from './options.ts';
 
 interface DemoOptions {
-  readonly json: boolean;
-  readonly fresh: boolean;
-  readonly control: boolean;
+  readonly json?: true;
+  readonly fresh?: true;
+  readonly control?: true;
   readonly state: string;
   readonly report: string;
   readonly weights: string;
@@ -44,9 +44,9 @@ const root = fileURLToPath(new URL('../../../', import.meta.url));
 export function demoCommand(finish: (exitCode: number) => void): Command {
   return new Command('demo')
     .description('run one feedback loop on the built-in toybox world and show what it changed')
-    .option('--json', 'print the result as one JSON object, the last line of standard output', false)
-    .option('--fresh', 'start over instead of going on where the last start stopped', false)
-    .option('--control', 'also finetune on the same samples without feedback, to compare', false)
+    .option('--json', 'print the result as one JSON object, the last line of standard output')
+    .option('--fresh', 'start over instead of going on where the last start stopped')
+    .option('--control', 'also finetune on the same samples without feedback, to compare')
     .addOption(stateOption())
     .option('--report <file>', 'where to write the report', 'report.html')
     .addOption(seedOption().default(demoDefaults.seed, String(demoDefaults.seed)))
@@ -80,8 +80,18 @@ export function demoCommand(finish: (exitCode: number) => void): Command {
         demoDefaults.sampler.guidance,
       ),
     )
-    .option('--weights <file>', 'model to start from', `${root}models/toybox/model.safetensors`)
-    .option('--prompts <file>', 'prompt set', `${root}prompts/toybox.json`)
+    .addOption(
+      new Option('--weights <file>', 'model to start from').default(
+        join(root, 'models/toybox/model.safetensors'),
+        'the shipped toybox model',
+      ),
+    )
+    .addOption(
+      new Option('--prompts <file>', 'prompt set').default(
+        join(root, 'prompts/toybox.json'),
+        'the shipped one',
+      ),
+    )
     .addOption(portOption())
     .addHelpText(
       'after',
@@ -105,13 +115,13 @@ async function demo(options: DemoOptions, repeat: string): Promise<number> {
 
   const display = openProgressDisplay(process.stderr);
   // With --json, standard output carries the one object and nothing else.
-  const output = options.json ? process.stderr : process.stdout;
+  const output = options.json === true ? process.stderr : process.stdout;
   display.notice('Starting nats-server, the referee and the five services ...');
   let result: DemoResult | undefined;
   const exitCode = await withSystem(
     {
       state: options.state,
-      fresh: options.fresh,
+      fresh: options.fresh === true,
       ports: options.port,
       command: 'demo',
       notice: display.notice,
@@ -125,7 +135,7 @@ async function demo(options: DemoOptions, repeat: string): Promise<number> {
         prompts: [...prompts.prompts],
         promptSetHash: prompts.hash,
       });
-      const specs = options.control ? [spec, controlSpec(spec)] : [spec];
+      const specs = options.control === true ? [spec, controlSpec(spec)] : [spec];
       const [main, control] = await runDemo(
         { loopAddress: system.addresses.loop, display, signal },
         base,
@@ -160,7 +170,7 @@ async function demo(options: DemoOptions, repeat: string): Promise<number> {
   });
   if (exitCode !== 0) display.notice('Stopped. The same command without --fresh goes on from here.');
   // Last, so that whoever reads the last line of standard output finds everything stopped and written.
-  if (options.json && result !== undefined) process.stdout.write(`${JSON.stringify(result)}\n`);
+  if (options.json === true && result !== undefined) process.stdout.write(`${JSON.stringify(result)}\n`);
   return exitCode;
 }
 

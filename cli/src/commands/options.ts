@@ -12,12 +12,9 @@ export function stateOption(): Option {
 }
 
 export function portOption(): Option {
-  return new Option(
-    '--port <name=port>',
-    `fixed port for one of ${portNames.join(', ')}; may be repeated (default: free ports)`,
-  )
+  return new Option('--port <name=port>', `fixed port for one of ${portNames.join(', ')}; may be repeated`)
     .argParser(parsePort)
-    .default({}, 'none');
+    .default({}, 'free ports');
 }
 
 /** Whole numbers from `least` on. */
@@ -25,7 +22,7 @@ export function countOption(flags: string, description: string, least = 1): Opti
   return new Option(flags, description).argParser((text) => {
     const value = Number(text);
     if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < least) {
-      throw new InvalidArgumentError(`give a whole number from ${least} on.`);
+      throw new InvalidArgumentError(`Give a whole number from ${least} on.`);
     }
     return value;
   });
@@ -36,7 +33,7 @@ export function numberOption(flags: string, description: string): Option {
   return new Option(flags, description).argParser((text) => {
     const value = Number(text);
     if (text.trim() === '' || !Number.isFinite(value) || value <= 0) {
-      throw new InvalidArgumentError('give a number above 0.');
+      throw new InvalidArgumentError('Give a number above 0.');
     }
     return value;
   });
@@ -46,7 +43,7 @@ export function numberOption(flags: string, description: string): Option {
 export function seedOption(): Option {
   return new Option('--seed <number>', 'every random choice follows from it').argParser((text) => {
     if (!/^\d{1,20}$/.test(text) || BigInt(text) >= 2n ** 64n) {
-      throw new InvalidArgumentError('give a whole number from 0 to 2^64 - 1.');
+      throw new InvalidArgumentError('Give a whole number from 0 to 2^64 - 1.');
     }
     return BigInt(text);
   });
@@ -59,11 +56,11 @@ function parsePort(
   const [name, port, ...rest] = text.split('=');
   const known = portNames.find((candidate) => candidate === name);
   if (known === undefined || rest.length > 0) {
-    throw new InvalidArgumentError(`give <name>=<port> with a name from ${portNames.join(', ')}.`);
+    throw new InvalidArgumentError(`Give <name>=<port> with a name from ${portNames.join(', ')}.`);
   }
   const value = Number(port);
   if (!/^\d+$/.test(port ?? '') || value < 1 || value > 65_535) {
-    throw new InvalidArgumentError('the port must be from 1 to 65535.');
+    throw new InvalidArgumentError('The port must be from 1 to 65535.');
   }
   return { ...earlier, [known]: value };
 }

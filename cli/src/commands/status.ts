@@ -22,8 +22,8 @@ export function statusCommand(finish: (exitCode: number) => void): Command {
   return new Command('status')
     .description('show what runs in a state folder; exit code 3 if nothing does')
     .addOption(stateOption())
-    .option('--json', 'print it as one JSON object', false)
-    .action(async (options: { state: string; json: boolean }) => {
+    .option('--json', 'print it as one JSON object')
+    .action(async (options: { state: string; json?: true }) => {
       const folder = await existingStateFolder(options.state);
       if (folder === undefined) {
         throw failedPrecondition(
@@ -33,7 +33,7 @@ export function statusCommand(finish: (exitCode: number) => void): Command {
       const parsed = processesSchema.safeParse(await readJson(folder.entry('processes.json')));
       const running = parsed.success && isAlive(parsed.data.pid);
       const components = running ? parsed.data.components : [];
-      if (options.json) {
+      if (options.json === true) {
         process.stdout.write(`${JSON.stringify({ running, components })}\n`);
       } else if (running) {
         const table = new Table({

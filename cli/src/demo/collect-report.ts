@@ -43,7 +43,7 @@ export async function collectReport(
   const optimisation = spec?.optimisation;
   if (spec === undefined || optimisation === undefined)
     throw internal(new Error(`run ${run.id} has no spec`));
-  const store = openFolderStore(options.artifactFolder);
+  const store = await openFolderStore(options.artifactFolder);
   const control = options.control;
   return {
     name: spec.name,

@@ -37,11 +37,8 @@ export async function readModel(path: string): Promise<CheckedModel> {
         fix: 'name one with --weights, or get the shipped one back with `git checkout -- models`',
       });
     }
-    throw new PlumbError({
-      ...PlumbError.from(error),
-      message: `${path} cannot be read (${code})`,
-      cause: error,
-    });
+    const { code: status, reason } = PlumbError.from(error);
+    throw new PlumbError({ code: status, reason, message: `${path} cannot be read (${code})`, cause: error });
   }
   try {
     const { config, parameters } = decodeModel(bytes, path);
@@ -58,7 +55,7 @@ export async function readModel(path: string): Promise<CheckedModel> {
 
 /** Puts checked weights into the artifact store, and returns the version that they are. */
 export async function storeModel(model: CheckedModel, artifactFolder: string): Promise<ModelVersionInit> {
-  const store = openFolderStore(artifactFolder);
+  const store = await openFolderStore(artifactFolder);
   const { uri, sha256, size } = await store.put(model.bytes, { mediaType: weightsMediaType });
   const { name, video } = model.config;
   return {

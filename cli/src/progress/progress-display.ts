@@ -4,11 +4,11 @@ import type { ProgressRow } from './run-progress.ts';
 
 /** Shows how far a run is, on standard error. */
 export interface ProgressDisplay {
-  update(rows: readonly ProgressRow[]): void;
+  readonly update: (rows: readonly ProgressRow[]) => void;
   /** One line between the bars, for example of a restart. */
-  notice(line: string): void;
+  readonly notice: (line: string) => void;
   /** Leaves the last state on the screen. */
-  close(): void;
+  readonly close: () => void;
 }
 
 /** Bars on a terminal, plain lines everywhere else. */

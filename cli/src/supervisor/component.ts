@@ -110,19 +110,18 @@ export class Component {
    */
   start(onFailure: (error: PlumbError) => void): Promise<void> {
     const firstReady = Promise.withResolvers<void>();
-    this.#running = this.#keepRunning(() => {
-      firstReady.resolve();
-    }).then(
-      () => {
+    const run = async (): Promise<void> => {
+      try {
+        await this.#keepRunning(firstReady.resolve);
         firstReady.reject(this.#failure('was stopped before it was ready'));
-      },
-      (error: unknown) => {
+      } catch (error) {
         const failure = PlumbError.from(error);
         this.#setState('failed');
         firstReady.reject(failure);
         onFailure(failure);
-      },
-    );
+      }
+    };
+    this.#running = run();
     return firstReady.promise;
   }
 
@@ -227,12 +226,13 @@ export class Component {
       if (child.pid !== undefined) signalGroup(child.pid, 'SIGKILL');
     }, spec.startDeadlineMs);
     const stopWaiting = AbortSignal.any([ended.signal, this.#ended.signal]);
-    const becomesReady = this.#waitUntilReady(child, stopWaiting).then((ready) => {
-      if (!ready || late) return;
+    const becomeReady = async (): Promise<void> => {
+      if (!(await this.#waitUntilReady(child, stopWaiting)) || late) return;
       clearTimeout(deadline);
       this.#setState('ready');
       onReady();
-    });
+    };
+    const becomesReady = becomeReady();
     const text = await closed.promise;
     ended.abort();
     clearTimeout(deadline);

@@ -138,8 +138,8 @@ export async function embeddedSystem(options: {
 }
 
 interface ProcessRecord {
-  write(components: ReturnType<Supervisor['status']>, guardPid: number | undefined): void;
-  remove(): Promise<void>;
+  readonly write: (components: ReturnType<Supervisor['status']>, guardPid: number | undefined) => void;
+  readonly remove: () => Promise<void>;
 }
 
 /** Keeps `processes.json` current: one write at a time, always ending with the newest picture. */

@@ -1,0 +1,49 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { loadPromptSet } from '@plumb/prompts';
+import type { CategoryId, Prompt } from '@plumb/prompts';
+import { Category, Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
+import type { PromptSchema } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
+
+type PromptInit = Exclude<MessageInitShape<typeof PromptSchema>, { $typeName: string }>;
+
+const categories: Readonly<Record<CategoryId, Category>> = {
+  OR: Category.OBJECT_REMOVAL,
+  MO: Category.MULTIPLE_OBJECTS,
+  DO: Category.DEFORMABLE_OBJECT,
+  DM: Category.DIRECTIONAL_MOVEMENT,
+  FD: Category.FALLING_DOWN,
+};
+
+/** Prompts of a run, as the loop takes them. */
+export interface DemoPrompts {
+  readonly prompts: readonly (PromptInit & { readonly id: string; readonly text: string })[];
+  /** SHA-256 of the prompt-set file. */
+  readonly hash: string;
+}
+
+/**
+ * Reads a prompt set, and keeps the first prompts of each category and split where a limit is given.
+ * @throws PlumbError as `loadPromptSet` does
+ */
+export async function readPrompts(
+  path: string,
+  limits: { readonly train: number | undefined; readonly heldout: number | undefined },
+): Promise<DemoPrompts> {
+  const set = await loadPromptSet(path);
+  const taken = new Map<string, number>();
+  const within = ({ category, split }: Prompt): boolean => {
+    const key = `${category} ${split}`;
+    const count = (taken.get(key) ?? 0) + 1;
+    taken.set(key, count);
+    return count <= (limits[split] ?? Infinity);
+  };
+  return {
+    prompts: set.prompts.filter(within).map(({ id, text, category, split }) => ({
+      id,
+      text,
+      category: categories[category],
+      split: split === 'train' ? Split.TRAIN : Split.HELDOUT,
+    })),
+    hash: set.sha256,
+  };
+}

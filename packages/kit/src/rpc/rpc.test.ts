@@ -469,10 +469,7 @@ test('client and server span share one trace; the file has both', async (t) => {
   await client.look({ value: '' });
   await assert.rejects(client.say({ value: '' }));
   const metrics = await (await fetch(`http://${telemetry.metricsAddress}/metrics`)).text();
-  assert.match(
-    metrics,
-    /rpc_server_call_duration_count\{[^}]*rpc_response_status_code="UNAVAILABLE"/,
-  );
+  assert.match(metrics, /rpc_server_call_duration_count\{[^}]*rpc_response_status_code="UNAVAILABLE"/);
   await telemetry.shutdown();
   const spans = readFileSync(path.join(directory, `kit-test-${process.pid}.jsonl`), 'utf8')
     .trimEnd()

@@ -1,0 +1,223 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import type { JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
+import type { NatsConnection } from '@nats-io/nats-core';
+import { connect } from '@nats-io/transport-node';
+import { describeError, PlumbError } from '../errors/plumb-error.ts';
+import { cancelled, unavailable } from '../errors/shorthand.ts';
+import { logger } from '../telemetry/logger.ts';
+
+export interface ConnectOptions {
+  /** `nats://host:port`, several separated by commas. */
+  readonly url: string;
+  /** What the broker shows for this connection, for example `reward`. */
+  readonly name: string;
+  /** How long the first connection may take; 30 s by default. Later ones are tried for ever. */
+  readonly connectTimeoutMs?: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** How an operation is repeated while the broker is away. */
+export interface AttemptOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Gives up after this long; never without it. */
+  readonly deadlineMs?: number | undefined;
+  /** Told before each repetition. */
+  readonly onRetry?: () => void;
+}
+
+// One request that the broker does not answer. A local answer takes about a millisecond, one from a cluster tens.
+const requestTimeoutMs = 5000;
+const firstPauseMs = 50;
+const longestPauseMs = 2000;
+
+/** A connection that outlives the broker: it reconnects for ever and says when it is up. */
+export class Connection {
+  readonly nats: NatsConnection;
+  readonly js: JetStreamClient;
+  readonly manager: JetStreamManager;
+  readonly #log = logger('bus');
+  readonly #url: string;
+  #up = Promise.withResolvers<undefined>();
+  #down = Promise.withResolvers<never>();
+
+  private constructor(nats: NatsConnection, manager: JetStreamManager, url: string) {
+    this.nats = nats;
+    this.js = jetstream(nats, { timeout: requestTimeoutMs });
+    this.manager = manager;
+    this.#url = url;
+    this.#up.resolve(undefined);
+    ignoreRejection(this.#down.promise);
+    void this.#watch();
+  }
+
+  /** @throws PlumbError UNAVAILABLE, reason BROKER_UNAVAILABLE, with URL and fix when nothing answers in time */
+  static async open(options: ConnectOptions): Promise<Connection> {
+    const endMs = Date.now() + (options.connectTimeoutMs ?? 30_000);
+    for (let pauseMs = firstPauseMs; ; pauseMs = Math.min(2 * pauseMs, longestPauseMs)) {
+      if (options.signal?.aborted === true) throw cancelled('connecting to the broker was cancelled');
+      try {
+        const nats = await connect({
+          servers: options.url.split(','),
+          name: options.name,
+          timeout: requestTimeoutMs,
+          maxReconnectAttempts: -1,
+          reconnectTimeWait: 100,
+          reconnectJitter: 100,
+          ignoreAuthErrorAbort: true,
+          pingInterval: 10_000,
+          maxPingOut: 2,
+        });
+        try {
+          return new Connection(
+            nats,
+            await jetstreamManager(nats, { timeout: requestTimeoutMs }),
+            options.url,
+          );
+        } catch (error) {
+          await nats.close();
+          throw error;
+        }
+      } catch (cause) {
+        const error = PlumbError.from(cause);
+        if (!error.retryable && error.code !== 'INTERNAL') throw error;
+        if (Date.now() + pauseMs >= endMs) {
+          throw unavailable(
+            `no broker answers at ${options.url} (${describeError(cause)}); start one with 'nats-server -js' or set PLUMB_NATS_URL`,
+            { reason: 'BROKER_UNAVAILABLE', cause },
+          );
+        }
+        await delay(pauseMs);
+      }
+    }
+  }
+
+  /** Resolves when the connection is up. @throws PlumbError when the signal aborts or the connection was closed */
+  async connected(signal?: AbortSignal): Promise<void> {
+    if (this.nats.isClosed()) throw this.#closedError();
+    await untilAborted(this.#up.promise, signal);
+  }
+
+  /** Rejects when the connection breaks; for racing. */
+  get broken(): Promise<never> {
+    return this.#down.promise;
+  }
+
+  /**
+   * Does an operation, again and again while the broker is away or does not answer. The operation must be safe to
+   * repeat. Other errors are thrown at once, as PlumbErrors.
+   */
+  async attempt<Result>(operation: () => Promise<Result>, options: AttemptOptions = {}): Promise<Result> {
+    const late = options.deadlineMs === undefined ? undefined : AbortSignal.timeout(options.deadlineMs);
+    const signals = [options.signal, late].filter((signal) => signal !== undefined);
+    const signal = signals.length === 0 ? undefined : AbortSignal.any(signals);
+    let last: PlumbError | undefined;
+    for (let pauseMs = firstPauseMs; ; pauseMs = Math.min(2 * pauseMs, longestPauseMs)) {
+      try {
+        await this.connected(signal);
+        return await untilAborted(Promise.race([operation(), this.broken]), signal);
+      } catch (thrown) {
+        const error = PlumbError.from(thrown);
+        if (signal?.aborted === true) {
+          if (late?.aborted !== true || options.signal?.aborted === true) throw error;
+          throw unavailable(`the broker at ${this.#url} is away`, {
+            reason: 'BROKER_UNAVAILABLE',
+            cause: last ?? error,
+          });
+        }
+        if (this.nats.isClosed()) throw this.#closedError();
+        if (error.code !== 'UNAVAILABLE' && error.code !== 'DEADLINE_EXCEEDED') throw error;
+        last = error;
+      }
+      options.onRetry?.();
+      // Half of the pause is chance, so that many clients do not come back in step.
+      await untilAborted(delay(pauseMs / 2 + (Math.random() * pauseMs) / 2), signal);
+    }
+  }
+
+  /** Sends what is pending and closes. */
+  async close(): Promise<void> {
+    if (this.nats.isClosed()) return;
+    // Draining needs a broker; without one there is nobody to send to.
+    const drained = this.nats.drain().catch((error: unknown) => {
+      this.#log.debug({ error }, 'the connection could not be drained');
+    });
+    const { promise: late, resolve } = Promise.withResolvers<undefined>();
+    const timer = setTimeout(() => {
+      resolve(undefined);
+    }, 2000);
+    await Promise.race([drained, late]);
+    clearTimeout(timer);
+    await this.nats.close();
+  }
+
+  async #watch(): Promise<void> {
+    for await (const status of this.nats.status()) {
+      switch (status.type) {
+        case 'disconnect':
+          this.#log.warn('the connection to the broker is lost; trying again until it is back');
+          this.#up = Promise.withResolvers<undefined>();
+          ignoreRejection(this.#up.promise);
+          this.#down.reject(
+            unavailable('the connection to the broker broke', { reason: 'BROKER_UNAVAILABLE' }),
+          );
+          break;
+        case 'reconnect':
+          this.#log.info('the connection to the broker is back');
+          this.#down = Promise.withResolvers<never>();
+          ignoreRejection(this.#down.promise);
+          this.#up.resolve(undefined);
+          break;
+        case 'error':
+          this.#log.warn({ error: status.error }, 'the broker reports an error');
+          break;
+        case 'slowConsumer':
+          this.#log.warn({ pending: status.pending }, 'messages arrive faster than they are taken');
+          break;
+        case 'reconnecting':
+        case 'update':
+        case 'ldm':
+        case 'ping':
+        case 'staleConnection':
+        case 'forceReconnect':
+        case 'close':
+          this.#log.debug({ status: status.type }, 'connection status');
+          break;
+      }
+    }
+    // Closed: whoever waits must not wait for ever.
+    this.#up.reject(this.#closedError());
+    this.#down.reject(this.#closedError());
+  }
+
+  #closedError(): PlumbError {
+    return unavailable('the connection to the broker is closed', { reason: 'SHUTTING_DOWN' });
+  }
+}
+
+/** The promise, or the signal's reason as soon as it aborts. */
+export async function untilAborted<Result>(
+  promise: Promise<Result>,
+  signal: AbortSignal | undefined,
+): Promise<Result> {
+  if (signal === undefined) return promise;
+  const aborted = Promise.withResolvers<never>();
+  const listener = (): void => {
+    const error = PlumbError.from(signal.reason);
+    aborted.reject(error.code === 'INTERNAL' ? cancelled(undefined, { cause: signal.reason }) : error);
+  };
+  if (signal.aborted) listener();
+  else signal.addEventListener('abort', listener, { once: true });
+  ignoreRejection(promise);
+  try {
+    return await Promise.race([promise, aborted.promise]);
+  } finally {
+    signal.removeEventListener('abort', listener);
+    ignoreRejection(aborted.promise);
+  }
+}
+
+/** The rejection is seen elsewhere, by whoever races against the promise; alone it must not end the process. */
+function ignoreRejection(promise: Promise<unknown>): void {
+  promise.catch(() => undefined);
+}

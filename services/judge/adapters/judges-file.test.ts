@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { readJudgesFile } from './judges-file.ts';
+
+const shipped = fileURLToPath(new URL('../judges.toybox.yaml', import.meta.url));
+const rubric = fileURLToPath(new URL('../rubrics/physics-and-alignment.yaml', import.meta.url));
+let folder: string;
+
+before(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), 'plumb-judges-'));
+});
+after(async () => rm(folder, { recursive: true }));
+
+async function read(text: string, env: Record<string, string> = {}) {
+  const file = path.join(folder, 'judges.yaml');
+  await writeFile(file, text);
+  return readJudgesFile(file, env);
+}
+
+const judges = `judges:
+  j: { version: '1', endpoint: e, model: m, mode: binary, rubric: ${rubric}, frames: { count: 8 } }`;
+
+test('the shipped file is right, with and without an address', async () => {
+  const { endpoints, judges: found } = await readJudgesFile(shipped, {});
+  assert.deepEqual(
+    found.map(({ name, definition }) => `${name} ${definition.mode}`),
+    ['default binary', 'graded grade', 'preference compare'],
+  );
+  assert.equal(endpoints[0]?.definition.baseUrl, 'http://127.0.0.1:8791/v1');
+  const moved = await readJudgesFile(shipped, { PLUMB_REFEREE_URL: 'http://127.0.0.1:9/v1' });
+  assert.equal(moved.endpoints[0]?.definition.baseUrl, 'http://127.0.0.1:9/v1');
+  assert.deepEqual(
+    moved.judges.map(({ hash }) => hash),
+    found.map(({ hash }) => hash),
+    'the address is not judged by',
+  );
+});
+
+test('a key comes from its variable and from nowhere else', async () => {
+  const endpoint = `endpoints: { e: { baseUrl: 'https://example.com/v1', apiKeyVariable: SOME_KEY } }\n`;
+  const { endpoints } = await read(endpoint + judges, { SOME_KEY: 'secret' });
+  assert.equal(endpoints[0]?.apiKey, 'secret');
+  await assert.rejects(read(endpoint + judges), /SOME_KEY is not set; endpoints\.e\.apiKeyVariable/);
+  const inFile = `endpoints: { e: { baseUrl: 'https://example.com/v1', apiKey: secret } }\n`;
+  await assert.rejects(
+    read(inFile + judges),
+    (error: Error) => /endpoints\.e/.test(error.message) && !error.message.includes('secret'),
+  );
+});
+
+test('what is wrong is named, with the file', async () => {
+  const good = `endpoints: { e: { baseUrl: 'http://127.0.0.1:1/v1' } }\n`;
+  const table: readonly [string, RegExp][] = [
+    ['endpoints: {', /judges\.yaml is not YAML/],
+    [judges, /judges\.yaml: endpoints: /],
+    [
+      `endpoints: { e: { baseUrl: '\${NOT_THERE}/v1' } }\n${judges}`,
+      /NOT_THERE is not set; endpoints\.e\.baseUrl/,
+    ],
+    [`endpoints: { e: { baseUrl: 'file:///etc' } }\n${judges}`, /endpoints\.e\.baseUrl/],
+    [
+      good + judges.replace('endpoint: e', 'endpoint: x'),
+      /judges\.j\.endpoint: no endpoint is named 'x'; known are: e/,
+    ],
+    [good + judges.replace('mode: binary', 'mode: maybe'), /judges\.j\.mode/],
+    [
+      good + judges.replace(rubric, 'missing.yaml'),
+      /judges\.j\.rubric .*missing\.yaml', which cannot be read/,
+    ],
+    [good + judges.replace(rubric, shipped), /rubric .*judges\.toybox\.yaml/],
+  ];
+  for (const [text, message] of table) await assert.rejects(read(text), message);
+  await assert.rejects(
+    readJudgesFile(path.join(folder, 'none.yaml'), {}),
+    /PLUMB_JUDGES_FILE is '.*none\.yaml'/,
+  );
+});

@@ -21,7 +21,8 @@ import { checkKey } from './loop-service.ts';
 export function labelService(database: Kysely<Tables>): Implementation<typeof LabelService> {
   async function requireSample(id: string, field: string): Promise<SampleRow> {
     const [row] = await findSamples(database, [id]);
-    if (row === undefined) throw notFound('sample', id, { fix: `give the id of a sample of a run as ${field}` });
+    if (row === undefined)
+      throw notFound('sample', id, { fix: `give the id of a sample of a run as ${field}` });
     return row;
   }
 
@@ -32,7 +33,9 @@ export function labelService(database: Kysely<Tables>): Implementation<typeof La
       if (label === undefined || violations.length > 0) throw invalidArguments(violations);
       const sample = await requireSample(label.sampleId, 'label.sample_id');
       if (sample.video === null) {
-        throw invalidArguments([{ field: 'label.sample_id', description: `sample '${sample.id}' has no clip to look at` }]);
+        throw invalidArguments([
+          { field: 'label.sample_id', description: `sample '${sample.id}' has no clip to look at` },
+        ]);
       }
       if (label.answer.case === 'preferredToSampleId') {
         const other = await requireSample(label.answer.value, 'label.preferred_to_sample_id');

@@ -1,8 +1,16 @@
 import { create } from '@bufbuild/protobuf';
-import { describeError, failedPrecondition, invalidArgument, invalidArguments, notFound, PlumbError, unavailable } from '@plumb/kit/errors';
+import {
+  describeError,
+  failedPrecondition,
+  invalidArgument,
+  invalidArguments,
+  notFound,
+  PlumbError,
+  unavailable,
+} from '@plumb/kit/errors';
 import type { Implementation } from '@plumb/kit/rpc';
-import { CreateRunRequestSchema, LoopService, RunState } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import type { Run, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { RunState } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { LoopService, Run, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ModelState, ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
@@ -59,22 +67,29 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
   /** Moves a run to a state, unless it is there already. */
   async function move(
     row: RunRow,
-    move: { readonly from: readonly RunRow['state'][]; readonly to: 'running' | 'paused' | 'cancelled'; readonly verb: string },
+    move: {
+      readonly from: readonly RunRow['state'][];
+      readonly to: 'running' | 'paused' | 'cancelled';
+      readonly verb: string;
+    },
   ): Promise<void> {
     const moved = await moveRun(database, { id: row.id, from: move.from, to: move.to, now: new Date() });
     if (moved) return;
     const { state } = await requireRun(row.id);
     if (state === move.to) return;
-    throw failedPrecondition(`run '${row.id}' is ${state}; only a run that is ${move.from.join(' or ')} can be ${move.verb}`, {
-      reason: 'RUN_CONFLICT',
-    });
+    throw failedPrecondition(
+      `run '${row.id}' is ${state}; only a run that is ${move.from.join(' or ')} can be ${move.verb}`,
+      {
+        reason: 'RUN_CONFLICT',
+      },
+    );
   }
 
   return {
     async createRun(request) {
       const { idempotencyKey } = request;
       checkKey(idempotencyKey);
-      const spec = withDefaults(create(CreateRunRequestSchema, request).spec ?? missingSpec());
+      const spec = withDefaults(request.spec ?? missingSpec());
       const standing = await findRunByKey(database, idempotencyKey);
       if (standing !== undefined) {
         checkSameSpec(standing, spec, idempotencyKey);
@@ -121,7 +136,8 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
         if (hasEnded(run)) return;
       }
       // The stream of a run that goes on ends only with the service: a caller comes back and watches on.
-      if (!signal.aborted) throw unavailable('the loop service is stopping; watch again', { reason: 'SHUTTING_DOWN' });
+      if (!signal.aborted)
+        throw unavailable('the loop service is stopping; watch again', { reason: 'SHUTTING_DOWN' });
     },
 
     async pauseRun({ id }) {
@@ -168,14 +184,21 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
         after: readPageToken(samplePosition, pageToken),
         ...groupsOf(split),
       });
-      const page = pageOf(rows, size, ({ iteration, grp, position, id }) => ({ iteration, group: grp, position, id }));
+      const page = pageOf(rows, size, ({ iteration, grp, position, id }) => ({
+        iteration,
+        group: grp,
+        position,
+        id,
+      }));
       const scores = await scoresOf(
         database,
         page.rows.map(({ id }) => id),
       );
       const prompts = new Map(specFromText(spec).prompts.map((prompt) => [prompt.id, prompt]));
       return {
-        samples: page.rows.map((row) => sampleView(row, scores.get(row.id) ?? [], prompts.get(row.prompt_id))),
+        samples: page.rows.map((row) =>
+          sampleView(row, scores.get(row.id) ?? [], prompts.get(row.prompt_id)),
+        ),
         nextPageToken: page.nextPageToken,
       };
     },

@@ -23,7 +23,6 @@ import packageJson from './package.json' with { type: 'json' };
 
 await runService({
   name: 'loop',
-  version: packageJson.version,
   start: async (ctx) => {
     const config = loadConfig(loopSettings, ctx.env);
     const metrics = splitAddress(config.metricsListen);

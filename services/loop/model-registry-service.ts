@@ -26,9 +26,13 @@ export function modelRegistryService(
       if (modelVersion === undefined || violations.length > 0) throw invalidArguments(violations);
       const sha256 = modelVersion.weights?.sha256 ?? '';
       if (!(await artifacts.has(sha256))) {
-        throw invalidArgument('model_version.weights', `the artifact store has no ${sha256}; put the weights there first`, {
-          reason: 'ARTIFACT_NOT_FOUND',
-        });
+        throw invalidArgument(
+          'model_version.weights',
+          `the artifact store has no ${sha256}; put the weights there first`,
+          {
+            reason: 'ARTIFACT_NOT_FOUND',
+          },
+        );
       }
       const registered = await registry.register(
         create(ModelVersionSchema, {
@@ -47,14 +51,19 @@ export function modelRegistryService(
     async listModelVersions({ pageSize, pageToken, model }) {
       const size = pageSizeOf(pageSize);
       const after = readPageToken(versionPosition, pageToken)?.version;
-      const versions = (await registry.list(model)).filter(({ version }) => after === undefined || version > after);
+      const versions = (await registry.list(model)).filter(
+        ({ version }) => after === undefined || version > after,
+      );
       const page = pageOf(versions.slice(0, size + 1), size, ({ version }) => ({ version }));
       return { modelVersions: [...page.rows], nextPageToken: page.nextPageToken };
     },
 
     async promoteModelVersion({ version, reason }) {
       if (reason.trim() === '' || reason.length > maxReasonLength) {
-        throw invalidArgument('reason', `say in 1 to ${maxReasonLength} characters why the version is promoted`);
+        throw invalidArgument(
+          'reason',
+          `say in 1 to ${maxReasonLength} characters why the version is promoted`,
+        );
       }
       return { modelVersion: await registry.promote(version, [reason]) };
     },

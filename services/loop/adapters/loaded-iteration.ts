@@ -41,7 +41,8 @@ export async function loadIteration(
 ): Promise<LoadedIteration> {
   const key = { runId: run.id, iteration };
   const row = await findIteration(ledger, run.id, iteration);
-  if (row === undefined) throw internal(new Error(`iteration ${iteration} of ${run.id} is not in the ledger`));
+  if (row === undefined)
+    throw internal(new Error(`iteration ${iteration} of ${run.id} is not in the ledger`));
   const model = modelFromText(row.model);
   const jobRow = await findLatestJob(ledger, key);
   const job = jobRow === undefined ? undefined : { row: jobRow, job: jobFromText(jobRow.job) };

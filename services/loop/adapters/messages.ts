@@ -41,12 +41,15 @@ export const artifactFromText = (text: string): Artifact => fromJsonString(Artif
 export const jobToText = (job: Job): string => toJsonString(JobSchema, job, { registry });
 export const jobFromText = (text: string): Job => fromJsonString(JobSchema, text, { ...read, registry });
 
-export const progressToText = (progress: TrainingProgress): string => toJsonString(TrainingProgressSchema, progress);
+export const progressToText = (progress: TrainingProgress): string =>
+  toJsonString(TrainingProgressSchema, progress);
 export const progressFromText = (text: string): TrainingProgress =>
   fromJsonString(TrainingProgressSchema, text, read);
 
-export const errorToText = (error: PlumbError): string => toJsonString(StatusSchema, toStatus(error), { registry });
-export const statusFromText = (text: string): Status => fromJsonString(StatusSchema, text, { ...read, registry });
+export const errorToText = (error: PlumbError): string =>
+  toJsonString(StatusSchema, toStatus(error), { registry });
+export const statusFromText = (text: string): Status =>
+  fromJsonString(StatusSchema, text, { ...read, registry });
 
 /** An error as ledger columns. */
 export function errorColumns(status: Status | undefined): { code: string; reason: string; message: string } {

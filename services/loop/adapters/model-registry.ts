@@ -82,7 +82,8 @@ export async function openModelRegistry(bus: Bus): Promise<ModelRegistry> {
         if (PlumbError.from(error).code !== 'ALREADY_EXISTS') throw error;
       }
       const standing = await get(model.version);
-      if (standing.weights?.sha256 !== model.weights?.sha256) throw alreadyExists('model version', model.version);
+      if (standing.weights?.sha256 !== model.weights?.sha256)
+        throw alreadyExists('model version', model.version);
       return standing;
     },
     async refuse(version, reasons) {

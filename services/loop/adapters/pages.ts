@@ -9,7 +9,10 @@ const largestPageSize = 1_000;
 export function pageSizeOf(requested: number): number {
   if (requested === 0) return defaultPageSize;
   if (requested < 0 || requested > largestPageSize) {
-    throw invalidArgument('page_size', `${requested} is out of range; use 1 to ${largestPageSize}, or 0 for ${defaultPageSize}`);
+    throw invalidArgument(
+      'page_size',
+      `${requested} is out of range; use 1 to ${largestPageSize}, or 0 for ${defaultPageSize}`,
+    );
   }
   return requested;
 }
@@ -25,7 +28,9 @@ export function readPageToken<Position>(schema: z.ZodType<Position>, token: stri
   try {
     return schema.parse(JSON.parse(Buffer.from(token, 'base64url').toString('utf8')));
   } catch (error) {
-    throw invalidArgument('page_token', 'is not a token of this list; begin again without one', { cause: error });
+    throw invalidArgument('page_token', 'is not a token of this list; begin again without one', {
+      cause: error,
+    });
   }
 }
 
@@ -37,8 +42,14 @@ export function pageOf<Row>(
 ): { rows: readonly Row[]; nextPageToken: string } {
   const page = rows.slice(0, size);
   const last = page.at(-1);
-  return { rows: page, nextPageToken: rows.length > size && last !== undefined ? pageToken(position(last)) : '' };
+  return {
+    rows: page,
+    nextPageToken: rows.length > size && last !== undefined ? pageToken(position(last)) : '',
+  };
 }
 
 /** A place in a list that is ordered by time and id. */
-export const timePosition = z.object({ at: z.iso.datetime().transform((text) => new Date(text)), id: z.string() });
+export const timePosition = z.object({
+  at: z.iso.datetime().transform((text) => new Date(text)),
+  id: z.string(),
+});

@@ -61,11 +61,17 @@ async function iterationReport(
   };
 }
 
-function byCategory<Value>(paired: PairedDifference, pick: (comparison: Comparison) => Value): Record<string, Value> {
+function byCategory<Value>(
+  paired: PairedDifference,
+  pick: (comparison: Comparison) => Value,
+): Record<string, Value> {
   return { overall: pick(paired), ...mapValues(paired.perCategory, pick) };
 }
 
-function mapValues<From, To>(record: Readonly<Record<string, From>>, map: (value: From) => To): Record<string, To> {
+function mapValues<From, To>(
+  record: Readonly<Record<string, From>>,
+  map: (value: From) => To,
+): Record<string, To> {
   return Object.fromEntries(Object.entries(record).map(([key, value]) => [key, map(value)]));
 }
 

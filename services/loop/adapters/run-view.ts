@@ -3,8 +3,8 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { toStatus } from '@plumb/kit/errors';
 import type { PlumbError } from '@plumb/kit/errors';
-import { RunSchema, RunState, Stage, StageProgressSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import type { Run, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { RunSchema, RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Run, RunSpec, StageProgressSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { groupLabels } from '../domain/groups.ts';
 import type { Group } from '../domain/groups.ts';
 import { stageOf } from '../domain/plan.ts';
@@ -36,7 +36,11 @@ const stages: Record<ReturnType<typeof stageOf>, Stage> = {
   done: Stage.DONE,
 };
 
-const groupStages: Record<Group, Stage> = { train: Stage.SAMPLE, before: Stage.EVALUATE, after: Stage.EVALUATE };
+const groupStages: Record<Group, Stage> = {
+  train: Stage.SAMPLE,
+  before: Stage.EVALUATE,
+  after: Stage.EVALUATE,
+};
 
 /**
  * A run as its callers see it, from the ledger. `halted` is why the run stands still although the ledger could not be told;
@@ -95,7 +99,8 @@ async function progressOf(
       iteration.iteration === current.row.iteration
         ? current
         : await loadIteration(ledger, current.run, spec, iteration.iteration);
-    const group = (name: Group) => counts.find((c) => c.iteration === iteration.iteration && c.group === name);
+    const group = (name: Group) =>
+      counts.find((c) => c.iteration === iteration.iteration && c.group === name);
     progress.push(
       ...samplingProgress(spec, iteration, 'train', group('train')),
       ...(await trainingProgress(ledger, spec, loaded)),
@@ -124,7 +129,9 @@ function samplingProgress(
     done: BigInt(done),
     total: BigInt(total),
     ...(startedAt === undefined ? {} : { startTime: timestampFromDate(startedAt) }),
-    ...(done < total || endedAt === null || endedAt === undefined ? {} : { endTime: timestampFromDate(endedAt) }),
+    ...(done < total || endedAt === null || endedAt === undefined
+      ? {}
+      : { endTime: timestampFromDate(endedAt) }),
   });
   return [step('generate', clips, counts?.lastGeneratedAt), step('score', settled, counts?.lastScoredAt)];
 }

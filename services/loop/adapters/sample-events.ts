@@ -48,7 +48,13 @@ export async function consumeSampleEvents(
   const { signal } = options;
 
   const generated = await bus.consumeBatches(
-    { ...base, durable: 'loop-generated', subject: subjects.sampleGenerated, schema: SampleGeneratedSchema, signal },
+    {
+      ...base,
+      durable: 'loop-generated',
+      subject: subjects.sampleGenerated,
+      schema: SampleGeneratedSchema,
+      signal,
+    },
     async (items) =>
       await recordBatch({
         database,
@@ -122,7 +128,12 @@ async function recordBatch<Message extends { readonly sampleId: string }, Entry>
       // A full disk, or a defect, must not turn results into dead letters: they wait until the ledger takes them.
       throw error.retryable
         ? error
-        : new PlumbError({ code: 'UNAVAILABLE', reason: error.reason, message: error.message, cause: thrown });
+        : new PlumbError({
+            code: 'UNAVAILABLE',
+            reason: error.reason,
+            message: error.message,
+            cause: thrown,
+          });
     }
   });
 }

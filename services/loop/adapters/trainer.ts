@@ -1,8 +1,8 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { internal } from '@plumb/kit/errors';
 import { createClient } from '@plumb/kit/rpc';
-import { JobSpecSchema, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import type { Job, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { Job, JobSpecSchema, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 
 /** The trainer service, as the loop uses it. Every failure is a PlumbError. */
 export interface Trainer {

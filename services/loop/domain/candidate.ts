@@ -25,9 +25,12 @@ export function candidateOf(options: {
   const { runId, iteration, model, job } = options;
   const version = candidateVersionOf(model, job);
   if (version === undefined || job.checkpoint === undefined) {
-    throw dataLoss(`training job '${job.id}' succeeded without a checkpoint; look into the trainer's log and train again`, {
-      reason: 'JOB_FAILED',
-    });
+    throw dataLoss(
+      `training job '${job.id}' succeeded without a checkpoint; look into the trainer's log and train again`,
+      {
+        reason: 'JOB_FAILED',
+      },
+    );
   }
   if (version === model.version) {
     throw dataLoss(

@@ -135,7 +135,11 @@ function manifestSample(sample: SampleRecord): object {
     scores: Object.fromEntries(
       sample.scores.map(({ reward, version, weightsHash, outcome }) => [
         reward,
-        { version, weightsHash, ...('value' in outcome ? { value: outcome.value } : { error: outcome.error }) },
+        {
+          version,
+          weightsHash,
+          ...('value' in outcome ? { value: outcome.value } : { error: outcome.error }),
+        },
       ]),
     ),
   };

@@ -46,7 +46,11 @@ export function reasonsOf(rules: readonly RuleResult[], promoted: boolean): stri
 }
 
 function ruleResult({ rule, signal, passed, sentence }: GateCheck): RuleResult {
-  return { rule: signal === undefined || signal === 'verdict' ? rule : `${rule}:${signal}`, passed, reason: sentence };
+  return {
+    rule: signal === undefined || signal === 'verdict' ? rule : `${rule}:${signal}`,
+    passed,
+    reason: sentence,
+  };
 }
 
 /**

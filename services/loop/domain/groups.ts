@@ -1,4 +1,4 @@
-import type { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
+import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 
 /**
  * The three sets of samples of an iteration: training prompts, and held-out prompts from the current model (`before`) and
@@ -8,8 +8,11 @@ export const groups = ['train', 'before', 'after'] as const;
 
 export type Group = (typeof groups)[number];
 
-// The numbers of plumb.prompts.v1.Split, whose generated enum is a value import that the ledger does without.
-const splits: Record<Group, Split> = { train: 1, before: 2, after: 2 };
+const splits: Record<Group, Split> = {
+  train: Split.TRAIN,
+  before: Split.HELDOUT,
+  after: Split.HELDOUT,
+};
 
 /** The split whose prompts a group samples. */
 export function splitOf(group: Group): Split {

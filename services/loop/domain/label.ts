@@ -17,7 +17,8 @@ const maxRaterLength = 100;
 
 /** Everything that is wrong with a label, apart from whether its samples exist; empty is valid. */
 export function labelViolations(label: Label | undefined): FieldViolation[] {
-  if (label === undefined) return [{ field: 'label', description: 'is missing; say what the rater answered' }];
+  if (label === undefined)
+    return [{ field: 'label', description: 'is missing; say what the rater answered' }];
   const violations: FieldViolation[] = [];
   const reject = (field: string, description: string): void => {
     violations.push({ field: `label.${field}`, description });
@@ -27,7 +28,8 @@ export function labelViolations(label: Label | undefined): FieldViolation[] {
   if (rater.trim() === '' || rater.length > maxRaterLength) {
     reject('rater', `give a pseudonym of 1 to ${maxRaterLength} characters`);
   }
-  if (answer.case === undefined) reject('answer', 'is missing; accept or reject, or name the sample that lost');
+  if (answer.case === undefined)
+    reject('answer', 'is missing; accept or reject, or name the sample that lost');
   if (answer.case === 'preferredToSampleId' && answer.value === sampleId) {
     reject('preferred_to_sample_id', 'is the sample itself; name another');
   }

@@ -12,7 +12,12 @@ import { groupSize, plannedSamples } from './sample-plan.ts';
 const spec = specFixture();
 const base = modelFixture();
 const candidate = modelFixture('c'.repeat(64));
-const limits: PlanLimits = { iterations: 1, maxErrorShare: 0.05, maxOutstanding: 4, republishAfterSeconds: 60 };
+const limits: PlanLimits = {
+  iterations: 1,
+  maxErrorShare: 0.05,
+  maxOutstanding: 4,
+  republishAfterSeconds: 60,
+};
 
 type State = 'planned' | 'generating' | 'generated' | 'scoring' | 'scored';
 
@@ -68,7 +73,10 @@ class LedgerModel {
         return;
       }
       case 'publish': {
-        const [from, to] = action.queue === 'generate' ? (['planned', 'generating'] as const) : (['generated', 'scoring'] as const);
+        const [from, to] =
+          action.queue === 'generate'
+            ? (['planned', 'generating'] as const)
+            : (['generated', 'scoring'] as const);
         let left = Math.ceil(action.limit * share);
         for (const sample of this.samples.values()) {
           if (left > 0 && sample.state === from) {
@@ -79,7 +87,10 @@ class LedgerModel {
         return;
       }
       case 'republish': {
-        const [from, to] = action.queue === 'generate' ? (['generating', 'planned'] as const) : (['scoring', 'generated'] as const);
+        const [from, to] =
+          action.queue === 'generate'
+            ? (['generating', 'planned'] as const)
+            : (['scoring', 'generated'] as const);
         for (const sample of this.samples.values()) if (sample.state === from) sample.state = to;
         this.idle = 0;
         return;
@@ -118,7 +129,9 @@ class LedgerModel {
   /** Workers finish some of what is out, and lose the rest when `lost`. */
   work(share: number, lost: boolean): void {
     const done = { generating: 'generated', scoring: 'scored' } as const;
-    const out = [...this.samples.values()].filter((sample) => sample.state === 'generating' || sample.state === 'scoring');
+    const out = [...this.samples.values()].filter(
+      (sample) => sample.state === 'generating' || sample.state === 'scoring',
+    );
     for (const sample of out.slice(0, Math.ceil(out.length * share))) {
       if (sample.state === 'generating' || sample.state === 'scoring') sample.state = done[sample.state];
     }
@@ -218,13 +231,19 @@ describe('plan', () => {
     assert.ok(action?.kind === 'pause');
     assert.equal(action.error.reason, 'TOO_MANY_ERRORS');
     assert.match(action.error.message, /1 of 12 samples/);
-    const borne = plan({ ...snapshot, groups: { ...snapshot.groups, train: failed } }, { ...limits, maxErrorShare: 0.1 });
+    const borne = plan(
+      { ...snapshot, groups: { ...snapshot.groups, train: failed } },
+      { ...limits, maxErrorShare: 0.1 },
+    );
     assert.ok(borne.every(({ kind }) => kind !== 'pause'));
     assert.ok(isComplete(failed));
   });
 
   test('a failed job pauses the run, unless the spec itself was refused', () => {
-    const job = (error: ReturnType<typeof failedPrecondition>) => ({ ...finished(), job: { state: 'failed', error } as const });
+    const job = (error: ReturnType<typeof failedPrecondition>) => ({
+      ...finished(),
+      job: { state: 'failed', error } as const,
+    });
     const [pause] = plan(job(failedPrecondition('the loss is not a number')), limits);
     assert.ok(pause?.kind === 'pause');
     assert.equal(pause.error.reason, 'JOB_FAILED');
@@ -251,7 +270,8 @@ function kinds(ledger: LedgerModel): string[] {
 
 function finished(): IterationSnapshot {
   const ledger = new LedgerModel();
-  for (const group of groups) for (const { id } of planOf(group)) ledger.samples.set(id, { group, state: 'scored' });
+  for (const group of groups)
+    for (const { id } of planOf(group)) ledger.samples.set(id, { group, state: 'scored' });
   ledger.dataSetFrozen = true;
   ledger.job = 'succeeded';
   ledger.registered = true;

@@ -90,7 +90,9 @@ export function isComplete(counts: GroupCounts): boolean {
 }
 
 /** Where an iteration stands, for people. */
-export function stageOf(snapshot: IterationSnapshot): 'sample' | 'freeze' | 'train' | 'evaluate' | 'gate' | 'done' {
+export function stageOf(
+  snapshot: IterationSnapshot,
+): 'sample' | 'freeze' | 'train' | 'evaluate' | 'gate' | 'done' {
   if (snapshot.state === 'succeeded') return 'done';
   if (!isComplete(snapshot.groups.train)) return 'sample';
   if (!snapshot.dataSetFrozen) return 'freeze';
@@ -101,12 +103,25 @@ export function stageOf(snapshot: IterationSnapshot): 'sample' | 'freeze' | 'tra
 function* sampling(snapshot: IterationSnapshot, limits: PlanLimits): Generator<Action> {
   const active = groups.filter((group) => group !== 'after' || snapshot.candidateRegistered);
   for (const group of active) {
-    if (snapshot.groups[group].rows < snapshot.groups[group].expected) yield { kind: 'insert-samples', group };
+    if (snapshot.groups[group].rows < snapshot.groups[group].expected)
+      yield { kind: 'insert-samples', group };
   }
   const total = (pick: (counts: GroupCounts) => number): number =>
     active.reduce((sum, group) => sum + pick(snapshot.groups[group]), 0);
-  yield* queueing('generate', total((c) => c.toGenerate), total((c) => c.generating), snapshot, limits);
-  yield* queueing('score', total((c) => c.toScore), total((c) => c.scoring), snapshot, limits);
+  yield* queueing(
+    'generate',
+    total((c) => c.toGenerate),
+    total((c) => c.generating),
+    snapshot,
+    limits,
+  );
+  yield* queueing(
+    'score',
+    total((c) => c.toScore),
+    total((c) => c.scoring),
+    snapshot,
+    limits,
+  );
 }
 
 function* queueing(
@@ -161,9 +176,12 @@ function afterFailedJob(error: PlumbError): Action {
 }
 
 function trainingFailed(error: PlumbError): PlumbError {
-  return failedPrecondition(`the training job failed: ${error.message}; remove the cause and resume, which trains again`, {
-    reason: 'JOB_FAILED',
-    metadata: { reason: error.reason },
-    cause: error,
-  });
+  return failedPrecondition(
+    `the training job failed: ${error.message}; remove the cause and resume, which trains again`,
+    {
+      reason: 'JOB_FAILED',
+      metadata: { reason: error.reason },
+      cause: error,
+    },
+  );
 }

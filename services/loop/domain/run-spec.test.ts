@@ -32,20 +32,66 @@ const evaluation = (spec: RunSpec) => {
 /** What breaks a spec, the field that is named, and a part of what is said of it. */
 const poisons: [name: string, change: (spec: RunSpec) => void, field: string, says: RegExp][] = [
   ['no base', (s) => void delete s.base, 'spec.base', /is missing/],
-  ['a version of other weights', (s) => s.base && (s.base.version = 'toy@000000000000'), 'spec.base.version', /is not toy@a/],
+  [
+    'a version of other weights',
+    (s) => s.base && (s.base.version = 'toy@000000000000'),
+    'spec.base.version',
+    /is not toy@a/,
+  ],
   ['a bad model name', (s) => s.base && (s.base.model = 'To y'), 'spec.base.model', /no model name/],
-  ['two prompts of one id', (s) => (prompt(s, 1).id = prompt(s, 0).id), 'spec.prompts[1].id', /also the id of prompts\[0\]/],
-  ['two prompts of one text', (s) => (prompt(s, 1).text = `  ${prompt(s, 0).text.toUpperCase()} `), 'spec.prompts[1].text', /remove one/],
-  ['a leak', (s) => (prompt(s, 3).text = prompt(s, 0).text), 'spec.prompts[3].text', /must not be trained on/],
+  [
+    'two prompts of one id',
+    (s) => (prompt(s, 1).id = prompt(s, 0).id),
+    'spec.prompts[1].id',
+    /also the id of prompts\[0\]/,
+  ],
+  [
+    'two prompts of one text',
+    (s) => (prompt(s, 1).text = `  ${prompt(s, 0).text.toUpperCase()} `),
+    'spec.prompts[1].text',
+    /remove one/,
+  ],
+  [
+    'a leak',
+    (s) => (prompt(s, 3).text = prompt(s, 0).text),
+    'spec.prompts[3].text',
+    /must not be trained on/,
+  ],
   ['an empty prompt', (s) => (prompt(s, 0).text = ' '), 'spec.prompts[0].text', /is empty/],
-  ['a long prompt', (s) => (prompt(s, 0).text = 'x'.repeat(10_000)), 'spec.prompts[0].text', /has 10000 characters/],
-  ['no category', (s) => (prompt(s, 0).category = Category.UNSPECIFIED), 'spec.prompts[0].category', /five categories/],
-  ['no split', (s) => (prompt(s, 0).split = Split.UNSPECIFIED), 'spec.prompts[0].split', /training or held out/],
-  ['nothing held out', (s) => (s.prompts = s.prompts.filter((p) => p.split === Split.TRAIN)), 'spec.prompts', /hold some back/],
-  ['nothing to train on', (s) => (s.prompts = s.prompts.filter((p) => p.split !== Split.TRAIN)), 'spec.prompts', /no training prompt/],
+  [
+    'a long prompt',
+    (s) => (prompt(s, 0).text = 'x'.repeat(10_000)),
+    'spec.prompts[0].text',
+    /has 10000 characters/,
+  ],
+  [
+    'no category',
+    (s) => (prompt(s, 0).category = Category.UNSPECIFIED),
+    'spec.prompts[0].category',
+    /five categories/,
+  ],
+  [
+    'no split',
+    (s) => (prompt(s, 0).split = Split.UNSPECIFIED),
+    'spec.prompts[0].split',
+    /training or held out/,
+  ],
+  [
+    'nothing held out',
+    (s) => (s.prompts = s.prompts.filter((p) => p.split === Split.TRAIN)),
+    'spec.prompts',
+    /hold some back/,
+  ],
+  [
+    'nothing to train on',
+    (s) => (s.prompts = s.prompts.filter((p) => p.split !== Split.TRAIN)),
+    'spec.prompts',
+    /no training prompt/,
+  ],
   [
     'a category that is not held out',
-    (s) => (s.prompts = s.prompts.filter((p) => p.split === Split.TRAIN || p.category === Category.FALLING_DOWN)),
+    (s) =>
+      (s.prompts = s.prompts.filter((p) => p.split === Split.TRAIN || p.category === Category.FALLING_DOWN)),
     'spec.prompts',
     /category DM has no held-out prompt/,
   ],
@@ -54,16 +100,41 @@ const poisons: [name: string, change: (spec: RunSpec) => void, field: string, sa
   ['too many samples', (s) => (s.samplesPerPrompt = 1025), 'spec.samples_per_prompt', /1 to 1024/],
   ['no sampler', (s) => void delete s.sampler, 'spec.sampler', /is missing/],
   ['no steps', (s) => s.sampler && (s.sampler.steps = 0), 'spec.sampler.steps', /1 to 1000/],
-  ['a guidance that is no number', (s) => s.sampler && (s.sampler.guidance = Number.NaN), 'spec.sampler.guidance', /NaN is out of range/],
+  [
+    'a guidance that is no number',
+    (s) => s.sampler && (s.sampler.guidance = Number.NaN),
+    'spec.sampler.guidance',
+    /NaN is out of range/,
+  ],
   ['no rewards', (s) => (s.rewards = []), 'spec.rewards', /at least one/],
   ['a reward twice', (s) => s.rewards.push('aif'), 'spec.rewards[1]', /named twice/],
-  ['an unknown algorithm', (s) => (objective(s).algorithm = 'ppo'), 'spec.objective.algorithm', /'ppo' is unknown; use one of sft/],
-  ['another reward to train on', (s) => (objective(s).reward = 'clip'), 'spec.objective.reward', /name one of aif/],
+  [
+    'an unknown algorithm',
+    (s) => (objective(s).algorithm = 'ppo'),
+    'spec.objective.algorithm',
+    /'ppo' is unknown; use one of sft/,
+  ],
+  [
+    'another reward to train on',
+    (s) => (objective(s).reward = 'clip'),
+    'spec.objective.reward',
+    /name one of aif/,
+  ],
   ['an unknown reference', (s) => (s.reference = 'next'), 'spec.reference', /previous or pretrained/],
   ['too many iterations', (s) => (s.iterations = 101), 'spec.iterations', /1 to 100/],
   ['no optimisation', (s) => void delete s.optimisation, 'spec.optimisation', /is missing/],
-  ['a learning rate of nothing', (s) => s.optimisation && (s.optimisation.learningRate = 0), 'spec.optimisation.learning_rate', /more than 0/],
-  ['a held-out reward that is trained on', (s) => (evaluation(s).heldOutReward = 'aif'), 'spec.evaluation.held_out_reward', /trained on/],
+  [
+    'a learning rate of nothing',
+    (s) => s.optimisation && (s.optimisation.learningRate = 0),
+    'spec.optimisation.learning_rate',
+    /more than 0/,
+  ],
+  [
+    'a held-out reward that is trained on',
+    (s) => (evaluation(s).heldOutReward = 'aif'),
+    'spec.evaluation.held_out_reward',
+    /trained on/,
+  ],
   ['no verdict', (s) => (evaluation(s).reward = ''), 'spec.evaluation.reward', /is missing/],
   ['a gate of 200 percent', (s) => s.gate && (s.gate.minGain = 2), 'spec.gate.min_gain', /-1 to 1/],
   ['all may be errors', (s) => (s.maxErrorShare = 1), 'spec.max_error_share', /less than 1/],
@@ -120,6 +191,10 @@ describe('spec', () => {
       after: '"something else"',
     });
     const more = changed((spec) => (spec.seed = 8n));
-    assert.deepEqual(firstDifference(specFixture(), more), { field: 'spec.seed', before: '"7"', after: '"8"' });
+    assert.deepEqual(firstDifference(specFixture(), more), {
+      field: 'spec.seed',
+      before: '"7"',
+      after: '"8"',
+    });
   });
 });

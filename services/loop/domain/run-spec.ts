@@ -94,9 +94,13 @@ export function modelViolations(path: string, model: ModelVersion | undefined): 
   if (!sha256Pattern.test(sha256)) {
     reject('weights.sha256', 'give the SHA-256 of the weights as 64 lower-case hexadecimal digits');
   } else if (model.version !== modelVersionOf(model.model, sha256)) {
-    reject('version', `'${model.version}' is not ${modelVersionOf(model.model, sha256)}, which its weights make it`);
+    reject(
+      'version',
+      `'${model.version}' is not ${modelVersionOf(model.model, sha256)}, which its weights make it`,
+    );
   }
-  if ((model.weights?.uri ?? '') === '') reject('weights.uri', 'is missing; give the artifact of the weights');
+  if ((model.weights?.uri ?? '') === '')
+    reject('weights.uri', 'is missing; give the artifact of the weights');
   return violations;
 }
 
@@ -110,9 +114,11 @@ function checkPrompts(prompts: readonly Prompt[], reject: Reject): void {
   const seen: Record<'train' | 'heldout', Set<CategoryId>> = { train: new Set(), heldout: new Set() };
   for (const [index, prompt] of prompts.entries()) {
     const field = `prompts[${index}]`;
-    if (prompt.id === '' || prompt.id.length > 200) reject(`${field}.id`, 'give an id of 1 to 200 characters');
+    if (prompt.id === '' || prompt.id.length > 200)
+      reject(`${field}.id`, 'give an id of 1 to 200 characters');
     const twin = byId.get(prompt.id);
-    if (twin !== undefined) reject(`${field}.id`, `'${prompt.id}' is also the id of prompts[${twin}]; ids are unique`);
+    if (twin !== undefined)
+      reject(`${field}.id`, `'${prompt.id}' is also the id of prompts[${twin}]; ids are unique`);
     else byId.set(prompt.id, index);
 
     const text = prompt.text.trim().replaceAll(/\s+/g, ' ').toLowerCase();
@@ -140,13 +146,17 @@ function checkPrompts(prompts: readonly Prompt[], reject: Reject): void {
       seen[prompt.split === Split.TRAIN ? 'train' : 'heldout'].add(category);
     }
   }
-  if (!prompts.some(({ split }) => split === Split.TRAIN)) reject('prompts', 'has no training prompt; add some');
+  if (!prompts.some(({ split }) => split === Split.TRAIN))
+    reject('prompts', 'has no training prompt; add some');
   if (!prompts.some(({ split }) => split === Split.HELDOUT)) {
     reject('prompts', 'has no held-out prompt; hold some back, the gate judges by them');
     return;
   }
   for (const category of seen.train.difference(seen.heldout)) {
-    reject('prompts', `category ${category} has no held-out prompt, so its change cannot be judged; hold some back`);
+    reject(
+      'prompts',
+      `category ${category} has no held-out prompt, so its change cannot be judged; hold some back`,
+    );
   }
 }
 
@@ -166,7 +176,10 @@ function checkSampler(field: string, sampler: SamplerSettings | undefined, rejec
     reject(`${field}.guidance`, `${sampler.guidance} is out of range; use 0 to 100, 1 is no guidance`);
   }
   if (!(sampler.shift > 0 && sampler.shift <= 100)) {
-    reject(`${field}.shift`, `${sampler.shift} is out of range; use more than 0 and at most 100, 1 is no shift`);
+    reject(
+      `${field}.shift`,
+      `${sampler.shift} is out of range; use more than 0 and at most 100, 1 is no shift`,
+    );
   }
 }
 
@@ -175,7 +188,8 @@ function checkRewards(spec: RunSpec, reject: Reject): void {
   if (spec.rewards.length > 32) reject('rewards', `has ${spec.rewards.length} rewards; use at most 32`);
   for (const [index, name] of spec.rewards.entries()) {
     if (!/^[a-z0-9][a-z0-9_.-]{0,62}$/.test(name)) reject(`rewards[${index}]`, `'${name}' is no reward name`);
-    if (spec.rewards.indexOf(name) < index) reject(`rewards[${index}]`, `'${name}' is named twice; name it once`);
+    if (spec.rewards.indexOf(name) < index)
+      reject(`rewards[${index}]`, `'${name}' is named twice; name it once`);
   }
   const objective = spec.objective;
   if (objective === undefined) {
@@ -187,7 +201,10 @@ function checkRewards(spec: RunSpec, reject: Reject): void {
     reject('objective.algorithm', `'${objective.algorithm}' is unknown; use one of ${known}`);
   }
   if (!spec.rewards.includes(objective.reward)) {
-    reject('objective.reward', `'${objective.reward}' is not among the rewards; name one of ${spec.rewards.join(', ')}`);
+    reject(
+      'objective.reward',
+      `'${objective.reward}' is not among the rewards; name one of ${spec.rewards.join(', ')}`,
+    );
   }
 }
 
@@ -200,7 +217,10 @@ function checkOptimisation(spec: RunSpec, reject: Reject): void {
   checkCount('optimisation.steps', optimisation.steps, 10_000_000, reject);
   checkCount('optimisation.batch_size', optimisation.batchSize, 65_536, reject);
   if (!(optimisation.learningRate > 0 && optimisation.learningRate <= 1)) {
-    reject('optimisation.learning_rate', `${optimisation.learningRate} is out of range; use more than 0, at most 1`);
+    reject(
+      'optimisation.learning_rate',
+      `${optimisation.learningRate} is out of range; use more than 0, at most 1`,
+    );
   }
 }
 
@@ -212,10 +232,14 @@ function checkEvaluation(spec: RunSpec, reject: Reject): void {
   }
   checkCount('evaluation.samples_per_prompt', evaluation.samplesPerPrompt, maxSamplesPerPrompt, reject);
   if (evaluation.sampler !== spec.sampler) checkSampler('evaluation.sampler', evaluation.sampler, reject);
-  if (evaluation.reward === '') reject('evaluation.reward', 'is missing; name the reward whose value is the verdict');
+  if (evaluation.reward === '')
+    reject('evaluation.reward', 'is missing; name the reward whose value is the verdict');
   const heldOut = evaluation.heldOutReward;
   if (heldOut !== '' && heldOut === spec.objective?.reward) {
-    reject('evaluation.held_out_reward', `'${heldOut}' is the reward that is trained on; name another, or none`);
+    reject(
+      'evaluation.held_out_reward',
+      `'${heldOut}' is the reward that is trained on; name another, or none`,
+    );
   } else if (heldOut !== '' && heldOut === evaluation.reward) {
     reject('evaluation.held_out_reward', `'${heldOut}' is the verdict itself; name another, or none`);
   }
@@ -231,7 +255,8 @@ function checkGate(spec: RunSpec, reject: Reject): void {
     ['max_guard_loss', gate.maxGuardLoss, 0],
   ] as const;
   for (const [field, value, least] of bounds) {
-    if (!(value >= least && value <= 1)) reject(`gate.${field}`, `${value} is out of range; use ${least} to 1`);
+    if (!(value >= least && value <= 1))
+      reject(`gate.${field}`, `${value} is out of range; use ${least} to 1`);
   }
 }
 

@@ -59,7 +59,14 @@ describe('planned samples', () => {
 describe('identity', () => {
   test('ids and seeds never change: a ledger of an earlier version is understood', () => {
     assert.equal(runIdOf('demo'), 'run-7ab34b55fa6da9cd');
-    const identity = { runId: 'r', iteration: 1, split: 'train', modelVersion: 'm', promptId: 'p', sampleIndex: 0 } as const;
+    const identity = {
+      runId: 'r',
+      iteration: 1,
+      split: 'train',
+      modelVersion: 'm',
+      promptId: 'p',
+      sampleIndex: 0,
+    } as const;
     assert.equal(sampleIdOf(identity), 'f24cbbaeada82c9b96d9da25c3461dd9');
     assert.equal(
       noiseSeedOf({ runSeed: 1n, iteration: 1, group: 'train', promptId: 'p', sampleIndex: 0 }),
@@ -68,7 +75,12 @@ describe('identity', () => {
   });
 
   test('a clip key tells everything apart that changes a clip', () => {
-    const options = { modelSha256: 'a', promptText: 'b', seed: 1n, sampler: { steps: 2, guidance: 3, shift: 4 } };
+    const options = {
+      modelSha256: 'a',
+      promptText: 'b',
+      seed: 1n,
+      sampler: { steps: 2, guidance: 3, shift: 4 },
+    };
     const keys = [
       options,
       { ...options, modelSha256: 'x' },

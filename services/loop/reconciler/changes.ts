@@ -17,7 +17,11 @@ export class RunChanges {
    * Yields once at the beginning and then after every change, at most once in `intervalMs`; changes in between are one.
    * Ends when the signal aborts.
    */
-  async *watch(runId: string, intervalMs: number, signal: AbortSignal): AsyncGenerator<void, void, undefined> {
+  async *watch(
+    runId: string,
+    intervalMs: number,
+    signal: AbortSignal,
+  ): AsyncGenerator<void, void, undefined> {
     const wakeup = new Wakeup();
     const ring = (): void => wakeup.ring();
     this.#emitter.on(runId, ring);

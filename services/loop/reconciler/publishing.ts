@@ -38,12 +38,16 @@ export interface PublishOptions {
 }
 
 /**
- * Enqueues what is due, up to the limit, and remembers it. Dying in between is harmless: the next attempt has the same
- * message id. Gives the number of samples that went on (enqueued, or with a clip taken over); throws the bus's error, after
- * remembering what did go out, when a queue is full or the broker away.
+ * Enqueues what is due, up to the limit, and remembers it; samples whose clip is there already take it over. Dying in between
+ * is harmless: the next attempt has the same message id. Gives how many samples moved on, and how many of them took a clip
+ * over; throws the bus's error, after remembering what did go out, when a queue is full or the broker away.
  */
-export async function publishDue(loop: LoopContext, options: PublishOptions): Promise<number> {
+export async function publishDue(
+  loop: LoopContext,
+  options: PublishOptions,
+): Promise<{ readonly moved: number; readonly reused: number }> {
   let moved = 0;
+  let reused = 0;
   while (moved < options.limit && !options.signal.aborted) {
     const due = await nextToPublish(loop.database, {
       runId: options.runId,
@@ -51,16 +55,21 @@ export async function publishDue(loop: LoopContext, options: PublishOptions): Pr
       queue: options.queue,
       limit: Math.min(publishBatch, options.limit - moved),
     });
-    if (due.length === 0) return moved;
-    const reused = options.queue === 'generate' ? await reuseSamples(loop, options, due) : new Set<string>();
-    const fresh = due.filter(({ id }) => !reused.has(id));
+    if (due.length === 0) break;
+    const taken = options.queue === 'generate' ? await reuseSamples(loop, options, due) : new Set<string>();
+    const fresh = due.filter(({ id }) => !taken.has(id));
     if (fresh.length > 0) await publishBatchOf(loop, options, fresh);
     moved += due.length;
+    reused += taken.size;
   }
-  return moved;
+  return { moved, reused };
 }
 
-async function publishBatchOf(loop: LoopContext, options: PublishOptions, rows: readonly SampleRow[]): Promise<void> {
+async function publishBatchOf(
+  loop: LoopContext,
+  options: PublishOptions,
+  rows: readonly SampleRow[],
+): Promise<void> {
   await withSpan(
     loopTracer,
     'plan',
@@ -82,7 +91,9 @@ async function publishBatchOf(loop: LoopContext, options: PublishOptions, rows: 
           return { id: row.id, traceparent };
         }),
       );
-      const published = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
+      const published = outcomes.flatMap((outcome) =>
+        outcome.status === 'fulfilled' ? [outcome.value] : [],
+      );
       for (const { traceparent } of published) {
         const link = traceparent === undefined ? undefined : linkTo({ traceparent });
         if (link !== undefined) span.addLink(link);
@@ -111,10 +122,15 @@ async function inSampleTrace(
     'plumb.category': row.category,
     'plumb.model.version': row.model_version,
   };
-  return await withSpan(loopTracer, 'sample', { root: true, links: [iterationLink], attributes }, async () => {
-    await body();
-    return currentCarrier()['traceparent'];
-  });
+  return await withSpan(
+    loopTracer,
+    'sample',
+    { root: true, links: [iterationLink], attributes },
+    async () => {
+      await body();
+      return currentCarrier()['traceparent'];
+    },
+  );
 }
 
 async function publishTask(loop: LoopContext, options: PublishOptions, row: SampleRow): Promise<void> {

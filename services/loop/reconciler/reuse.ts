@@ -81,7 +81,9 @@ async function takeOverScores(
 
 function isCurrent(score: ScoreRow, versions: ReadonlyMap<string, RewardVersion>): boolean {
   const current = versions.get(score.reward);
-  return score.value !== null && current?.version === score.version && current.weightsHash === score.weights_hash;
+  return (
+    score.value !== null && current?.version === score.version && current.weightsHash === score.weights_hash
+  );
 }
 
 async function currentVersions(
@@ -94,7 +96,10 @@ async function currentVersions(
     return await loop.rewardVersions([...names], options.signal);
   } catch (error) {
     // Nothing is lost: the clips are scored again.
-    loopLogger.warn({ runId: options.runId, error: describeError(error) }, 'the versions of the rewards are not known');
+    loopLogger.warn(
+      { runId: options.runId, error: describeError(error) },
+      'the versions of the rewards are not known',
+    );
     return undefined;
   }
 }

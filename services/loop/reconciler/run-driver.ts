@@ -1,5 +1,5 @@
-import { describeError, internal } from '@plumb/kit/errors';
-import type { PlumbError } from '@plumb/kit/errors';
+import { streamNames } from '@plumb/kit/bus';
+import { describeError, internal, PlumbError } from '@plumb/kit/errors';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { isStorageFailure, ledgerError } from '../adapters/ledger/database-error.ts';
 import { addActiveSeconds, advanceIteration, findRun, finishRun, moveRun } from '../adapters/ledger/runs.ts';
@@ -16,12 +16,18 @@ import { iterationContext } from './iteration-trace.ts';
 import { publishDue } from './publishing.ts';
 import { loadIteration, snapshotOf } from '../adapters/loaded-iteration.ts';
 import type { LoadedIteration } from '../adapters/loaded-iteration.ts';
-import { applyDecision, decideCandidate, evaluateCandidate, freezeDataSet, registerCandidate } from './stages.ts';
+import {
+  applyDecision,
+  decideCandidate,
+  evaluateCandidate,
+  freezeDataSet,
+  registerCandidate,
+} from './stages.ts';
 import { createTrainingJob, watchTrainingJob } from './training.ts';
 import { Wakeup } from './wakeup.ts';
 
 /** Shortest time between two looks at the ledger, in milliseconds: many results that arrive together cost one look. */
-const shortestPassMs = 150;
+const shortestPassMs = 300;
 /** Longest time between two looks, in milliseconds. */
 const longestPassMs = 1_000;
 /** Wait after the first error that may pass by itself, in milliseconds; it doubles up to the longest. */
@@ -29,6 +35,9 @@ const firstBackoffMs = 500;
 const longestBackoffMs = 15_000;
 /** Working time is written down this often, in seconds; a kill loses no more than that. */
 const activeFlushSeconds = 2;
+
+/** The durable consumers that workers share: generator's and reward's. */
+const workers: Record<Queue, string> = { generate: 'generator', score: 'reward' };
 
 /** How a driver ended by itself. */
 export type DriverEnd = { readonly kind: 'ended' } | { readonly kind: 'halted'; readonly error: PlumbError };
@@ -72,24 +81,31 @@ export class RunDriver {
         const outcome = await this.#pass();
         if (outcome === 'ended') end = { kind: 'ended' };
         failures = 0;
-        wait = outcome === 'progress' ? 0 : longestPassMs;
+        wait = outcome === 'again' ? 0 : longestPassMs;
       } catch (thrown) {
         if (this.#signal.aborted) break;
         const error = ledgerError(thrown);
         if (error.retryable && !isStorageFailure(error)) {
           failures += 1;
           wait = error.retryAfterMs ?? Math.min(firstBackoffMs * 2 ** (failures - 1), longestBackoffMs);
-          loopLogger.warn({ runId: this.#runId, error: describeError(thrown), waitMs: wait }, 'a pass failed; trying again');
+          loopLogger.warn(
+            { runId: this.#runId, error: describeError(thrown), waitMs: wait },
+            'a pass failed; trying again',
+          );
         } else {
-          loopLogger.error({ runId: this.#runId, error: describeError(thrown) }, 'a pass failed; the run pauses');
+          loopLogger.error(
+            { runId: this.#runId, error: describeError(thrown) },
+            'a pass failed; the run pauses',
+          );
           end = await this.#stopRun('paused', error);
           wait = 0;
         }
       }
       if (end !== undefined) break;
+      if (wait === 0) continue;
       const spent = performance.now() - startedAt;
       await pause(Math.max(0, shortestPassMs - spent), this.#signal);
-      if (wait > 0) await this.#wakeup.wait(wait, this.#signal);
+      await this.#wakeup.wait(wait, this.#signal);
     }
     this.#background.abort();
     await this.#watched?.done;
@@ -98,7 +114,7 @@ export class RunDriver {
     return end ?? { kind: 'ended' };
   }
 
-  async #pass(): Promise<'ended' | 'progress' | 'waiting'> {
+  async #pass(): Promise<'ended' | 'again' | 'waiting'> {
     if (this.#watchFailure !== undefined) throw this.#watchFailure;
     const run = await findRun(this.#loop.database, this.#runId);
     if (run === undefined) throw internal(new Error(`run ${this.#runId} is not in the ledger`));
@@ -107,16 +123,16 @@ export class RunDriver {
     this.#spec ??= specFromText(run.spec);
     const loaded = await loadIteration(this.#loop.database, run, this.#spec);
     const actions = plan(snapshotOf(loaded, this.#idleSeconds(loaded)), this.#limits(this.#spec));
-    let progress = false;
+    let again = false;
     for (const action of actions) {
       if (this.#signal.aborted) return 'waiting';
-      progress = (await this.#perform(action, loaded)) || progress;
+      again = (await this.#perform(action, loaded)) || again;
     }
-    if (progress) this.#loop.changes.notify(this.#runId);
-    return progress ? 'progress' : 'waiting';
+    if (actions.length > 0) this.#loop.changes.notify(this.#runId);
+    return again ? 'again' : 'waiting';
   }
 
-  /** True when the ledger has changed by it, so that another look is due at once. */
+  /** True when more is due because of it, so that another look is due at once. */
   async #perform(action: Action, loaded: LoadedIteration): Promise<boolean> {
     const loop = this.#loop;
     const iteration = loaded.row.iteration;
@@ -128,8 +144,7 @@ export class RunDriver {
       case 'publish':
         return await this.#publish(action, loaded);
       case 'republish':
-        await this.#takeBack(action.queue, iteration);
-        return true;
+        return await this.#takeBack(action.queue, iteration);
       case 'freeze':
         await freezeDataSet(loop, loaded);
         return true;
@@ -169,13 +184,19 @@ export class RunDriver {
     const model = group === 'after' ? loaded.candidate : loaded.model;
     if (model === undefined) throw new TypeError(`no model is known for samples of group ${group}`);
     const { spec } = loaded;
-    const planned = plannedSamples({ spec, runId: this.#runId, iteration: loaded.row.iteration, group, model });
+    const planned = plannedSamples({
+      spec,
+      runId: this.#runId,
+      iteration: loaded.row.iteration,
+      group,
+      model,
+    });
     await insertSamples(this.#loop.database, planned, new Date());
   }
 
   async #publish(action: Extract<Action, { kind: 'publish' }>, loaded: LoadedIteration): Promise<boolean> {
     const key = { runId: this.#runId, iteration: loaded.row.iteration };
-    const moved = await publishDue(this.#loop, {
+    const { moved, reused } = await publishDue(this.#loop, {
       ...key,
       spec: loaded.spec,
       models: { train: loaded.model, before: loaded.model, after: loaded.candidate },
@@ -185,15 +206,38 @@ export class RunDriver {
       signal: this.#signal,
     });
     if (moved > 0) this.#lastResultAt[action.queue] = performance.now();
-    return moved > 0;
+    // What is enqueued takes its time; a clip that was taken over waits to be scored.
+    return reused > 0;
   }
 
-  async #takeBack(queue: Queue, iteration: number): Promise<void> {
-    const before = new Date(Date.now() - this.#loop.republishAfterSeconds * 1000);
-    const taken = await takeBackPublished(this.#loop.database, { runId: this.#runId, iteration, queue, before });
+  async #takeBack(queue: Queue, iteration: number): Promise<boolean> {
     this.#lastResultAt[queue] = performance.now();
+    // Tasks that wait, or are in work, are not lost, however long they take.
+    if (!(await this.#isDrained(queue))) return false;
+    const before = new Date(Date.now() - this.#loop.republishAfterSeconds * 1000);
+    const taken = await takeBackPublished(this.#loop.database, {
+      runId: this.#runId,
+      iteration,
+      queue,
+      before,
+    });
     if (taken > 0) {
-      loopLogger.warn({ runId: this.#runId, queue, tasks: taken }, 'tasks brought no result; enqueuing them again');
+      loopLogger.warn(
+        { runId: this.#runId, queue, tasks: taken },
+        'tasks brought no result; enqueuing them again',
+      );
+    }
+    return taken > 0;
+  }
+
+  /** True when the workers' queue holds nothing. A queue that no worker has asked of yet holds what was put there. */
+  async #isDrained(queue: Queue): Promise<boolean> {
+    try {
+      const depth = await this.#loop.bus.queueDepth(streamNames.tasks, workers[queue]);
+      return depth.waiting === 0 && depth.inFlight === 0;
+    } catch (thrown) {
+      if (PlumbError.from(thrown).code === 'NOT_FOUND') return false;
+      throw thrown;
     }
   }
 
@@ -222,7 +266,10 @@ export class RunDriver {
       return { kind: 'ended' };
     } catch (thrown) {
       // The ledger cannot even say that the run is paused: this process remembers it.
-      loopLogger.error({ runId: this.#runId, error: describeError(thrown) }, 'the pause cannot be written down');
+      loopLogger.error(
+        { runId: this.#runId, error: describeError(thrown) },
+        'the pause cannot be written down',
+      );
       return { kind: 'halted', error };
     }
   }
@@ -262,7 +309,10 @@ export class RunDriver {
     } catch (thrown) {
       // A pass reports the ledger's trouble; at the end of a run two seconds of working time are not worth failing for.
       if (!whole) throw thrown;
-      loopLogger.warn({ runId: this.#runId, error: describeError(thrown) }, 'working time could not be written down');
+      loopLogger.warn(
+        { runId: this.#runId, error: describeError(thrown) },
+        'working time could not be written down',
+      );
     }
   }
 }

@@ -4,7 +4,13 @@ import { withSpan } from '@plumb/kit/telemetry';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import { JobState } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import { insertJob, insertProgress, latestProgress, updateJob } from '../adapters/ledger/iterations.ts';
+import {
+  abandonJob,
+  insertJob,
+  insertProgress,
+  latestProgress,
+  updateJob,
+} from '../adapters/ledger/iterations.ts';
 import { artifactFromText, jobToText, progressToText } from '../adapters/messages.ts';
 import { trainingSeedOf } from '../domain/identity.ts';
 import { loopLogger, loopTracer } from './context.ts';
@@ -61,8 +67,16 @@ export async function watchTrainingJob(
     } catch (thrown) {
       const error = PlumbError.from(thrown);
       if (signal.aborted) return;
+      if (error.code === 'NOT_FOUND') {
+        loopLogger.warn({ runId, jobId }, 'the trainer has lost the job; asking for it anew');
+        await abandonJob(loop.database, jobId);
+        return;
+      }
       if (!error.retryable && error.code !== 'CANCELLED' && error.code !== 'UNKNOWN') throw error;
-      loopLogger.warn({ runId, jobId, error: describeError(thrown) }, 'lost sight of the training job; looking again');
+      loopLogger.warn(
+        { runId, jobId, error: describeError(thrown) },
+        'lost sight of the training job; looking again',
+      );
     }
     // An aborted sleep rejects; the loop's condition sees the abort.
     await sleep(retryMs, undefined, { signal }).catch(() => undefined);

@@ -15,13 +15,20 @@ export interface PostgresServer {
 function findPrograms(): string | undefined {
   const root = '/usr/lib/postgresql';
   const versions = existsSync(root) ? readdirSync(root).toSorted((a, b) => Number(b) - Number(a)) : [];
-  const folders = [...versions.map((version) => path.join(root, version, 'bin')), ...(process.env['PATH'] ?? '').split(':')];
-  return folders.find((folder) => existsSync(path.join(folder, 'initdb')) && existsSync(path.join(folder, 'postgres')));
+  const folders = [
+    ...versions.map((version) => path.join(root, version, 'bin')),
+    ...(process.env['PATH'] ?? '').split(':'),
+  ];
+  return folders.find(
+    (folder) => existsSync(path.join(folder, 'initdb')) && existsSync(path.join(folder, 'postgres')),
+  );
 }
 
 /** Why no server can be started here; undefined when one can. */
 export const postgresMissing: string | undefined =
-  findPrograms() === undefined ? 'PostgreSQL is not installed (initdb and postgres were not found)' : undefined;
+  findPrograms() === undefined
+    ? 'PostgreSQL is not installed (initdb and postgres were not found)'
+    : undefined;
 
 /** Starts a server with an empty database in a folder of its own. PostgreSQL refuses to run as root: root becomes nobody. */
 export async function startPostgres(): Promise<PostgresServer> {

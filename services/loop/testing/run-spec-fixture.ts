@@ -15,7 +15,12 @@ export function modelFixture(sha256: string = baseSha256): ModelVersion {
   return create(ModelVersionSchema, {
     version: modelVersionOf('toy', sha256),
     model: 'toy',
-    weights: { uri: `artifact:sha256/${sha256}`, sha256, mediaType: 'application/octet-stream', sizeBytes: 1n },
+    weights: {
+      uri: `artifact:sha256/${sha256}`,
+      sha256,
+      mediaType: 'application/octet-stream',
+      sizeBytes: 1n,
+    },
   });
 }
 

@@ -48,6 +48,7 @@ function rowOf(thrown: unknown): Row | undefined {
   const code = 'code' in thrown && typeof thrown.code === 'string' ? thrown.code : '';
   if (/^[0-9A-Z]{5}$/.test(code)) return rows[code] ?? rows[code.slice(0, 2)];
   // node-postgres says these without a code.
-  if (/Connection terminated|timeout exceeded when trying to connect/i.test(thrown.message)) return rows['08'];
+  if (/Connection terminated|timeout exceeded when trying to connect/i.test(thrown.message))
+    return rows['08'];
   return undefined;
 }

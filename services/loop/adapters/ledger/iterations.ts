@@ -51,7 +51,12 @@ export async function findDataSet(ledger: Ledger, key: IterationKey): Promise<Da
 /** Records a training job that the trainer has taken. */
 export async function insertJob(
   ledger: Ledger,
-  row: IterationKey & { readonly id: string; readonly attempt: number; readonly job: string; readonly now: Date },
+  row: IterationKey & {
+    readonly id: string;
+    readonly attempt: number;
+    readonly job: string;
+    readonly now: Date;
+  },
 ): Promise<void> {
   await ledger
     .insertInto('jobs')
@@ -71,7 +76,12 @@ export async function insertJob(
 /** Records how a job stands; a job that has ended stays as it is. */
 export async function updateJob(
   ledger: Ledger,
-  row: { readonly id: string; readonly state: JobRow['state']; readonly job: string; readonly endedAt: Date | null },
+  row: {
+    readonly id: string;
+    readonly state: JobRow['state'];
+    readonly job: string;
+    readonly endedAt: Date | null;
+  },
 ): Promise<void> {
   await ledger
     .updateTable('jobs')
@@ -102,6 +112,16 @@ export async function abandonFailedJobs(ledger: Ledger, key: IterationKey): Prom
     .where('state', '=', 'failed')
     .executeTakeFirst();
   return Number(result.numUpdatedRows);
+}
+
+/** Sets a job aside that is nowhere to be found any more. */
+export async function abandonJob(ledger: Ledger, id: string): Promise<void> {
+  await ledger
+    .updateTable('jobs')
+    .set({ state: 'abandoned' })
+    .where('id', '=', id)
+    .where('state', '=', 'running')
+    .execute();
 }
 
 /** Records one point of a training curve. */

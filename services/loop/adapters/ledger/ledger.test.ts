@@ -70,7 +70,13 @@ const value = (score: number): RewardResult => ({
   reward: 'aif',
   version: '1',
   weightsHash: 'w',
-  outcome: { value: score, reason: 'moves', failureMode: '', checks: { picture: true }, details: { share: 0.5 } },
+  outcome: {
+    value: score,
+    reason: 'moves',
+    failureMode: '',
+    checks: { picture: true },
+    details: { share: 0.5 },
+  },
 });
 
 const failure: RewardResult = {
@@ -291,7 +297,11 @@ function ledgerTests(open: () => Database): void {
     await insertEvaluation(database, { ...evaluation, result: 'second' });
     await insertDecision(database, { ...key, promoted: true, rules: '[]', traceId: '', now });
     await insertDecision(database, { ...key, promoted: false, rules: '[]', traceId: '', now });
-    const decisions = await database.selectFrom('decisions').selectAll().where('run_id', '=', runId).execute();
+    const decisions = await database
+      .selectFrom('decisions')
+      .selectAll()
+      .where('run_id', '=', runId)
+      .execute();
     assert.deepEqual(
       decisions.map(({ promoted }) => promoted),
       [true],
@@ -353,7 +363,9 @@ test('a ledger is opened again with everything in it, and its migrations run onc
     await first.destroy();
     const second = await openDatabase(url);
     assert.equal((await findSamples(second, ids)).length, ids.length);
-    await sql`insert into kysely_migration (name, timestamp) values ('0009-from-the-future', '2030')`.execute(second);
+    await sql`insert into kysely_migration (name, timestamp) values ('0009-from-the-future', '2030')`.execute(
+      second,
+    );
     await second.destroy();
     await assert.rejects(openDatabase(url), PlumbError);
   } finally {

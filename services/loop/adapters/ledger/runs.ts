@@ -32,7 +32,12 @@ export async function insertRun(database: Kysely<Tables>, run: NewRun): Promise<
       })
       .onConflict((conflict) => conflict.doNothing())
       .execute();
-    await insertIteration(transaction, { runId: run.id, iteration: 1, model: run.model, startedAt: run.createdAt });
+    await insertIteration(transaction, {
+      runId: run.id,
+      iteration: 1,
+      model: run.model,
+      startedAt: run.createdAt,
+    });
     return await transaction
       .selectFrom('runs')
       .selectAll()
@@ -53,7 +58,10 @@ export async function findRunByKey(ledger: Ledger, key: string): Promise<RunRow 
 /** Newest first; `after` is the last run of the page before. */
 export async function listRuns(
   ledger: Ledger,
-  options: { readonly limit: number; readonly after?: { readonly createdAt: Date; readonly id: string } | undefined },
+  options: {
+    readonly limit: number;
+    readonly after?: { readonly createdAt: Date; readonly id: string } | undefined;
+  },
 ): Promise<RunRow[]> {
   let query = ledger.selectFrom('runs').selectAll().orderBy('created_at', 'desc').orderBy('id', 'desc');
   if (options.after !== undefined) {
@@ -120,7 +128,12 @@ export async function findIteration(
 }
 
 export async function listIterations(ledger: Ledger, runId: string): Promise<IterationRow[]> {
-  return await ledger.selectFrom('iterations').selectAll().where('run_id', '=', runId).orderBy('iteration').execute();
+  return await ledger
+    .selectFrom('iterations')
+    .selectAll()
+    .where('run_id', '=', runId)
+    .orderBy('iteration')
+    .execute();
 }
 
 /** Remembers the iteration's trace, once: a restarted loop continues the trace that is there. */
@@ -187,7 +200,12 @@ async function endIteration(
 
 async function insertIteration(
   ledger: Ledger,
-  options: { readonly runId: string; readonly iteration: number; readonly model: string; readonly startedAt: Date },
+  options: {
+    readonly runId: string;
+    readonly iteration: number;
+    readonly model: string;
+    readonly startedAt: Date;
+  },
 ): Promise<void> {
   await ledger
     .insertInto('iterations')

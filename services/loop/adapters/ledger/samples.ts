@@ -97,7 +97,12 @@ export async function countSamples(
 /** The next samples to be enqueued, in the order of the plan: training prompts before held-out ones. */
 export async function nextToPublish(
   ledger: Ledger,
-  options: { readonly runId: string; readonly iteration: number; readonly queue: Queue; readonly limit: number },
+  options: {
+    readonly runId: string;
+    readonly iteration: number;
+    readonly queue: Queue;
+    readonly limit: number;
+  },
 ): Promise<SampleRow[]> {
   const rows: SampleRow[] = [];
   for (const group of groups) {
@@ -160,7 +165,12 @@ export async function markPublished(
 /** Takes back that tasks are out: they brought nothing for a long time, and will be enqueued again. Returns how many. */
 export async function takeBackPublished(
   ledger: Ledger,
-  options: { readonly runId: string; readonly iteration: number; readonly queue: Queue; readonly before: Date },
+  options: {
+    readonly runId: string;
+    readonly iteration: number;
+    readonly queue: Queue;
+    readonly before: Date;
+  },
 ): Promise<number> {
   const update = ledger
     .updateTable('samples')
@@ -362,7 +372,11 @@ export async function recordFailed(
  * Opens the failed samples of an iteration again: those with a clip are scored again, the others made again. Their errors are
  * dropped with it; the dead letters and the traces still tell of them.
  */
-export async function reopenFailed(database: Kysely<Tables>, runId: string, iteration: number): Promise<number> {
+export async function reopenFailed(
+  database: Kysely<Tables>,
+  runId: string,
+  iteration: number,
+): Promise<number> {
   return await database.transaction().execute(async (transaction) => {
     const failed = transaction
       .selectFrom('samples')
@@ -483,7 +497,9 @@ export async function listSamples(
   if (options.groups !== undefined) query = query.where('grp', 'in', options.groups);
   if (options.after !== undefined) {
     const { iteration, group, position, id } = options.after;
-    query = query.where(sql<boolean>`(iteration, grp, position, id) > (${iteration}, ${group}, ${position}, ${id})`);
+    query = query.where(
+      sql<boolean>`(iteration, grp, position, id) > (${iteration}, ${group}, ${position}, ${id})`,
+    );
   }
   return await query.execute();
 }
@@ -524,7 +540,10 @@ export async function findSamples(ledger: Ledger, ids: readonly string[]): Promi
 export type ScoreRow = Selectable<Tables['scores']>;
 
 /** The scores of samples, sorted by reward. */
-export async function scoresOf(ledger: Ledger, sampleIds: readonly string[]): Promise<Map<string, ScoreRow[]>> {
+export async function scoresOf(
+  ledger: Ledger,
+  sampleIds: readonly string[],
+): Promise<Map<string, ScoreRow[]>> {
   const scores = new Map<string, ScoreRow[]>();
   for (const batch of chunks(sampleIds, idBatch)) {
     const rows = await ledger

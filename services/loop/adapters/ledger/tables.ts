@@ -123,7 +123,7 @@ interface JobsTable {
   iteration: number;
   /** From 1; a resumed run trains again under the next. */
   attempt: number;
-  /** `abandoned`: it had failed, and the run was resumed since. */
+  /** `abandoned`: it had failed, and the run was resumed since; or the trainer has lost it. */
   state: 'running' | 'succeeded' | 'failed' | 'abandoned';
   /** plumb.trainer.v1.Job */
   job: string;

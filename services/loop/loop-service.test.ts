@@ -1,0 +1,430 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { create, toJson } from '@bufbuild/protobuf';
+import type { PlumbError } from '@plumb/kit/errors';
+import { createClient } from '@plumb/kit/rpc';
+import type { RpcClient } from '@plumb/kit/rpc';
+import { startNatsServer } from '@plumb/kit/testing/nats-server';
+import { openFolderStore } from '@plumb/media';
+import { dataSetManifestSchema } from '@plumb/objective';
+import { LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
+import { LoopService, ReportSchema, RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Run, RunSpec, Sample } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { ModelRegistryService } from '@plumb/proto/plumb/loop/v1/model_registry_pb.js';
+import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { ObjectiveSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { modelFixture, specFixture } from './testing/run-spec-fixture.ts';
+import { startLoop } from './testing/loop-process.ts';
+import type { LoopProcess } from './testing/loop-process.ts';
+import { startPeers } from './testing/protocol-peers.ts';
+import type { ProtocolPeers } from './testing/protocol-peers.ts';
+
+/** A loop service with everything around it. */
+interface World {
+  readonly loop: LoopProcess;
+  readonly peers: ProtocolPeers;
+  readonly client: RpcClient<typeof LoopService>;
+  readonly registry: RpcClient<typeof ModelRegistryService>;
+  readonly labels: RpcClient<typeof LabelService>;
+  readonly artifacts: string;
+  readonly spec: RunSpec;
+  stop(): Promise<void>;
+}
+
+async function startWorld(environment: Readonly<Record<string, string>> = {}): Promise<World> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'plumb-loop-'));
+  const nats = await startNatsServer();
+  const artifacts = path.join(folder, 'artifacts');
+  const peers = await startPeers({ natsUrl: nats.url, artifacts });
+  const store = await openFolderStore(artifacts);
+  const weights = await putWeights(store);
+  const loop = await startLoop({
+    PLUMB_NATS_URL: nats.url,
+    PLUMB_ARTIFACTS: artifacts,
+    PLUMB_DATABASE_URL: `pglite:${path.join(folder, 'ledger')}`,
+    PLUMB_TRAINER_ADDRESS: peers.trainerAddress,
+    PLUMB_SPAN_DIRECTORY: path.join(folder, 'spans'),
+    ...environment,
+  });
+  const client = createClient(LoopService, loop.address);
+  const registry = createClient(ModelRegistryService, loop.address);
+  const labels = createClient(LabelService, loop.address);
+  return {
+    loop,
+    peers,
+    client,
+    registry,
+    labels,
+    artifacts,
+    spec: specFixture({ train: 6, heldout: 6, samplesPerPrompt: 4, base: modelFixture(weights) }),
+    async stop() {
+      client.close();
+      registry.close();
+      labels.close();
+      assert.equal(await loop.stop(), 0);
+      await peers.stop();
+      await nats.stop();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Weights whose hash begins with an `a`, by which the peers know the base model. */
+async function putWeights(store: Awaited<ReturnType<typeof openFolderStore>>): Promise<string> {
+  for (let salt = 0; ; salt += 1) {
+    const { sha256 } = await store.put(Buffer.from(`weights ${salt}`), {
+      mediaType: 'application/octet-stream',
+    });
+    if (sha256.startsWith('a')) return sha256;
+  }
+}
+
+/** Watches a run until it is in a state, through restarts of the service. */
+async function until(world: World, id: string, done: (run: Run) => boolean): Promise<Run> {
+  for (;;) {
+    try {
+      for await (const { run } of world.client.watchRun({ id }))
+        if (run !== undefined && done(run)) return run;
+    } catch (error) {
+      if (!(error as PlumbError).retryable && (error as PlumbError).code !== 'UNKNOWN') throw error;
+    }
+    const { run } = await world.client.getRun({ id }, { waitForReady: true });
+    if (run !== undefined && done(run)) return run;
+  }
+}
+
+const hasEnded = ({ state }: Run): boolean => state !== RunState.RUNNING;
+
+async function samplesOf(world: World, runId: string): Promise<Sample[]> {
+  const samples: Sample[] = [];
+  let pageToken = '';
+  do {
+    const page = await world.client.listSamples({ runId, pageSize: 17, pageToken });
+    samples.push(...page.samples);
+    pageToken = page.nextPageToken;
+  } while (pageToken !== '');
+  return samples;
+}
+
+/** What must be equal between a disturbed and an undisturbed run: everything but times and traces. */
+async function ledgerOf(world: World, runId: string): Promise<unknown> {
+  const samples = (await samplesOf(world, runId)).map((sample) => ({
+    id: sample.id,
+    iteration: sample.iteration,
+    seed: sample.seed,
+    model: sample.modelVersion,
+    clip: sample.video?.sha256,
+    scores: sample.scores.map(({ reward, version, outcome, reason }) => ({
+      reward,
+      version,
+      outcome,
+      reason,
+    })),
+  }));
+  const { report } = await world.client.getReport({ runId });
+  assert.ok(report !== undefined);
+  for (const iteration of report.iterations) {
+    delete iteration.job?.endTime;
+  }
+  return { samples, report: toJson(ReportSchema, report) };
+}
+
+describe('a run', { timeout: 240_000 }, () => {
+  let world: World | undefined;
+  const here = (): World => {
+    assert.ok(world !== undefined);
+    return world;
+  };
+  before(async () => {
+    world = await startWorld();
+  });
+  after(async () => {
+    await world?.stop();
+  });
+
+  test('goes from prompts to a promoted model, and its report says so', async () => {
+    const { client, registry, spec, artifacts } = here();
+    const { run: created } = await client.createRun({ spec, idempotencyKey: 'whole' });
+    assert.ok(created !== undefined);
+    const run = await until(here(), created.id, hasEnded);
+    assert.equal(run.state, RunState.SUCCEEDED, JSON.stringify(run.error?.message));
+    assert.equal(run.stage, Stage.DONE);
+    assert.ok(
+      run.progress.every(({ done, total }) => done === total),
+      'every stage is complete',
+    );
+    assert.ok(run.activeSeconds > 0);
+    assert.equal(run.counts?.errors, 0n);
+    assert.equal(run.counts.scored, run.counts.planned);
+    assert.equal(run.training?.step, 3);
+
+    const { report } = await client.getReport({ runId: run.id });
+    const [iteration] = report?.iterations ?? [];
+    assert.ok(iteration !== undefined);
+    assert.equal(iteration.decision?.promoted, true);
+    assert.deepEqual(Object.keys(iteration.before).toSorted(), ['DM', 'FD', 'overall']);
+    assert.ok((iteration.difference['overall']?.mean ?? 0) > 0);
+    assert.equal(iteration.checksAfter['picture']?.rate, 1);
+    assert.deepEqual(
+      iteration.training.map(({ step }) => step),
+      [1, 2, 3],
+    );
+    assert.ok(iteration.trainingAcceptance['overall'] !== undefined);
+
+    const { modelVersion: promoted } = await registry.getModelVersion({ version: 'toy@promoted' });
+    assert.equal(promoted?.version, iteration.afterVersion);
+    assert.equal(promoted.state, ModelState.PROMOTED);
+    assert.equal(promoted.parentVersion, spec.base?.version);
+    assert.equal(run.currentModelVersion, promoted.version);
+
+    const dataSet = iteration.job?.spec?.dataSet;
+    assert.ok(dataSet !== undefined);
+    const store = await openFolderStore(artifacts);
+    const manifest = JSON.parse(
+      Buffer.from(await store.get(dataSet.uri, dataSet.sha256)).toString('utf8'),
+    ) as unknown;
+    assert.equal(dataSetManifestSchema.parse(manifest).samples.length, 48);
+    const evaluation = iteration.manifest;
+    assert.ok(evaluation !== undefined && (await store.has(evaluation.sha256)));
+  });
+
+  test('the same key finds the same run; another spec under it is refused by its first difference', async () => {
+    const { client, spec } = here();
+    const { run } = await client.createRun({ spec, idempotencyKey: 'whole' });
+    assert.equal(run?.state, RunState.SUCCEEDED);
+    await assert.rejects(client.createRun({ spec: { ...spec, seed: 8n }, idempotencyKey: 'whole' }), {
+      code: 'ALREADY_EXISTS',
+      reason: 'IDEMPOTENCY_KEY_REUSED',
+      message: /spec\.seed is "7" there and "8" here/,
+    });
+  });
+
+  test('a run with the same seed and model takes over every clip, and comes to the same end', async () => {
+    const { client, spec, peers } = here();
+    const made = peers.generated.size;
+    assert.ok(spec.objective !== undefined);
+    const { run: created } = await client.createRun({
+      spec: { ...spec, objective: create(ObjectiveSchema, { ...spec.objective, algorithm: 'sft' }) },
+      idempotencyKey: 'control',
+    });
+    const run = await until(here(), created?.id ?? '', hasEnded);
+    assert.equal(run.state, RunState.SUCCEEDED, run.error?.message);
+    // Training samples and held-out samples of the base are there; the candidate has other weights.
+    assert.equal(run.counts?.reused, 48n + 24n);
+    assert.equal(peers.generated.size - made, 24);
+    const taken = (await samplesOf(here(), run.id)).filter(
+      ({ reusedFromSampleId }) => reusedFromSampleId !== '',
+    );
+    assert.equal(taken.length, 72);
+  });
+
+  test('bad specs are refused with every violation; a base that is not stored as well', async () => {
+    const { client, spec } = here();
+    await assert.rejects(
+      client.createRun({ spec: { ...spec, samplesPerPrompt: 0, rewards: [] }, idempotencyKey: 'bad' }),
+      (error: PlumbError) => {
+        assert.equal(error.code, 'INVALID_ARGUMENT');
+        assert.ok((error.fieldViolations?.length ?? 0) >= 3);
+        return true;
+      },
+    );
+    await assert.rejects(
+      client.createRun({ spec: { ...spec, base: modelFixture('f'.repeat(64)) }, idempotencyKey: 'absent' }),
+      { reason: 'ARTIFACT_NOT_FOUND' },
+    );
+    await assert.rejects(client.createRun({ spec, idempotencyKey: '' }), { code: 'INVALID_ARGUMENT' });
+    await assert.rejects(client.getRun({ id: 'run-none' }), { reason: 'RUN_NOT_FOUND' });
+    await assert.rejects(client.listRuns({ pageToken: 'nonsense' }), /page_token/);
+  });
+
+  test('labels are kept once, and refused where they make no sense', async () => {
+    const { labels, client } = here();
+    const { runs } = await client.listRuns({});
+    const runId = runs.find(({ counts }) => counts?.reused === 0n)?.id ?? '';
+    const [sample] = await samplesOf(here(), runId);
+    assert.ok(sample !== undefined);
+    const label = { sampleId: sample.id, rater: 'r1', answer: { case: 'accept' as const, value: true } };
+    const { label: first } = await labels.createLabel({ label, idempotencyKey: 'l1' });
+    const { label: second } = await labels.createLabel({ label, idempotencyKey: 'l1' });
+    assert.deepEqual(second, first);
+    await assert.rejects(labels.createLabel({ label: { ...label, rater: 'r2' }, idempotencyKey: 'l1' }), {
+      code: 'ALREADY_EXISTS',
+    });
+    await assert.rejects(
+      labels.createLabel({ label: { ...label, failureMode: 'static' }, idempotencyKey: 'l2' }),
+      {
+        code: 'INVALID_ARGUMENT',
+      },
+    );
+    await assert.rejects(
+      labels.createLabel({ label: { ...label, sampleId: 'none' }, idempotencyKey: 'l3' }),
+      {
+        code: 'NOT_FOUND',
+      },
+    );
+    const page = await labels.listLabels({ runId });
+    assert.equal(page.labels.length, 1);
+  });
+
+  test('a person can go back to an earlier model', async () => {
+    const { registry, spec } = here();
+    const version = spec.base?.version ?? '';
+    await assert.rejects(registry.promoteModelVersion({ version, reason: ' ' }), {
+      code: 'INVALID_ARGUMENT',
+    });
+    await registry.promoteModelVersion({ version, reason: 'the new one flickers' });
+    const { modelVersion } = await registry.getModelVersion({ version: 'toy@promoted' });
+    assert.equal(modelVersion?.version, version);
+    assert.deepEqual(modelVersion.reasons, ['the new one flickers']);
+    const { modelVersions } = await registry.listModelVersions({ model: 'toy' });
+    assert.equal(modelVersions.length, 3);
+    await assert.rejects(registry.getModelVersion({ version: 'toy@000000000000' }), {
+      reason: 'MODEL_NOT_FOUND',
+    });
+  });
+
+  test('errors beyond the share pause the run with the reason; resumed, it tries them again and ends', async () => {
+    const { client, spec, peers } = here();
+    peers.behaviour.failScores = true;
+    const { run: created } = await client.createRun({
+      spec: { ...spec, seed: 21n },
+      idempotencyKey: 'errors',
+    });
+    const id = created?.id ?? '';
+    const paused = await until(here(), id, hasEnded);
+    assert.equal(paused.state, RunState.PAUSED);
+    assert.match(paused.error?.message ?? '', /samples \(train prompts, iteration 1\) ended in errors/);
+    assert.ok((paused.counts?.errors ?? 0n) > 0n);
+    const failed = (await samplesOf(here(), id)).find(({ error }) => error !== undefined);
+    assert.match(failed?.error?.message ?? '', /the judge does not answer/);
+
+    peers.behaviour.failScores = false;
+    await client.resumeRun({ id });
+    const run = await until(here(), id, hasEnded);
+    assert.equal(run.state, RunState.SUCCEEDED, run.error?.message);
+    assert.equal(run.counts?.errors, 0n);
+    assert.equal(run.error, undefined);
+  });
+
+  test('a failed training job pauses the run; resumed, it trains again', async () => {
+    const { client, spec, peers } = here();
+    peers.behaviour.failJobs = 1;
+    const { run: created } = await client.createRun({ spec: { ...spec, seed: 22n }, idempotencyKey: 'job' });
+    const id = created?.id ?? '';
+    const paused = await until(here(), id, hasEnded);
+    assert.equal(paused.state, RunState.PAUSED);
+    assert.match(paused.error?.message ?? '', /the training job failed: the engine ran out of memory/);
+    await client.resumeRun({ id });
+    const run = await until(here(), id, hasEnded);
+    assert.equal(run.state, RunState.SUCCEEDED, run.error?.message);
+    assert.equal([...peers.jobs.keys()].filter((key) => key.startsWith(id)).length, 2);
+  });
+
+  test('a paused run does nothing, a resumed one goes on, a cancelled one has ended', async () => {
+    const { client, spec, peers } = here();
+    peers.behaviour.clipMs = 20;
+    const { run: created } = await client.createRun({
+      spec: { ...spec, seed: 23n },
+      idempotencyKey: 'pause',
+    });
+    const id = created?.id ?? '';
+    await until(here(), id, ({ counts }) => (counts?.generated ?? 0n) > 0n);
+    await client.pauseRun({ id });
+    await client.pauseRun({ id });
+    const { run: paused } = await client.getRun({ id });
+    assert.equal(paused?.state, RunState.PAUSED);
+    await client.resumeRun({ id });
+    await until(here(), id, ({ counts }) => (counts?.scored ?? 0n) > 10n);
+    const { run: cancelled } = await client.cancelRun({ id });
+    assert.equal(cancelled?.state, RunState.CANCELLED);
+    assert.ok(cancelled.endTime !== undefined);
+    await assert.rejects(client.resumeRun({ id }), { reason: 'RUN_CONFLICT' });
+    peers.behaviour.clipMs = 0;
+  });
+});
+
+describe('a run of several iterations', { timeout: 240_000 }, () => {
+  test('each goes on from the promoted model and reuses its held-out clips', async () => {
+    const world = await startWorld();
+    try {
+      const { run: created } = await world.client.createRun({
+        spec: { ...world.spec, iterations: 2 },
+        idempotencyKey: 'two',
+      });
+      const run = await until(world, created?.id ?? '', hasEnded);
+      assert.equal(run.state, RunState.SUCCEEDED, run.error?.message);
+      assert.equal(run.iteration, 2);
+      const { report } = await world.client.getReport({ runId: run.id });
+      const [first, second] = report?.iterations ?? [];
+      assert.equal(first?.decision?.promoted, true);
+      assert.equal(second?.beforeVersion, first.afterVersion);
+      // What was after is before now: same model, same seeds.
+      assert.equal(run.counts?.reused, 24n);
+    } finally {
+      await world.stop();
+    }
+  });
+});
+
+describe('SIGKILL', { timeout: 300_000 }, () => {
+  test('wherever it strikes, the ledger ends as that of an undisturbed run', async () => {
+    const undisturbed = await startWorld();
+    const disturbed = await startWorld();
+    try {
+      const key = { idempotencyKey: 'same' };
+      const { run } = await undisturbed.client.createRun({ spec: undisturbed.spec, ...key });
+      const id = run?.id ?? '';
+      await until(undisturbed, id, hasEnded);
+
+      const kills: Promise<void>[] = [];
+      const killAt = new Set([1, 30, 60, 90]);
+      const kill = (): void => {
+        kills.push(
+          (kills.at(-1) ?? Promise.resolve()).then(async () => await disturbed.loop.killAndRestart()),
+        );
+      };
+      disturbed.peers.behaviour.onGenerated = (count) => {
+        if (killAt.delete(count)) kill();
+      };
+      let struck = false;
+      disturbed.peers.behaviour.onStep = (step) => {
+        if (step === 2 && !struck) {
+          struck = true;
+          kill();
+        }
+      };
+      await disturbed.client
+        .createRun({ spec: disturbed.spec, ...key }, { waitForReady: true })
+        .catch(async () => {
+          // Killed in the middle of the answer: the same key finds the run.
+          await disturbed.client.createRun({ spec: disturbed.spec, ...key }, { waitForReady: true });
+        });
+      const ended = await until(disturbed, id, hasEnded);
+      await Promise.all(kills);
+      assert.equal(ended.state, RunState.SUCCEEDED, ended.error?.message);
+      assert.equal(kills.length, 5);
+      assert.deepEqual(await ledgerOf(disturbed, id), await ledgerOf(undisturbed, id));
+    } finally {
+      await undisturbed.stop();
+      await disturbed.stop();
+    }
+  });
+});
+
+describe('lost tasks', { timeout: 240_000 }, () => {
+  test('tasks that bring no result are enqueued again', async () => {
+    const world = await startWorld({ PLUMB_REPUBLISH_AFTER_SECONDS: '2' });
+    try {
+      world.peers.behaviour.loseTasks = 5;
+      const { run: created } = await world.client.createRun({ spec: world.spec, idempotencyKey: 'lost' });
+      const run = await until(world, created?.id ?? '', hasEnded);
+      assert.equal(run.state, RunState.SUCCEEDED, run.error?.message);
+      assert.equal(run.counts?.scored, run.counts?.planned);
+    } finally {
+      await world.stop();
+    }
+  });
+});

@@ -63,7 +63,10 @@ function unbroadcast(gradient: Tensor, shape: readonly number[]): Tensor {
 }
 
 /** A rule of one input, whose gradient is built from the incoming gradient, the input and the output. */
-function unaryRule(operator: string, build: (g: Tensor, x: Tensor, y: Tensor, node: GraphNode) => Tensor): void {
+function unaryRule(
+  operator: string,
+  build: (g: Tensor, x: Tensor, y: Tensor, node: GraphNode) => Tensor,
+): void {
   gradientRules.set(operator, ({ node, gradients }) => [
     build(only(gradients), only(node.inputs), only(node.outputs), node),
   ]);
@@ -386,7 +389,12 @@ function biasGradient(g: Tensor): Tensor {
  * @param g what it made, [batch, groups * o, ...]
  * @returns [groups * o, c, ...kernel]
  */
-function kernelGradient(x: Tensor, g: Tensor, kernel: readonly number[], settings: ReturnType<typeof settingsOf>): Tensor {
+function kernelGradient(
+  x: Tensor,
+  g: Tensor,
+  kernel: readonly number[],
+  settings: ReturnType<typeof settingsOf>,
+): Tensor {
   const { groups, strides, dilations, padding } = settings;
   const swap = x.shape.map((_, axis) => (axis < 2 ? 1 - axis : axis));
   const perGroup = Array.from({ length: groups }, (_, group) => {

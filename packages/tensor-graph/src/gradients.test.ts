@@ -115,7 +115,11 @@ function unary(
 ): void {
   check(
     name,
-    shapeOfRank(0, 3).map((shape) => ({ shapes: [shape], build: (inputs) => build(first(inputs)), ...options })),
+    shapeOfRank(0, 3).map((shape) => ({
+      shapes: [shape],
+      build: (inputs) => build(first(inputs)),
+      ...options,
+    })),
   );
 }
 
@@ -183,7 +187,10 @@ for (const [name, operator] of Object.entries({ reduceSum, reduceMean, reduceMax
 for (const [name, operator] of Object.entries({ softmax, logSoftmax })) {
   check(
     name,
-    shapeAndAxis.map(({ shape, axis }) => ({ shapes: [shape], build: (inputs) => operator(first(inputs), axis) })),
+    shapeAndAxis.map(({ shape, axis }) => ({
+      shapes: [shape],
+      build: (inputs) => operator(first(inputs), axis),
+    })),
   );
 }
 
@@ -206,7 +213,12 @@ check(
 check(
   'slice',
   fc
-    .record({ rows: fc.integer({ min: 1, max: 9 }), columns: extent, step: fc.integer({ min: 1, max: 4 }), cut: fc.nat() })
+    .record({
+      rows: fc.integer({ min: 1, max: 9 }),
+      columns: extent,
+      step: fc.integer({ min: 1, max: 4 }),
+      cut: fc.nat(),
+    })
     .map(({ rows, columns, step, cut }) => ({
       shapes: [[rows, columns]],
       build: (inputs) => square(slice(first(inputs), 0, cut % rows, rows, step)),
@@ -216,10 +228,7 @@ check(
 check(
   'concat and split',
   fc.record({ a: extent, b: extent, axis: fc.integer({ min: 0, max: 2 }) }).map(({ a, b, axis }) => ({
-    shapes: [
-      [2, 3, 2].with(axis, a),
-      [2, 3, 2].with(axis, b),
-    ],
+    shapes: [[2, 3, 2].with(axis, a), [2, 3, 2].with(axis, b)],
     build: (inputs) => {
       const [left, , right] = split(concat([...inputs, ...inputs], axis), axis, [a, b, a + b]);
       assert.ok(left !== undefined && right !== undefined);
@@ -245,7 +254,9 @@ check(
     .map(({ shape, indices, axis }) => ({
       shapes: [shape],
       build: (inputs, graph) =>
-        square(gather(first(inputs), graph.constant(indices, [indices.length, 1], 'int64'), axis % shape.length)),
+        square(
+          gather(first(inputs), graph.constant(indices, [indices.length, 1], 'int64'), axis % shape.length),
+        ),
     })),
 );
 check(
@@ -274,7 +285,14 @@ check(
 check(
   'matMul of transposed operands',
   fc
-    .record({ m: extent, k: extent, n: extent, left: fc.boolean(), right: fc.boolean(), batch: shapeOfRank(0, 2) })
+    .record({
+      m: extent,
+      k: extent,
+      n: extent,
+      left: fc.boolean(),
+      right: fc.boolean(),
+      batch: shapeOfRank(0, 2),
+    })
     .map(({ m, k, n, left, right, batch }) => ({
       shapes: [
         [...batch, ...(left ? [k, m] : [m, k])],
@@ -289,13 +307,19 @@ check(
 );
 check(
   'gemm',
-  fc.record({ transposeA: fc.boolean(), transposeB: fc.boolean(), row: fc.boolean() }).map(({ row, ...options }) => ({
-    shapes: [options.transposeA ? [3, 2] : [2, 3], options.transposeB ? [4, 3] : [3, 4], row ? [4] : [2, 1]],
-    build: ([a, b, c]) => {
-      assert.ok(a !== undefined && b !== undefined);
-      return square(gemm(a, b, c, options));
-    },
-  })),
+  fc
+    .record({ transposeA: fc.boolean(), transposeB: fc.boolean(), row: fc.boolean() })
+    .map(({ row, ...options }) => ({
+      shapes: [
+        options.transposeA ? [3, 2] : [2, 3],
+        options.transposeB ? [4, 3] : [3, 4],
+        row ? [4] : [2, 1],
+      ],
+      build: ([a, b, c]) => {
+        assert.ok(a !== undefined && b !== undefined);
+        return square(gemm(a, b, c, options));
+      },
+    })),
   8,
 );
 check(
@@ -445,7 +469,10 @@ test('integers and losses that are not scalars cannot be differentiated', () => 
   const g = new Graph();
   const x = g.parameter('x', [2]);
   const i = g.input('i', 'int64', [2]);
-  assert.throws(() => gradients(x, [x]), { code: 'INVALID_ARGUMENT', message: /gradients\.loss: float32 \[2\]/ });
+  assert.throws(() => gradients(x, [x]), {
+    code: 'INVALID_ARGUMENT',
+    message: /gradients\.loss: float32 \[2\]/,
+  });
   assert.throws(() => gradients(reduceSum(x), [i]), { message: /gradients\.wrt\[0\]: is int64/ });
 });
 

@@ -18,13 +18,18 @@ import { addAll } from './operators/elementwise.ts';
  */
 export function gradients(loss: Tensor, wrt: readonly Tensor[]): Tensor[] {
   if (!isFloat(loss.dtype) || sizeOf(loss.shape) !== 1) {
-    throw graphError('gradients', 'loss', `${loss.dtype} ${describeShape(loss.shape)} must be a float scalar`);
+    throw graphError(
+      'gradients',
+      'loss',
+      `${loss.dtype} ${describeShape(loss.shape)} must be a float scalar`,
+    );
   }
   for (const [index, tensor] of wrt.entries()) {
     if (!isFloat(tensor.dtype)) {
       throw graphError('gradients', `wrt[${index}]`, `is ${tensor.dtype}; only float tensors have gradients`);
     }
-    if (tensor.graph !== loss.graph) throw graphError('gradients', `wrt[${index}]`, 'belongs to another graph than loss');
+    if (tensor.graph !== loss.graph)
+      throw graphError('gradients', `wrt[${index}]`, 'belongs to another graph than loss');
   }
   const graph = loss.graph;
   const path = nodesBetween(wrt, loss);
@@ -81,7 +86,9 @@ function nodesBetween(from: readonly Tensor[], to: Tensor): Step[] {
   for (const node of to.graph.nodes) {
     // A stopped gradient ends the path; so does a value that is not float.
     if (!ancestors.has(node) || node.attributes['_stop'] !== undefined) continue;
-    const needs = node.inputs.map((input) => input !== undefined && isFloat(input.dtype) && dependent.has(input));
+    const needs = node.inputs.map(
+      (input) => input !== undefined && isFloat(input.dtype) && dependent.has(input),
+    );
     if (!needs.includes(true)) continue;
     let differentiable = false;
     for (const output of node.outputs) {

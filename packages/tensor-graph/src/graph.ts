@@ -122,7 +122,8 @@ export class Graph {
 
   /** An input that training updates: float32 unless `dtype` says otherwise. */
   parameter(name: string, shape: readonly number[], dtype: DType = 'float32'): Tensor {
-    if (!isFloat(dtype)) throw graphError('parameter', 'dtype', `${dtype} cannot be trained; use a float dtype`);
+    if (!isFloat(dtype))
+      throw graphError('parameter', 'dtype', `${dtype} cannot be trained; use a float dtype`);
     return this.#addInput(name, dtype, shape, true);
   }
 
@@ -136,7 +137,9 @@ export class Graph {
    * accepted; a plain array of numbers becomes `dtype` (float32 unless given).
    */
   constant(data: TensorData | readonly number[], shape: readonly number[], dtype?: DType): Tensor {
-    const array = Array.isArray(data) ? dataOf(dtype ?? 'float32', data as readonly number[]) : (data as TensorData);
+    const array = Array.isArray(data)
+      ? dataOf(dtype ?? 'float32', data as readonly number[])
+      : (data as TensorData);
     const actual = dtypeOf(array);
     if (dtype !== undefined && dtype !== actual) {
       throw graphError('constant', 'dtype', `is ${dtype}, but the data is ${actual}`);
@@ -184,7 +187,11 @@ export class Graph {
   output(name: string, tensor: Tensor): void {
     if (tensor.graph !== this) throw graphError('output', 'tensor', 'belongs to another graph');
     if (this.outputs.has(name) || this.#names.has(name)) {
-      throw graphError('output', 'name', `${JSON.stringify(name)} is taken; names of inputs and outputs are unique`);
+      throw graphError(
+        'output',
+        'name',
+        `${JSON.stringify(name)} is taken; names of inputs and outputs are unique`,
+      );
     }
     this.outputs.set(name, tensor);
   }
@@ -227,7 +234,11 @@ export class Graph {
   #addInput(name: string, dtype: DType, shape: readonly number[], trainable: boolean): Tensor {
     if (name === '') throw graphError('input', 'name', 'is empty; every input needs a name');
     if (this.#names.has(name) || this.outputs.has(name)) {
-      throw graphError('input', 'name', `${JSON.stringify(name)} is taken; names of inputs and outputs are unique`);
+      throw graphError(
+        'input',
+        'name',
+        `${JSON.stringify(name)} is taken; names of inputs and outputs are unique`,
+      );
     }
     this.#checkShape('input', shape);
     this.#names.add(name);

@@ -19,7 +19,10 @@ test('frozen weights become part of the model', async () => {
   const g = new Graph();
   const x = g.input('x', 'float32', [2]);
   g.output('y', mul(x, g.parameter('w', [2])));
-  const session = await openSession('frozen', toOnnx(g, { initialisers: new Map([['w', Float32Array.of(2, 3)]]) }));
+  const session = await openSession(
+    'frozen',
+    toOnnx(g, { initialisers: new Map([['w', Float32Array.of(2, 3)]]) }),
+  );
   assert.deepEqual(
     session.inputs.map((spec) => spec.name),
     ['x'],
@@ -65,7 +68,9 @@ test('a split may leave parts unread', async () => {
   assert.ok(middle !== undefined);
   g.output('middle', middle);
   const session = await openSession('split', toOnnx(g));
-  const { middle: result } = await session.run({ x: { dtype: 'float32', shape: [3], data: Float32Array.of(1, 2, 3) } });
+  const { middle: result } = await session.run({
+    x: { dtype: 'float32', shape: [3], data: Float32Array.of(1, 2, 3) },
+  });
   assert.deepEqual(result?.data, Float32Array.of(2));
   await session.close();
 });
@@ -85,7 +90,10 @@ test('mistakes in writing are named', () => {
   const x = g.input('x', 'float32', [2]);
   g.output('y', x);
   assert.throws(() => toOnnx(g, { outputs: ['q'] }), /toOnnx\.outputs: has "q"; the graph's outputs are y/);
-  assert.throws(() => toOnnx(g, { initialisers: new Map([['q', Float32Array.of(1)]]) }), /holds "q", which is no input/);
+  assert.throws(
+    () => toOnnx(g, { initialisers: new Map([['q', Float32Array.of(1)]]) }),
+    /holds "q", which is no input/,
+  );
   assert.throws(
     () => toOnnx(g, { initialisers: new Map([['x', Float32Array.of(1)]]) }),
     /gives 1 float32 elements for "x", which needs 2 of float32/,

@@ -60,7 +60,8 @@ export function toOnnx(graph: Graph, options: OnnxOptions = {}): Uint8Array<Arra
     else body.tensor(names.of(tensor), tensor, values);
   }
   for (const name of initialisers.keys()) {
-    if (!known.has(name)) throw graphError('toOnnx', 'initialisers', `holds ${JSON.stringify(name)}, which is no input`);
+    if (!known.has(name))
+      throw graphError('toOnnx', 'initialisers', `holds ${JSON.stringify(name)}, which is no input`);
   }
   for (const tensor of live.tensors) {
     if (tensor.source.kind === 'constant') body.tensor(names.of(tensor), tensor, tensor.source.data);
@@ -70,12 +71,18 @@ export function toOnnx(graph: Graph, options: OnnxOptions = {}): Uint8Array<Arra
   const head = new BinaryWriter();
   head.tag(1, WireType.Varint).int64(IR_VERSION);
   head.tag(2, WireType.LengthDelimited).string('plumb tensor-graph');
-  head.tag(8, WireType.LengthDelimited).bytes(new BinaryWriter().tag(2, WireType.Varint).int64(ONNX_OPSET).finish());
+  head
+    .tag(8, WireType.LengthDelimited)
+    .bytes(new BinaryWriter().tag(2, WireType.Varint).int64(ONNX_OPSET).finish());
   head.tag(7, WireType.LengthDelimited).uint32(body.size);
   const start = head.finish();
   const total = start.length + body.size;
   if (total > LARGEST_MODEL) {
-    throw graphError('toOnnx', 'initialisers', `make a model of ${total} bytes; ONNX files end at ${LARGEST_MODEL}`);
+    throw graphError(
+      'toOnnx',
+      'initialisers',
+      `make a model of ${total} bytes; ONNX files end at ${LARGEST_MODEL}`,
+    );
   }
   const model = new Uint8Array(total);
   model.set(start);
@@ -148,7 +155,9 @@ function writeNode(body: MessageSizer, node: GraphNode, names: Names, live: Read
       const order = input.shape.map((_, axis) => BigInt(axis));
       const perm = [...order.slice(0, -2), BigInt(rank - 1), BigInt(rank - 2)];
       const swapped = `${outputs[0]}.${flag}`;
-      body.message(1, (w) => writeOperator(w, 'Transpose', `${node.name}/${flag}`, [name], [swapped], { perm }));
+      body.message(1, (w) =>
+        writeOperator(w, 'Transpose', `${node.name}/${flag}`, [name], [swapped], { perm }),
+      );
       return swapped;
     });
     body.message(1, (w) => writeOperator(w, 'MatMul', node.name, sides, outputs, {}));
@@ -202,7 +211,7 @@ function writeAttribute(writer: BinaryWriter, name: string, value: Attribute): v
     for (const item of value) writer.tag(8, WireType.Varint).int64(item);
   } else {
     type = 6;
-    for (const item of value) writer.tag(7, WireType.Bit32).float(Number(item));
+    for (const item of value) writer.tag(7, WireType.Bit32).float(item);
   }
   writer.tag(20, WireType.Varint).int32(type);
 }
@@ -260,7 +269,12 @@ class MessageSizer {
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     fields.tag(9, WireType.LengthDelimited).uint32(bytes.length);
     const head = fields.finish();
-    this.#push(new BinaryWriter().tag(5, WireType.LengthDelimited).uint32(head.length + bytes.length).finish());
+    this.#push(
+      new BinaryWriter()
+        .tag(5, WireType.LengthDelimited)
+        .uint32(head.length + bytes.length)
+        .finish(),
+    );
     this.#push(head);
     this.#push(bytes);
   }

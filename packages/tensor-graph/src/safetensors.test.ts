@@ -5,7 +5,11 @@ import type { TypedTensor } from './engine/typed-tensor.ts';
 import { readSafetensors, writeSafetensors } from './safetensors.ts';
 
 const tensor = fc
-  .record({ shape: fc.array(fc.integer({ min: 0, max: 3 }), { maxLength: 3 }), kind: fc.nat({ max: 5 }), seed: fc.nat() })
+  .record({
+    shape: fc.array(fc.integer({ min: 0, max: 3 }), { maxLength: 3 }),
+    kind: fc.nat({ max: 5 }),
+    seed: fc.nat(),
+  })
   .map(({ shape, kind, seed }): TypedTensor => {
     const size = shape.reduce((product, n) => product * n, 1);
     const numbers = Array.from({ length: size }, (_, index) => (seed + index) % 251);
@@ -23,7 +27,11 @@ const tensor = fc
 test('what is written is read, whatever the alignment of the bytes', () => {
   fc.assert(
     fc.property(
-      fc.dictionary(fc.string().filter((name) => name !== '__metadata__'), tensor, { noNullPrototype: true }),
+      fc.dictionary(
+        fc.string().filter((name) => name !== '__metadata__'),
+        tensor,
+        { noNullPrototype: true },
+      ),
       fc.dictionary(fc.string(), fc.string(), { noNullPrototype: true }),
       fc.integer({ min: 0, max: 9 }),
       (tensors, metadata, offset) => {
@@ -42,13 +50,27 @@ test('what is written is read, whatever the alignment of the bytes', () => {
 test('bytes do not depend on the order of tensors', () => {
   const a: TypedTensor = { dtype: 'float32', shape: [1], data: Float32Array.of(1) };
   const b: TypedTensor = { dtype: 'bool', shape: [1], data: Uint8Array.of(1) };
-  const one = writeSafetensors(new Map([['a', a], ['b', b]]), { x: '1', y: '2' });
-  const two = writeSafetensors(new Map([['b', b], ['a', a]]), { y: '2', x: '1' });
+  const one = writeSafetensors(
+    new Map([
+      ['a', a],
+      ['b', b],
+    ]),
+    { x: '1', y: '2' },
+  );
+  const two = writeSafetensors(
+    new Map([
+      ['b', b],
+      ['a', a],
+    ]),
+    { y: '2', x: '1' },
+  );
   assert.deepEqual(one, two);
 });
 
 test('the layout is that of the specification', () => {
-  const bytes = writeSafetensors(new Map([['w', { dtype: 'float32', shape: [2], data: Float32Array.of(1, 2) }]]));
+  const bytes = writeSafetensors(
+    new Map([['w', { dtype: 'float32', shape: [2], data: Float32Array.of(1, 2) }]]),
+  );
   const length = Number(new DataView(bytes.buffer).getBigUint64(0, true));
   assert.deepEqual(JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length))), {
     w: { dtype: 'F32', shape: [2], data_offsets: [0, 8] },
@@ -109,7 +131,10 @@ test('no damaged file crashes the reader with anything but a typed error', () =>
   );
   fc.assert(
     fc.property(
-      fc.array(fc.tuple(fc.nat({ max: good.length - 1 }), fc.nat({ max: 255 })), { minLength: 1, maxLength: 4 }),
+      fc.array(fc.tuple(fc.nat({ max: good.length - 1 }), fc.nat({ max: 255 })), {
+        minLength: 1,
+        maxLength: 4,
+      }),
       fc.nat({ max: good.length }),
       (changes, length) => {
         const bytes = good.slice();
@@ -129,6 +154,9 @@ test('no damaged file crashes the reader with anything but a typed error', () =>
 
 test('mistakes in writing are named', () => {
   const bad: TypedTensor = { dtype: 'float32', shape: [2], data: Float32Array.of(1) };
-  assert.throws(() => writeSafetensors(new Map([['w', bad]])), { code: 'INVALID_ARGUMENT', message: /tensors\.w/ });
+  assert.throws(() => writeSafetensors(new Map([['w', bad]])), {
+    code: 'INVALID_ARGUMENT',
+    message: /tensors\.w/,
+  });
   assert.throws(() => writeSafetensors(new Map([['__metadata__', bad]])), /reserved name/);
 });

@@ -22,7 +22,10 @@ const DTYPES: ReadonlyMap<string, DType> = new Map(
 
 /** Views of bytes as elements, and the size of an element. */
 const ARRAYS: Readonly<
-  Record<DType, { new (buffer: ArrayBuffer, offset: number, length: number): TensorData; BYTES_PER_ELEMENT: number }>
+  Record<
+    DType,
+    { new (buffer: ArrayBuffer, offset: number, length: number): TensorData; BYTES_PER_ELEMENT: number }
+  >
 > = {
   float32: Float32Array,
   float64: Float64Array,
@@ -62,11 +65,15 @@ export function writeSafetensors(
   );
   const header: [string, unknown][] = [];
   if (Object.keys(metadata).length > 0) {
-    header.push([METADATA, Object.fromEntries(Object.entries(metadata).toSorted(([a], [b]) => (a < b ? -1 : 1)))]);
+    header.push([
+      METADATA,
+      Object.fromEntries(Object.entries(metadata).toSorted(([a], [b]) => (a < b ? -1 : 1))),
+    ]);
   }
   let offset = 0;
   for (const [name, { dtype, shape, data }] of ordered) {
-    if (name === METADATA) throw invalidArgument(`tensors.${name}`, 'is a reserved name; call the tensor something else');
+    if (name === METADATA)
+      throw invalidArgument(`tensors.${name}`, 'is a reserved name; call the tensor something else');
     if (dtypeOf(data) !== dtype || data.length !== sizeOf(shape)) {
       throw invalidArgument(
         `tensors.${name}`,
@@ -104,7 +111,8 @@ export function readSafetensors(bytes: Uint8Array): Safetensors {
   if (bytes.length < 8) throw corrupt(`has ${bytes.length} bytes; the header length alone takes 8`);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const length = view.getBigUint64(0, true);
-  if (length > LARGEST_HEADER) throw corrupt(`has a header of ${length} bytes; at most ${LARGEST_HEADER} are allowed`);
+  if (length > LARGEST_HEADER)
+    throw corrupt(`has a header of ${length} bytes; at most ${LARGEST_HEADER} are allowed`);
   const start = 8 + Number(length);
   if (start > bytes.length) {
     throw corrupt(`has ${bytes.length} bytes, fewer than the ${start} of its header; it may be cut off`);
@@ -119,11 +127,12 @@ export function readSafetensors(bytes: Uint8Array): Safetensors {
   for (const [name, value] of header) {
     const { dtype, shape, from, to } = readEntry(name, value, size);
     ranges.push({ name, from, to });
-    tensors.set(name, { dtype, shape, data: viewOf(bytes, dtype, start + from, (to - from)) });
+    tensors.set(name, { dtype, shape, data: viewOf(bytes, dtype, start + from, to - from) });
   }
   let filled = 0;
   for (const { name, from, to } of ranges.toSorted((a, b) => a.from - b.from || a.to - b.to)) {
-    if (from < filled) throw corrupt(`has tensor '${name}' at byte ${from}, which overlaps the one before it`);
+    if (from < filled)
+      throw corrupt(`has tensor '${name}' at byte ${from}, which overlaps the one before it`);
     if (from > filled) throw corrupt(`has a hole of ${from - filled} bytes before tensor '${name}'`);
     filled = to;
   }
@@ -202,9 +211,12 @@ function readEntry(
   const { dtype: dtypeName, shape, data_offsets: offsets } = value as Record<string, unknown>;
   const dtype = typeof dtypeName === 'string' ? DTYPES.get(dtypeName) : undefined;
   if (dtype === undefined) {
-    throw corrupt(`gives tensor '${name}' the dtype ${JSON.stringify(dtypeName)}; known are ${[...DTYPES.keys()].join(', ')}`);
+    throw corrupt(
+      `gives tensor '${name}' the dtype ${JSON.stringify(dtypeName)}; known are ${[...DTYPES.keys()].join(', ')}`,
+    );
   }
-  if (!isCounts(shape)) throw corrupt(`gives tensor '${name}' a shape that is not a list of non-negative integers`);
+  if (!isCounts(shape))
+    throw corrupt(`gives tensor '${name}' a shape that is not a list of non-negative integers`);
   const elements = sizeOf(shape);
   if (!Number.isSafeInteger(elements)) throw corrupt(`gives tensor '${name}' a shape too large to count`);
   if (!isCounts(offsets) || offsets.length !== 2) {

@@ -31,7 +31,11 @@ export function sameShape(a: readonly number[], b: readonly number[]): boolean {
 /** An axis in 0..rank-1, from one that may count from the end. */
 export function normaliseAxis(operator: string, axis: number, rank: number, argument = 'axis'): number {
   if (!Number.isInteger(axis) || axis < -rank || axis >= rank) {
-    throw graphError(operator, argument, `${axis} is outside [${-rank}, ${rank - 1}] for a tensor of rank ${rank}`);
+    throw graphError(
+      operator,
+      argument,
+      `${axis} is outside [${-rank}, ${rank - 1}] for a tensor of rank ${rank}`,
+    );
   }
   return axis < 0 ? axis + rank : axis;
 }

@@ -78,16 +78,26 @@ for (const [form, open] of Object.entries(forms)) {
         message: /model 'broken' cannot be loaded \(3 bytes\)/,
       });
       await assert.rejects(it.run('nothing', {}), { code: 'NOT_FOUND', message: /model 'nothing'/ });
-      await assert.rejects(it.run('doubler', {}), { code: 'INVALID_ARGUMENT', message: /feeds\.x: is missing/ });
-      await assert.rejects(it.run('doubler', { x: floats(1) }), { message: /feeds\.x: is float32 \[1\]; .* float32 \[3\]/ });
-      await assert.rejects(it.run('doubler', { x: floats(1, 2, 3), y: floats(1) }), { message: /feeds\.y: is no input/ });
+      await assert.rejects(it.run('doubler', {}), {
+        code: 'INVALID_ARGUMENT',
+        message: /feeds\.x: is missing/,
+      });
+      await assert.rejects(it.run('doubler', { x: floats(1) }), {
+        message: /feeds\.x: is float32 \[1\]; .* float32 \[3\]/,
+      });
+      await assert.rejects(it.run('doubler', { x: floats(1, 2, 3), y: floats(1) }), {
+        message: /feeds\.y: is no input/,
+      });
       await assert.rejects(it.run('doubler', { x: floats(1, 2, 3) }, ['z']), { message: /holds 'z'/ });
       await assert.rejects(it.run('doubler', { x: { ...floats(1, 2), shape: [3] } }), {
         message: /feeds\.x: has 2 elements, but shape \[3\] needs 3/,
       });
-      await assert.rejects(it.run('doubler', { x: floats(1, 2, 3) }, undefined, { signal: AbortSignal.abort() }), {
-        code: 'CANCELLED',
-      });
+      await assert.rejects(
+        it.run('doubler', { x: floats(1, 2, 3) }, undefined, { signal: AbortSignal.abort() }),
+        {
+          code: 'CANCELLED',
+        },
+      );
       await it.unload('doubler');
       await assert.rejects(it.run('doubler', { x: floats(1, 2, 3) }), { code: 'NOT_FOUND' });
     });
@@ -96,7 +106,10 @@ for (const [form, open] of Object.entries(forms)) {
       const it = await opened();
       const program = smallProgram();
       const state = initialTrainingState(program, randomParameters(program, 1));
-      const reference = await openTrainingSession('reference', program, state, { lanes: 2, intraOpThreads: 1 });
+      const reference = await openTrainingSession('reference', program, state, {
+        lanes: 2,
+        intraOpThreads: 1,
+      });
       const id = await it.openTraining('small', program, state, { lanes: 2 });
       const scalars = { learningRate: 0.01, emaDecay: 0.9 };
       for (let step = 0; step < 3; step += 1) {
@@ -109,7 +122,10 @@ for (const [form, open] of Object.entries(forms)) {
       await it.restoreTraining(id, reached);
       assert.deepEqual(await it.readTraining(id), reached);
       await it.closeTraining(id);
-      await assert.rejects(it.trainStep(id, {}, scalars), { code: 'NOT_FOUND', message: /training 'small#1'/ });
+      await assert.rejects(it.trainStep(id, {}, scalars), {
+        code: 'NOT_FOUND',
+        message: /training 'small#1'/,
+      });
       await reference.close();
     });
 
@@ -141,7 +157,11 @@ test('a killed process rejects every pending call, and another engine can be ope
   const pending = [engine.run('slow', large), engine.run('slow', large)];
   process.kill(hostPid(), 'SIGKILL');
   for (const call of pending) {
-    await assert.rejects(call, { code: 'UNAVAILABLE', reason: 'ENGINE_FAILED', message: /killed by SIGKILL/ });
+    await assert.rejects(call, {
+      code: 'UNAVAILABLE',
+      reason: 'ENGINE_FAILED',
+      message: /killed by SIGKILL/,
+    });
   }
   assert.match(String(await engine.ended), /killed by SIGKILL/);
   await assert.rejects(engine.run('slow', large), { code: 'UNAVAILABLE' });
@@ -150,7 +170,9 @@ test('a killed process rejects every pending call, and another engine can be ope
   await using stack = new AsyncDisposableStack();
   const next = stack.adopt(await openEngine({ form: 'process', intraOpThreads: 1 }), (it) => it.close());
   await next.load('doubler', doubler());
-  assert.deepEqual(await next.run('doubler', { x: floats(1, 2, 3) }, ['half']), { half: floats(0.5, 1, 1.5) });
+  assert.deepEqual(await next.run('doubler', { x: floats(1, 2, 3) }, ['half']), {
+    half: floats(0.5, 1, 1.5),
+  });
 });
 
 for (const form of ['worker', 'process'] as const) {
@@ -169,6 +191,9 @@ for (const form of ['worker', 'process'] as const) {
 }
 
 test('numbers of threads out of range are refused', async () => {
-  await assert.rejects(openEngine({ intraOpThreads: 0 }), { code: 'INVALID_ARGUMENT', message: /intraOpThreads: 0/ });
+  await assert.rejects(openEngine({ intraOpThreads: 0 }), {
+    code: 'INVALID_ARGUMENT',
+    message: /intraOpThreads: 0/,
+  });
   assert.throws(() => openInThread({ intraOpThreads: 1.5 }), /intraOpThreads: 1\.5/);
 });

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import { PlumbError } from '@plumb/kit/errors';
 import type { ErrorCode, ErrorReason, FieldViolation } from '@plumb/kit/errors';
 
@@ -21,7 +22,9 @@ export function toWireError(error: PlumbError): WireError {
     message,
     metadata: { ...metadata },
     ...(fieldViolations === undefined ? {} : { fieldViolations }),
-    ...(cause === undefined ? {} : { cause: cause instanceof Error ? (cause.stack ?? cause.message) : String(cause) }),
+    ...(cause === undefined
+      ? {}
+      : { cause: cause instanceof Error ? (cause.stack ?? cause.message) : inspect(cause) }),
   };
 }
 

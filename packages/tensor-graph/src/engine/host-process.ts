@@ -10,7 +10,7 @@ const send = (reply: HostReply): void => {
 };
 const handle = hostEngine(JSON.parse(process.argv[2] ?? '{}') as SessionOptions, send);
 process.on('message', (request: HostRequest) => {
-  void handle(request).then(() => {
+  void handle(request).finally(() => {
     if (request.kind === 'close') process.disconnect();
   });
 });

@@ -11,7 +11,7 @@ if (port !== null) {
     port.postMessage(reply, [...transfer]);
   });
   port.on('message', (request: HostRequest) => {
-    void handle(request).then(() => {
+    void handle(request).finally(() => {
       if (request.kind === 'close') port.close();
     });
   });

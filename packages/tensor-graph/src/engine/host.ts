@@ -7,7 +7,12 @@ import type { SessionOptions } from './session.ts';
 
 /** A call, or the wish to end. */
 export type HostRequest =
-  | { readonly kind: 'call'; readonly id: number; readonly method: EngineMethod; readonly args: readonly unknown[] }
+  | {
+      readonly kind: 'call';
+      readonly id: number;
+      readonly method: EngineMethod;
+      readonly args: readonly unknown[];
+    }
   | { readonly kind: 'close' };
 
 /** Answers of the host. `ready` comes once, first. */

@@ -43,7 +43,8 @@ if (port !== null) {
       port.close();
       return;
     }
-    if (lane !== undefined) reply({ kind: 'accumulated', ...(await lane.accumulate(request.side, request.feeds)) });
+    if (lane !== undefined)
+      reply({ kind: 'accumulated', ...(await lane.accumulate(request.side, request.feeds)) });
   };
   port.on('message', (request: LaneRequest) => {
     answer(request).catch(fail);

@@ -57,7 +57,8 @@ export async function openLane(
   const inputs = new Set(session.inputs.map((spec) => spec.name));
   const prepare = (array: Float32Array, label: (parameter: string) => string): Record<string, ort.Tensor> => {
     const prepared: Record<string, ort.Tensor> = {};
-    for (const [parameter, tensor] of cut(program, array)) prepared[label(parameter)] = toRuntime(parameter, tensor);
+    for (const [parameter, tensor] of cut(program, array))
+      prepared[label(parameter)] = toRuntime(parameter, tensor);
     return prepared;
   };
   const present = (tensors: Record<string, ort.Tensor>): Record<string, ort.Tensor> =>
@@ -65,7 +66,10 @@ export async function openLane(
   const parameters = memory.parameters.map((array) => present(prepare(array, (parameter) => parameter)));
   const sumsIn = memory.sums.map((array) => prepare(array, sumInput));
   const sumsOut = memory.sums.map((array) => prepare(array, sumOutput));
-  const metrics = program.metrics.map((metric): [string, Float32Array] => [metricName(metric), new Float32Array(1)]);
+  const metrics = program.metrics.map((metric): [string, Float32Array] => [
+    metricName(metric),
+    new Float32Array(1),
+  ]);
   const metricFetches = Object.fromEntries(
     metrics.map(([output, data]) => [output, toRuntime(output, { dtype: 'float32', shape: [], data })]),
   );
@@ -77,7 +81,8 @@ export async function openLane(
       const collected: number[][] = [];
       for (const feed of feeds) {
         const given: Record<string, ort.Tensor> = {};
-        for (const [input, tensor] of Object.entries(feed)) given[input] = toRuntime(`feeds.${input}`, tensor);
+        for (const [input, tensor] of Object.entries(feed))
+          given[input] = toRuntime(`feeds.${input}`, tensor);
         const next: 0 | 1 = sum === 0 ? 1 : 0;
         await session.runPrepared(
           { ...parameters[side], ...sumsIn[sum], ...given },

@@ -1,9 +1,9 @@
 import { fork } from 'node:child_process';
-import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
-import { cancelled, invalidArgument, PlumbError, unavailable } from '@plumb/kit/errors';
+import { cancelled, invalidArgument, unavailable } from '@plumb/kit/errors';
+import type { PlumbError } from '@plumb/kit/errors';
 import type { CallOptions, Engine, EngineMethod, EngineOptions } from './engine.ts';
 import { fromWireError } from './error-wire.ts';
 import type { HostReply, HostRequest } from './host.ts';
@@ -59,12 +59,15 @@ function forkHost(options: SessionOptions, events: ChannelEvents): Channel {
   child.on('error', (error) => {
     events.exit(`failed: ${error.message}`);
   });
-  const gone = once(child, 'exit').then(([code, signal]: unknown[]) => {
-    events.exit(
-      signal === null
-        ? `process ended with code ${String(code)}`
-        : `process was killed by ${String(signal)}; if that is SIGKILL, the machine may have run out of memory`,
-    );
+  const gone = new Promise<void>((resolve) => {
+    child.once('exit', (code, signal) => {
+      events.exit(
+        signal === null
+          ? `process ended with code ${code}`
+          : `process was killed by ${signal}; if that is SIGKILL, the machine may have run out of memory`,
+      );
+      resolve();
+    });
   });
   return {
     send(request) {
@@ -80,7 +83,11 @@ function forkHost(options: SessionOptions, events: ChannelEvents): Channel {
 function withOwnMemory(request: HostRequest): HostRequest {
   if (request.kind !== 'call') return request;
   const [first, feeds, ...rest] = request.args;
-  if ((request.method !== 'run' && request.method !== 'trainStep') || typeof feeds !== 'object' || feeds === null) {
+  if (
+    (request.method !== 'run' && request.method !== 'trainStep') ||
+    typeof feeds !== 'object' ||
+    feeds === null
+  ) {
     return request;
   }
   const own = Object.entries(feeds as Record<string, TypedTensor>).map(([name, tensor]) => [
@@ -105,6 +112,7 @@ function startHostThread(options: SessionOptions, events: ChannelEvents): Channe
     });
   });
   return {
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- that is for windows
     send: (request) => worker.postMessage(request),
     kill: () => void worker.terminate(),
     gone,
@@ -157,7 +165,9 @@ class EngineClient implements Engine {
     return this.#call('openTraining', args) as Promise<string>;
   }
 
-  trainStep(...[id, feeds, scalars, options]: Parameters<Engine['trainStep']>): ReturnType<Engine['trainStep']> {
+  trainStep(
+    ...[id, feeds, scalars, options]: Parameters<Engine['trainStep']>
+  ): ReturnType<Engine['trainStep']> {
     return this.#call('trainStep', [id, feeds, scalars], options) as ReturnType<Engine['trainStep']>;
   }
 

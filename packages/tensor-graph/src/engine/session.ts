@@ -35,7 +35,10 @@ export interface Session {
     outputs?: readonly string[],
   ): Promise<Record<string, TypedTensor>>;
   /** Runs on memory that the caller prepared with `toRuntime`; nothing is checked, nothing allocated. */
-  runPrepared(feeds: Readonly<Record<string, ort.Tensor>>, fetches: Readonly<Record<string, ort.Tensor>>): Promise<void>;
+  runPrepared(
+    feeds: Readonly<Record<string, ort.Tensor>>,
+    fetches: Readonly<Record<string, ort.Tensor>>,
+  ): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -44,7 +47,11 @@ export interface Session {
  * @param name what to call the model in errors
  * @throws PlumbError DATA_LOSS, reason MODEL_CORRUPT, when the runtime cannot load it
  */
-export async function openSession(name: string, model: Uint8Array, options: SessionOptions = {}): Promise<Session> {
+export async function openSession(
+  name: string,
+  model: Uint8Array,
+  options: SessionOptions = {},
+): Promise<Session> {
   let session: ort.InferenceSession;
   try {
     session = await ort.InferenceSession.create(model, {
@@ -69,7 +76,8 @@ export async function openSession(name: string, model: Uint8Array, options: Sess
     const prepared: Record<string, ort.Tensor> = {};
     for (const spec of inputs) {
       const feed = feeds[spec.name];
-      if (feed === undefined) throw invalidArgument(`feeds.${spec.name}`, `is missing; model '${name}' needs it`);
+      if (feed === undefined)
+        throw invalidArgument(`feeds.${spec.name}`, `is missing; model '${name}' needs it`);
       if (feed.dtype !== spec.dtype || !fits(feed.shape, spec.shape)) {
         throw invalidArgument(
           `feeds.${spec.name}`,
@@ -88,7 +96,8 @@ export async function openSession(name: string, model: Uint8Array, options: Sess
     const fetches: Record<string, ort.Tensor | null> = {};
     for (const output of wanted ?? outputs.map((spec) => spec.name)) {
       const spec = outputs.find((candidate) => candidate.name === output);
-      if (spec === undefined) throw invalidArgument('outputs', `holds '${output}', which model '${name}' does not have`);
+      if (spec === undefined)
+        throw invalidArgument('outputs', `holds '${output}', which model '${name}' does not have`);
       if (spec.shape.includes(-1)) {
         fetches[output] = null;
         continue;
@@ -102,7 +111,11 @@ export async function openSession(name: string, model: Uint8Array, options: Sess
       const value = made[output];
       if (fetch !== null || value === undefined) continue;
       // Only the types in `allocate` are loaded, so data is one of ours.
-      results[output] = { dtype: dtypeOfRuntime(value.type), shape: value.dims, data: value.data as TypedTensor['data'] };
+      results[output] = {
+        dtype: dtypeOfRuntime(value.type),
+        shape: value.dims,
+        data: value.data as TypedTensor['data'],
+      };
     }
     return results;
   };
@@ -136,7 +149,9 @@ function specOf(metadata: ort.InferenceSession.ValueMetadata): ValueSpec {
 
 /** Whether a shape is of a form that may have free extents. */
 function fits(shape: readonly number[], form: readonly number[]): boolean {
-  return shape.length === form.length && form.every((extent, axis) => extent === -1 || extent === shape[axis]);
+  return (
+    shape.length === form.length && form.every((extent, axis) => extent === -1 || extent === shape[axis])
+  );
 }
 
 function describe(error: unknown): string {

@@ -9,7 +9,9 @@ import { openTrainingSession } from './training-session.ts';
 const scalars = { learningRate: 0.01, emaDecay: 0.9 };
 
 async function open(program: TrainingProgram, lanes: number): Promise<TrainingSession> {
-  return openTrainingSession('small', program, initialTrainingState(program, randomParameters(program, 1)), { lanes });
+  return openTrainingSession('small', program, initialTrainingState(program, randomParameters(program, 1)), {
+    lanes,
+  });
 }
 
 test('training lowers the loss, and reports metrics', async () => {
@@ -70,8 +72,12 @@ test('micro-batches and lanes change nothing but rounding', async () => {
   ] as const) {
     const session = await open(program, lanes);
     const reports = [];
-    for (let step = 0; step < 3; step += 1) reports.push(await session.step(randomBatch(samples, step), scalars));
-    results.push([...reports.flatMap((report) => Object.values(report)), ...(session.state().parameters['w1'] ?? [])]);
+    for (let step = 0; step < 3; step += 1)
+      reports.push(await session.step(randomBatch(samples, step), scalars));
+    results.push([
+      ...reports.flatMap((report) => Object.values(report)),
+      ...(session.state().parameters['w1'] ?? []),
+    ]);
     await session.close();
   }
   const [one, ...others] = results;
@@ -85,7 +91,11 @@ test('micro-batches and lanes change nothing but rounding', async () => {
 test('the same steps give bit-identical states, resumed or not, on one lane or two', async () => {
   const program = smallProgram();
   for (const lanes of [1, 2]) {
-    const [whole, first, second] = [await open(program, lanes), await open(program, lanes), await open(program, lanes)];
+    const [whole, first, second] = [
+      await open(program, lanes),
+      await open(program, lanes),
+      await open(program, lanes),
+    ];
     for (let step = 0; step < 6; step += 1) await whole.step(randomBatch(8, step), scalars);
     for (let step = 0; step < 3; step += 1) await first.step(randomBatch(8, step), scalars);
     second.restore(structuredClone(first.state()));
@@ -105,9 +115,18 @@ test('a bad feed leaves the state as it was', async () => {
   const cases: [() => Promise<unknown>, RegExp][] = [
     [() => session.step(withoutX, scalars), /feeds\.x: is missing/],
     [() => session.step({ ...batch, y: x }, scalars), /feeds\.y: is no input of the training program/],
-    [() => session.step({ ...batch, x: { ...x, shape: [2, 8] } }, scalars), /feeds\.x: is float32 \[2, 8\]; it must be float32 \[2, 4\]/],
-    [() => session.step({ ...batch, ...randomBatch(3, 1) }, scalars), /a whole number of times as long on axis 0/],
-    [() => session.step({ ...batch, target: randomBatch(6, 1)['target'] ?? x }, scalars), /feeds\.target: has 3 micro-batches, but x has 2/],
+    [
+      () => session.step({ ...batch, x: { ...x, shape: [2, 8] } }, scalars),
+      /feeds\.x: is float32 \[2, 8\]; it must be float32 \[2, 4\]/,
+    ],
+    [
+      () => session.step({ ...batch, ...randomBatch(3, 1) }, scalars),
+      /a whole number of times as long on axis 0/,
+    ],
+    [
+      () => session.step({ ...batch, target: randomBatch(6, 1)['target'] ?? x }, scalars),
+      /feeds\.target: has 3 micro-batches, but x has 2/,
+    ],
     [() => session.step(batch, { learningRate: -1, emaDecay: 0.9 }), /learningRate: -1 must not be negative/],
     [() => session.step(batch, { learningRate: 1 }), /emaDecay: undefined must be in \[0, 1\]/],
   ];
@@ -121,15 +140,24 @@ test('mistakes in a program or a state are named', async () => {
   assert.throws(() => initialTrainingState(program, {}), /parameters\.w1: is missing/);
   const state = initialTrainingState(program, randomParameters(program, 1));
   await assert.rejects(
-    openTrainingSession('small', program, { ...state, firstMoment: { ...state.firstMoment, b2: new Float32Array(1) } }),
+    openTrainingSession('small', program, {
+      ...state,
+      firstMoment: { ...state.firstMoment, b2: new Float32Array(1) },
+    }),
     /state\.firstMoment\.b2: has 1 elements; shape \[3\] needs 3/,
   );
-  await assert.rejects(openTrainingSession('small', program, state, { lanes: 0 }), /lanes: 0 must be a positive integer/);
+  await assert.rejects(
+    openTrainingSession('small', program, state, { lanes: 0 }),
+    /lanes: 0 must be a positive integer/,
+  );
   const g = new Graph();
   const [a, b] = [g.parameter('a', [1]), g.parameter('b', [1])];
   assert.throws(
     () => buildTrainingStep({ graph: g, loss: mul(a, b), parameters: [{ tensor: a }] }),
     /parameters\.b: is neither trained nor frozen/,
   );
-  assert.throws(() => buildTrainingStep({ graph: g, loss: mul(a, g.filled(1, [2])) }), /is float32 \[2\]; a loss or metric/);
+  assert.throws(
+    () => buildTrainingStep({ graph: g, loss: mul(a, g.filled(1, [2])) }),
+    /is float32 \[2\]; a loss or metric/,
+  );
 });

@@ -70,7 +70,8 @@ export async function openTrainingSession(
   options: TrainingSessionOptions = {},
 ): Promise<TrainingSession> {
   const lanes = options.lanes ?? 1;
-  if (!Number.isInteger(lanes) || lanes < 1) throw invalidArgument('lanes', `${lanes} must be a positive integer`);
+  if (!Number.isInteger(lanes) || lanes < 1)
+    throw invalidArgument('lanes', `${lanes} must be a positive integer`);
   checkState(program, initial);
   const intraOpThreads = options.intraOpThreads ?? lanes;
   const total = program.parameters.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
@@ -98,7 +99,9 @@ export async function openTrainingSession(
     return thing;
   };
   try {
-    const update = keep(await openSession(`${name}/update`, toOnnx(graph, { name: 'update' }), { intraOpThreads }));
+    const update = keep(
+      await openSession(`${name}/update`, toOnnx(graph, { name: 'update' }), { intraOpThreads }),
+    );
     const workers: Lane[] = [];
     for (const memory of memories) {
       workers.push(
@@ -174,7 +177,10 @@ class DoubleBufferedSession implements TrainingSession {
     this.restore(initial);
   }
 
-  async step(feeds: Readonly<Record<string, TypedTensor>>, scalars: StepScalars): Promise<Record<string, number>> {
+  async step(
+    feeds: Readonly<Record<string, TypedTensor>>,
+    scalars: StepScalars,
+  ): Promise<Record<string, number>> {
     if (this.#busy) throw invalidArgument('step', 'is called while another step runs; await each step');
     this.#busy = true;
     try {
@@ -190,13 +196,18 @@ class DoubleBufferedSession implements TrainingSession {
   ): Promise<Record<string, number>> {
     if (!(learningRate >= 0)) throw invalidArgument('learningRate', `${learningRate} must not be negative`);
     if (this.#program.optimiser.ema === true && !(emaDecay !== undefined && emaDecay >= 0 && emaDecay <= 1)) {
-      throw invalidArgument('emaDecay', `${emaDecay} must be in [0, 1], as the program keeps a moving average`);
+      throw invalidArgument(
+        'emaDecay',
+        `${emaDecay} must be in [0, 1], as the program keeps a moving average`,
+      );
     }
     const micro = this.#microBatches(feeds);
     // Lane k takes a fixed run of micro-batches, so that sums are added in the same order each time.
     const share = Math.ceil(micro.length / this.#lanes.length);
     const outcomes = await Promise.allSettled(
-      this.#lanes.map((lane, index) => lane.accumulate(this.#side, micro.slice(index * share, (index + 1) * share))),
+      this.#lanes.map((lane, index) =>
+        lane.accumulate(this.#side, micro.slice(index * share, (index + 1) * share)),
+      ),
     );
     const results = outcomes.map((outcome) => {
       if (outcome.status === 'rejected') throw PlumbError.from(outcome.reason);
@@ -208,10 +219,13 @@ class DoubleBufferedSession implements TrainingSession {
     this.#scalars.gradientScale[0] = 1 / micro.length;
     this.#scalars.emaDecay[0] = emaDecay ?? 0;
     const sums = results.map(({ sum }, lane) => this.#sumFeeds[lane]?.[sum]);
-    await this.#update.runPrepared(Object.assign({}, this.#stateFeeds[this.#side], ...sums, this.#scalarFeeds), {
-      ...this.#stateFetches[this.#side],
-      gradientNorm: this.#normFetch,
-    });
+    await this.#update.runPrepared(
+      Object.assign({}, this.#stateFeeds[this.#side], ...sums, this.#scalarFeeds),
+      {
+        ...this.#stateFetches[this.#side],
+        gradientNorm: this.#normFetch,
+      },
+    );
     this.#side = this.#side === 0 ? 1 : 0;
     this.#step += 1;
 
@@ -349,7 +363,9 @@ async function openLaneThread(data: LaneThreadData): Promise<Lane> {
     fail(internal(cause, { reason: 'ENGINE_FAILED' }));
   });
   worker.on('exit', (code) => {
-    fail(unavailable(`a training lane of '${data.name}' ended with code ${code}`, { reason: 'ENGINE_FAILED' }));
+    fail(
+      unavailable(`a training lane of '${data.name}' ended with code ${code}`, { reason: 'ENGINE_FAILED' }),
+    );
   });
   const next = (): Promise<LaneReply> =>
     new Promise((resolve, reject) => {
@@ -358,6 +374,7 @@ async function openLaneThread(data: LaneThreadData): Promise<Lane> {
     });
   const ask = (request: LaneRequest): Promise<LaneReply> => {
     const reply = next();
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- that is for windows
     worker.postMessage(request);
     return reply;
   };

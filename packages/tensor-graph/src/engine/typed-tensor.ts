@@ -15,7 +15,9 @@ export interface TypedTensor {
 /** An array of zeros for a dtype; `shared` memory can be seen by other threads. */
 export function allocate(dtype: DType, length: number, shared = false): TensorData {
   const Type = ARRAYS[dtype] as new (source: number | SharedArrayBuffer) => TensorData;
-  return shared ? new Type(new SharedArrayBuffer(length * ARRAYS[dtype].BYTES_PER_ELEMENT)) : new Type(length);
+  return shared
+    ? new Type(new SharedArrayBuffer(length * ARRAYS[dtype].BYTES_PER_ELEMENT))
+    : new Type(length);
 }
 
 const ARRAYS = {
@@ -49,7 +51,10 @@ export function toRuntime(field: string, tensor: TypedTensor): ort.Tensor {
 /** The dtype of a runtime type name. */
 export function dtypeOfRuntime(type: string): DType {
   if (!Object.hasOwn(ARRAYS, type)) {
-    throw invalidArgument('model', `has a value of type ${type}; supported are ${Object.keys(ARRAYS).join(', ')}`);
+    throw invalidArgument(
+      'model',
+      `has a value of type ${type}; supported are ${Object.keys(ARRAYS).join(', ')}`,
+    );
   }
   return type as DType;
 }

@@ -54,7 +54,9 @@ export function conv(x: Tensor, weight: Tensor, bias?: Tensor, options: Convolut
   checkBias('conv', bias, outputs);
   const spatial = x.shape.slice(2).map((extent, axis) => {
     const reach = (settings.dilations[axis] ?? 1) * (extentAt(weight.shape, axis + 2) - 1) + 1;
-    return Math.floor((extent + 2 * (settings.padding[axis] ?? 0) - reach) / (settings.strides[axis] ?? 1)) + 1;
+    return (
+      Math.floor((extent + 2 * (settings.padding[axis] ?? 0) - reach) / (settings.strides[axis] ?? 1)) + 1
+    );
   });
   return apply('Conv', 'conv', x, weight, bias, [extentAt(x.shape, 0), outputs, ...spatial], settings);
 }
@@ -93,7 +95,15 @@ export function convTranspose(
     const reach = (settings.dilations[axis] ?? 1) * (extentAt(weight.shape, axis + 2) - 1) + 1;
     return stride * (extent - 1) + added + reach - 2 * (settings.padding[axis] ?? 0);
   });
-  return apply('ConvTranspose', 'convTranspose', x, weight, bias, [extentAt(x.shape, 0), outputs, ...spatial], settings);
+  return apply(
+    'ConvTranspose',
+    'convTranspose',
+    x,
+    weight,
+    bias,
+    [extentAt(x.shape, 0), outputs, ...spatial],
+    settings,
+  );
 }
 
 /**
@@ -176,7 +186,11 @@ function check(
 ): ConvolutionSettings {
   const axes = x.shape.length - 2;
   if (!isFloat(x.dtype) || weight.dtype !== x.dtype) {
-    throw graphError(name, 'weight', `is ${weight.dtype} and x is ${x.dtype}; both must have one float dtype`);
+    throw graphError(
+      name,
+      'weight',
+      `is ${weight.dtype} and x is ${x.dtype}; both must have one float dtype`,
+    );
   }
   if (axes < 1 || axes > 3 || weight.shape.length !== x.shape.length) {
     throw graphError(
@@ -186,7 +200,8 @@ function check(
     );
   }
   const groups = options.groups ?? 1;
-  if (!Number.isInteger(groups) || groups < 1) throw graphError(name, 'groups', `${groups} must be a positive integer`);
+  if (!Number.isInteger(groups) || groups < 1)
+    throw graphError(name, 'groups', `${groups} must be a positive integer`);
   return {
     strides: perAxis(name, 'strides', options.strides, axes, 1, 1),
     padding: perAxis(name, 'padding', options.padding, axes, 0, 0),
@@ -210,7 +225,8 @@ function perAxis(
   fallback: number,
   least: number,
 ): number[] {
-  const values = typeof value === 'object' ? [...value] : Array.from({ length: axes }, () => value ?? fallback);
+  const values =
+    typeof value === 'object' ? [...value] : Array.from({ length: axes }, () => value ?? fallback);
   if (values.length !== axes || values.some((item) => !Number.isInteger(item) || item < least)) {
     throw graphError(
       name,

@@ -14,7 +14,8 @@ function unary(operator: string, name: string, x: Tensor, attributes = {}): Tens
 
 /** The operands as two tensors of one graph and dtype. */
 export function operands(name: string, a: Operand, b: Operand): [Tensor, Tensor] {
-  const graph: Graph | undefined = typeof a === 'number' ? (typeof b === 'number' ? undefined : b.graph) : a.graph;
+  const graph: Graph | undefined =
+    typeof a === 'number' ? (typeof b === 'number' ? undefined : b.graph) : a.graph;
   if (graph === undefined) throw graphError(name, 'a', 'and b are both numbers; one must be a tensor');
   const dtype: DType = typeof a === 'number' ? (b as Tensor).dtype : a.dtype;
   const left = typeof a === 'number' ? graph.scalar(a, dtype) : a;
@@ -35,7 +36,8 @@ function binary(operator: string, name: string, a: Operand, b: Operand, result?:
 
 /** An operand that was expanded to a shape which the other has anyway need not be expanded: the operator broadcasts. */
 function beforeExpansion(x: Tensor, other: Tensor, shape: readonly number[]): Tensor {
-  if (x.source.kind !== 'node' || x.source.node.operator !== 'Expand' || !sameShape(other.shape, shape)) return x;
+  if (x.source.kind !== 'node' || x.source.node.operator !== 'Expand' || !sameShape(other.shape, shape))
+    return x;
   return only(x.source.node.inputs);
 }
 

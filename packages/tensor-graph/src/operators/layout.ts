@@ -32,7 +32,9 @@ export function reshape(x: Tensor, shape: readonly number[]): Tensor {
   }
   // ONNX reads an extent of 0 in a shape as "copy", unless allowzero is set.
   return only(
-    x.graph.apply('Reshape', [x, x.graph.integers(target)], [{ dtype: x.dtype, shape: target }], { allowzero: 1n }),
+    x.graph.apply('Reshape', [x, x.graph.integers(target)], [{ dtype: x.dtype, shape: target }], {
+      allowzero: 1n,
+    }),
   );
 }
 
@@ -79,7 +81,11 @@ export function swapLastAxes(x: Tensor): Tensor {
 /** Repeats along axes of extent 1 so that `x` has the given shape. */
 export function expand(x: Tensor, shape: readonly number[]): Tensor {
   if (!sameShape(broadcastShapes('expand', x.shape, shape), shape)) {
-    throw graphError('expand', 'shape', `${describeShape(x.shape)} does not expand to ${describeShape(shape)}`);
+    throw graphError(
+      'expand',
+      'shape',
+      `${describeShape(x.shape)} does not expand to ${describeShape(shape)}`,
+    );
   }
   if (sameShape(x.shape, shape)) return x;
   return only(x.graph.apply('Expand', [x, x.graph.integers(shape)], [{ dtype: x.dtype, shape }]));
@@ -91,7 +97,8 @@ export function slice(x: Tensor, axis: number, start: number, end: number, step 
   const extent = extentAt(x.shape, at);
   const first = start < 0 ? start + extent : start;
   const last = end < 0 ? end + extent : end;
-  if (!Number.isInteger(step) || step < 1) throw graphError('slice', 'step', `${step} must be a positive integer`);
+  if (!Number.isInteger(step) || step < 1)
+    throw graphError('slice', 'step', `${step} must be a positive integer`);
   if (!(Number.isInteger(first) && Number.isInteger(last) && first >= 0 && first <= last && last <= extent)) {
     throw graphError(
       'slice',
@@ -166,18 +173,19 @@ export function split(x: Tensor, axis: number, sizes: readonly number[]): Tensor
 /** Adds zeros: `before[i]` and `after[i]` of them on axis `i`. */
 export function pad(x: Tensor, before: readonly number[], after: readonly number[]): Tensor {
   const rank = x.shape.length;
-  if (before.length !== rank || after.length !== rank || [...before, ...after].some((n) => !(Number.isInteger(n) && n >= 0))) {
+  if (
+    before.length !== rank ||
+    after.length !== rank ||
+    [...before, ...after].some((n) => !(Number.isInteger(n) && n >= 0))
+  ) {
     throw graphError('pad', 'before', `and after must hold ${rank} non-negative integers each`);
   }
   if ([...before, ...after].every((n) => n === 0)) return x;
   const shape = x.shape.map((extent, axis) => extent + (before[axis] ?? 0) + (after[axis] ?? 0));
   return only(
-    x.graph.apply(
-      'Pad',
-      [x, x.graph.integers([...before, ...after])],
-      [{ dtype: x.dtype, shape }],
-      { _before: before.map((n) => BigInt(n)) },
-    ),
+    x.graph.apply('Pad', [x, x.graph.integers([...before, ...after])], [{ dtype: x.dtype, shape }], {
+      _before: before.map((n) => BigInt(n)),
+    }),
   );
 }
 
@@ -209,19 +217,22 @@ export function scatterAdd(base: Tensor, indices: Tensor, updates: Tensor, axis 
     );
   }
   return only(
-    base.graph.apply('ScatterElements', [base, indices, updates], [{ dtype: base.dtype, shape: base.shape }], {
-      axis: BigInt(at),
-      reduction: 'add',
-    }),
+    base.graph.apply(
+      'ScatterElements',
+      [base, indices, updates],
+      [{ dtype: base.dtype, shape: base.shape }],
+      {
+        axis: BigInt(at),
+        reduction: 'add',
+      },
+    ),
   );
 }
 
 /** Converts elements; float to integer truncates towards zero. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (x.dtype === dtype) return x;
-  return only(
-    x.graph.apply('Cast', [x], [{ dtype, shape: x.shape }], { to: BigInt(ONNX_DTYPES[dtype]) }),
-  );
+  return only(x.graph.apply('Cast', [x], [{ dtype, shape: x.shape }], { to: BigInt(ONNX_DTYPES[dtype]) }));
 }
 
 /** Values pass, gradients stop. */

@@ -21,7 +21,11 @@ export interface GemmOptions {
 export function gemm(a: Tensor, b: Tensor, c?: Tensor, options: GemmOptions = {}): Tensor {
   checkProduct('gemm', a, b);
   if (a.shape.length !== 2 || b.shape.length !== 2) {
-    throw graphError('gemm', 'a', `${describeShape(a.shape)} and b ${describeShape(b.shape)} must be matrices`);
+    throw graphError(
+      'gemm',
+      'a',
+      `${describeShape(a.shape)} and b ${describeShape(b.shape)} must be matrices`,
+    );
   }
   const left = untransposed(a, options.transposeA ?? false);
   const right = untransposed(b, options.transposeB ?? false);
@@ -36,8 +40,15 @@ export function gemm(a: Tensor, b: Tensor, c?: Tensor, options: GemmOptions = {}
     );
   }
   const shape = [m, n];
-  if (c !== undefined && (c.dtype !== a.dtype || !sameShape(broadcastShapes('gemm', c.shape, shape), shape))) {
-    throw graphError('gemm', 'c', `${c.dtype} ${describeShape(c.shape)} does not broadcast to ${describeShape(shape)}`);
+  if (
+    c !== undefined &&
+    (c.dtype !== a.dtype || !sameShape(broadcastShapes('gemm', c.shape, shape), shape))
+  ) {
+    throw graphError(
+      'gemm',
+      'c',
+      `${c.dtype} ${describeShape(c.shape)} does not broadcast to ${describeShape(shape)}`,
+    );
   }
   return only(
     a.graph.apply(
@@ -58,7 +69,11 @@ export function gemm(a: Tensor, b: Tensor, c?: Tensor, options: GemmOptions = {}
 export function matMul(a: Tensor, b: Tensor): Tensor {
   checkProduct('matMul', a, b);
   if (a.shape.length < 2 || b.shape.length < 2) {
-    throw graphError('matMul', 'a', `${describeShape(a.shape)} and b ${describeShape(b.shape)} must have rank 2 or more`);
+    throw graphError(
+      'matMul',
+      'a',
+      `${describeShape(a.shape)} and b ${describeShape(b.shape)} must have rank 2 or more`,
+    );
   }
   const k = extentAt(a.shape, -1);
   if (k !== extentAt(b.shape, -2)) {

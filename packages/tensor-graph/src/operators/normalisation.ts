@@ -28,6 +28,7 @@ export function layerNorm(
   checkFeatures('layerNorm', 'scale', scale, features);
   checkFeatures('layerNorm', 'bias', bias, features);
   if (x.dtype === 'float64') return composedLayerNorm(x, scale, bias, options);
+  const statistics = [...x.shape.slice(0, -1), 1];
   const ones = scale ?? x.graph.filled(1, [features], x.dtype);
   return only(
     x.graph.apply(
@@ -36,8 +37,8 @@ export function layerNorm(
       [
         { dtype: x.dtype, shape: x.shape },
         // Mean and inverse standard deviation, which the gradient uses; the writer leaves them out when nothing reads them.
-        { dtype: x.dtype, shape: x.shape.with(-1, 1) },
-        { dtype: x.dtype, shape: x.shape.with(-1, 1) },
+        { dtype: x.dtype, shape: statistics },
+        { dtype: x.dtype, shape: statistics },
       ],
       { axis: -1n, epsilon: options.epsilon ?? 1e-5 },
     ),
@@ -88,7 +89,11 @@ export function groupNorm(
   const batch = extentAt(x.shape, 0);
   const channels = extentAt(x.shape, 1);
   if (!Number.isInteger(groups) || groups < 1 || channels % groups !== 0) {
-    throw graphError('groupNorm', 'groups', `${groups} must divide the ${channels} channels of ${describeShape(x.shape)}`);
+    throw graphError(
+      'groupNorm',
+      'groups',
+      `${groups} must divide the ${channels} channels of ${describeShape(x.shape)}`,
+    );
   }
   checkFeatures('groupNorm', 'scale', scale, channels);
   checkFeatures('groupNorm', 'bias', bias, channels);
@@ -100,7 +105,12 @@ export function groupNorm(
   return bias === undefined ? scaled : add(scaled, reshape(bias, perChannel));
 }
 
-function checkFeatures(operator: string, argument: string, tensor: Tensor | undefined, features: number): void {
+function checkFeatures(
+  operator: string,
+  argument: string,
+  tensor: Tensor | undefined,
+  features: number,
+): void {
   if (tensor !== undefined && !sameShape(tensor.shape, [features])) {
     throw graphError(operator, argument, `${describeShape(tensor.shape)} must be [${features}]`);
   }

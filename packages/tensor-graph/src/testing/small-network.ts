@@ -4,12 +4,16 @@ import type { TypedTensor } from '../engine/typed-tensor.ts';
 import { randomNumbers } from './finite-differences.ts';
 
 /** A program that trains a network of two layers, for micro-batches of 2 samples of 4 numbers. */
-export function smallProgram(optimiser: OptimiserOptions = { clipNorm: 1, ema: true, weightDecay: 0.01 }): TrainingProgram {
+export function smallProgram(
+  optimiser: OptimiserOptions = { clipNorm: 1, ema: true, weightDecay: 0.01 },
+): TrainingProgram {
   const g = new Graph();
   const x = g.input('x', 'float32', [2, 4]);
   const target = g.input('target', 'float32', [2, 3]);
   const weight = g.input('weight', 'float32', [1]);
-  const hidden = gelu(linear(layerNorm(x, undefined, undefined), g.parameter('w1', [4, 8]), g.parameter('b1', [8])));
+  const hidden = gelu(
+    linear(layerNorm(x, undefined, undefined), g.parameter('w1', [4, 8]), g.parameter('b1', [8])),
+  );
   const result = linear(hidden, g.parameter('w2', [8, 3]), g.parameter('b2', [3]));
   const error = reduceMean(square(sub(result, target)));
   return buildTrainingStep({ graph: g, loss: mul(error, weight), metrics: { error }, optimiser });

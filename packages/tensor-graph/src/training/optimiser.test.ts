@@ -4,7 +4,11 @@ import { openSession } from '../engine/session.ts';
 import type { TypedTensor } from '../engine/typed-tensor.ts';
 import { adamW, clipByGlobalNorm, ema, Graph, toOnnx } from '../index.ts';
 
-const scalar64 = (value: number): TypedTensor => ({ dtype: 'float64', shape: [], data: Float64Array.of(value) });
+const scalar64 = (value: number): TypedTensor => ({
+  dtype: 'float64',
+  shape: [],
+  data: Float64Array.of(value),
+});
 const vector64 = (...values: number[]): TypedTensor => ({
   dtype: 'float64',
   shape: [values.length],
@@ -17,7 +21,10 @@ test('AdamW takes the steps of algorithm 2 of its paper', async () => {
   const scale = 15;
   const g = new Graph();
   const vector = (name: string) => g.input(name, 'float64', [3]);
-  const update = adamW({ step: g.input('step', 'float64', []), learningRate: g.input('rate', 'float64', []) }, options);
+  const update = adamW(
+    { step: g.input('step', 'float64', []), learningRate: g.input('rate', 'float64', []) },
+    options,
+  );
   const tensors = {
     parameter: vector('p'),
     gradient: vector('g'),
@@ -60,7 +67,10 @@ test('AdamW takes the steps of algorithm 2 of its paper', async () => {
     for (const [name, expected] of Object.entries({ 'p.out': p, 'm.out': m, 'v.out': v, 'kept.out': kept })) {
       for (const [i, value] of expected.entries()) {
         const actual = Number(result[name]?.data[i]);
-        assert.ok(Math.abs(actual - value) <= 1e-12 * Math.max(1, Math.abs(value)), `${name}[${i}]: ${actual}, ${value}`);
+        assert.ok(
+          Math.abs(actual - value) <= 1e-12 * Math.max(1, Math.abs(value)),
+          `${name}[${i}]: ${actual}, ${value}`,
+        );
       }
     }
   }

@@ -61,7 +61,10 @@ export function checkAdamW(options: AdamWOptions): Required<AdamWOptions> {
     violations.push({ field: 'optimiser.epsilon', description: `${checked.epsilon} must be above 0` });
   }
   if (!(checked.weightDecay >= 0)) {
-    violations.push({ field: 'optimiser.weightDecay', description: `${checked.weightDecay} must not be negative` });
+    violations.push({
+      field: 'optimiser.weightDecay',
+      description: `${checked.weightDecay} must not be negative`,
+    });
   }
   if (violations.length > 0) throw invalidArguments(violations);
   return checked;
@@ -101,7 +104,8 @@ export function adamW(
   };
 
   return ({ parameter, gradient, firstMoment, secondMoment }, parameterOptions = {}) => {
-    if (parameter.graph !== graph) throw graphError('adamW', 'parameter', 'belongs to another graph than the step');
+    if (parameter.graph !== graph)
+      throw graphError('adamW', 'parameter', 'belongs to another graph than the step');
     const { rate, keep } = scalarsOf(parameterOptions.learningRateScale ?? 1);
     const first = add(mul(firstMoment, beta1), mul(gradient, 1 - beta1));
     const second = add(mul(secondMoment, beta2), mul(square(gradient), 1 - beta2));
@@ -154,7 +158,10 @@ export function clipByGlobalNorm(
 
 /** Exponential moving average: average + (1 - decay) (value - average). `decay` is a scalar tensor or a number. */
 export function ema(average: Tensor, value: Tensor, decay: Tensor | number): Tensor {
-  return add(average, mul(sub(value, average), sub(1, typeof decay === 'number' ? scalar(average, decay) : decay)));
+  return add(
+    average,
+    mul(sub(value, average), sub(1, typeof decay === 'number' ? scalar(average, decay) : decay)),
+  );
 }
 
 function scalar(like: Tensor, value: number): Tensor {

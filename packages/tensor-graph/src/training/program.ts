@@ -86,7 +86,10 @@ export function buildTrainingStep(options: TrainingStepOptions): TrainingProgram
   const optimiser = options.optimiser ?? {};
   checkAdamW(optimiser);
   if (optimiser.clipNorm !== undefined && !(optimiser.clipNorm > 0)) {
-    throw invalidArgument('optimiser.clipNorm', `${optimiser.clipNorm} must be above 0; leave it out for no clipping`);
+    throw invalidArgument(
+      'optimiser.clipNorm',
+      `${optimiser.clipNorm} must be above 0; leave it out for no clipping`,
+    );
   }
   const trained = options.parameters ?? graph.parameters.map((tensor) => ({ tensor }));
   const parameters = trained.map(specOf);
@@ -185,7 +188,9 @@ export function buildUpdate(program: TrainingProgram, graph: Graph, lanes: numbe
   const norm = mul(globalNorm(sums), gradientScale);
   graph.output('gradientNorm', norm);
   const factor =
-    optimiser.clipNorm === undefined ? gradientScale : mul(gradientScale, clipFactor(norm, optimiser.clipNorm));
+    optimiser.clipNorm === undefined
+      ? gradientScale
+      : mul(gradientScale, clipFactor(norm, optimiser.clipNorm));
   const update = adamW({ step, learningRate }, optimiser);
   const emaDecay = optimiser.ema === true ? graph.input('emaDecay', 'float32', []) : undefined;
   for (const [index, spec] of program.parameters.entries()) {

@@ -39,7 +39,11 @@ function report(error: unknown): number {
     process.stderr.write(`plumb: ${text}\n`);
     return usageExitCode;
   }
-  process.stderr.write(`plumb: ${describeError(error)}\n`);
+  // A foreseen error says all in its message; of any other, whatever there is helps.
+  const foreseen = error instanceof PlumbError && error.code !== 'INTERNAL';
+  process.stderr.write(
+    `plumb: ${foreseen ? error.message.replaceAll(/\s*\n\s*/g, ' ') : describeError(error)}\n`,
+  );
   const tail = error instanceof PlumbError ? error.metadata[logTailKey] : undefined;
   if (tail !== undefined && tail !== '') process.stderr.write(`${tail.replaceAll(/^/gm, '  | ')}\n`);
   return 1;

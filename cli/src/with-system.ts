@@ -4,7 +4,8 @@ import { takeOwnership } from './state/ownership.ts';
 import { emptyStateFolder, openStateFolder } from './state/state-folder.ts';
 import type { StateFolder } from './state/state-folder.ts';
 import { embeddedSystem } from './supervisor/embedded-system.ts';
-import type { EmbeddedSystem, PortName } from './supervisor/embedded-system.ts';
+import type { EmbeddedSystem } from './supervisor/embedded-system.ts';
+import type { PortName } from './supervisor/port-names.ts';
 
 /** What commands that run the embedded system share. */
 export interface SystemOptions {
@@ -49,6 +50,7 @@ export async function withSystem<Prepared>(
     const ended = new AbortController();
     try {
       const working = (async () => {
+        options.notice('Starting nats-server, the referee and the five services ...');
         await supervisor.start();
         if (!interruption.signal.aborted) {
           await work(system, prepared, AbortSignal.any([interruption.signal, ended.signal]));

@@ -1,6 +1,6 @@
 import { InvalidArgumentError, Option } from 'commander';
-import { portNames } from '../supervisor/embedded-system.ts';
-import type { PortName } from '../supervisor/embedded-system.ts';
+import { portNames } from '../supervisor/port-names.ts';
+import type { PortName } from '../supervisor/port-names.ts';
 
 /** Folder of everything that the embedded system keeps, from the current folder. */
 export const defaultStateFolder = '.plumb';

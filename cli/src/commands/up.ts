@@ -1,8 +1,7 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
-import { portNames } from '../supervisor/embedded-system.ts';
-import type { PortName } from '../supervisor/embedded-system.ts';
-import { withSystem } from '../with-system.ts';
+import { portNames } from '../supervisor/port-names.ts';
+import type { PortName } from '../supervisor/port-names.ts';
 import { portOption, stateOption } from './options.ts';
 
 interface UpOptions {
@@ -19,7 +18,7 @@ export function upCommand(finish: (exitCode: number) => void): Command {
       const notice = (line: string): void => {
         process.stderr.write(`${line}\n`);
       };
-      notice('Starting nats-server, the referee and the five services ...');
+      const { withSystem } = await import('../with-system.ts');
       const exitCode = await withSystem(
         {
           state: options.state,

@@ -16,7 +16,7 @@ export function openProgressDisplay(stream: NodeJS.WriteStream): ProgressDisplay
   return stream.isTTY ? bars(stream) : plainLines(stream);
 }
 
-const labelWidth = 30;
+const labelWidth = 34;
 
 function bars(stream: NodeJS.WriteStream): ProgressDisplay {
   const shown = new Map<string, SingleBar>();

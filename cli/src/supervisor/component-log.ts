@@ -15,7 +15,7 @@ export interface ComponentLog {
   close(): Promise<void>;
 }
 
-const tailLines = 12;
+const tailLines = 20;
 
 /** Opens `<folder>/<name>.log` for appending. `onError` hears of a disk that is full or not writable. */
 export function openComponentLog(

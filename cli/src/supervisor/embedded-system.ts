@@ -6,22 +6,11 @@ import type { StateFolder } from '../state/state-folder.ts';
 import { writeWhole } from '../state/state-folder.ts';
 import type { ComponentSpec } from './component.ts';
 import { findNatsServer, natsComponent } from './nats-server.ts';
+import { portNames } from './port-names.ts';
+import type { PortName } from './port-names.ts';
 import { choosePorts, loopback } from './ports.ts';
 import { createSupervisor } from './supervisor.ts';
 import type { Supervisor } from './supervisor.ts';
-
-/** Everything of the embedded system that listens on a port. */
-export const portNames = [
-  'nats',
-  'nats-monitor',
-  'referee',
-  'generator',
-  'reward',
-  'judge',
-  'trainer',
-  'loop',
-] as const;
-export type PortName = (typeof portNames)[number];
 
 /** The five services, nats-server and the referee endpoint on this machine, in one state folder. */
 export interface EmbeddedSystem {

@@ -1,0 +1,12 @@
+/** Everything of the embedded system that listens on a port. */
+export const portNames = [
+  'nats',
+  'nats-monitor',
+  'referee',
+  'generator',
+  'reward',
+  'judge',
+  'trainer',
+  'loop',
+] as const;
+export type PortName = (typeof portNames)[number];

@@ -97,8 +97,8 @@ export async function openFolderStore(
   const pathOf = (hash: string): string => join(folder, 'sha256', hash.slice(0, 2), hash);
 
   try {
-    await mkdir(arriving, { recursive: true });
-    await mkdir(join(folder, 'sha256'), { recursive: true });
+    await makeFolder(arriving);
+    await makeFolder(join(folder, 'sha256'));
     // Permissions alone do not tell (read-only file systems, root): only writing does.
     const probe = join(arriving, randomUUID());
     await writeDurably(probe, new Uint8Array(1));
@@ -159,7 +159,7 @@ export async function openFolderStore(
       const temporary = join(arriving, randomUUID());
       try {
         const path = pathOf(hash);
-        await mkdir(dirname(path), { recursive: true });
+        await makeFolder(dirname(path));
         await writeDurably(temporary, bytes);
         await rename(temporary, path);
         await flushFolder(dirname(path));
@@ -188,6 +188,31 @@ function checkSize(size: number, maxBytes: number): void {
   throw resourceExhausted(
     `an artifact of ${size} bytes is over the store's limit of ${maxBytes}; raise the limit or split it`,
   );
+}
+
+/**
+ * Makes a folder and those above it. Node's own recursive mkdir never ends where a folder exists but takes no entries
+ * (/proc answers ENOENT), so each missing folder is made once, from the top down.
+ */
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await mkdir(folder);
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === 'EEXIST' && (await stat(folder)).isDirectory()) return;
+    if (code !== 'ENOENT' || (await isFolder(dirname(folder)))) throw error;
+    await makeFolder(dirname(folder));
+    await makeFolder(folder);
+  }
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false;
+    throw error;
+  }
 }
 
 /** Writes a new file and waits until the disk has it. */

@@ -11,6 +11,8 @@ export const generatorSettings = z.object({
   batchesUnderWay: z.coerce.number().int().min(1).max(4).default(2).describe('1 to 4'),
   /** How long a batch that is not full waits for more, in milliseconds. */
   batchWaitMs: z.coerce.number().int().min(0).max(10_000).default(20).describe('milliseconds, 0 to 10000'),
+  /** How long the broker waits for a sign of life before it gives a task to another generator, in milliseconds. */
+  ackWaitMs: z.coerce.number().int().min(1000).default(10_000).describe('milliseconds, at least 1000'),
   /** Models that are kept loaded, each with an engine of its own. */
   maxModels: z.coerce.number().int().min(1).max(64).default(2).describe('a number of models, 1 to 64'),
   /** Where sampling runs: a process survives a native crash of the runtime, a worker thread has cheaper calls. */

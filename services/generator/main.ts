@@ -68,7 +68,7 @@ await runService({
         await samplers.preload(weightsOf(model, 'model'));
       } catch (error) {
         // The first clip that wants the model tries again and gets the error.
-        ctx.logger.error({ model: model.version, err: error }, 'the promoted model cannot be loaded');
+        ctx.logger.error({ model: model.version, error }, 'the promoted model cannot be loaded');
       }
     };
     const registry = await followModelRegistry(bus, {
@@ -88,9 +88,11 @@ await runService({
     const tasks = await consumeTasks(bus, generation, {
       // One batch on the engine, one ready, one being stored, and one more to fill gaps.
       maxInFlight: config.batchSize * (config.batchesUnderWay + 2),
+      ackWaitMs: config.ackWaitMs,
       signal: ctx.signal,
     });
-    ctx.onStop('tasks', () => tasks.stop(), { deadlineMs: 15_000 });
+    // Sampling anew costs less than making somebody wait for the end of every batch.
+    ctx.onStop('tasks', () => tasks.stop({ deadlineMs: 3000 }), { deadlineMs: 8000 });
     return { address, metrics: telemetry.metricsAddress };
   },
 });

@@ -21,12 +21,12 @@ const durable = 'generator';
 /**
  * Consumes generation tasks: samples, stores, publishes, and only then acknowledges. A task that is delivered again
  * gives the same clip under the same message id, so that the sample counts once.
- * @param maxInFlight tasks under way at a time; several batches' worth keeps the engine busy while clips are stored
+ * @param options maxInFlight: tasks under way at a time; several batches' worth keeps the engine busy while clips are stored
  */
 export function consumeTasks(
   bus: Bus,
   generation: Generation<StoredClip>,
-  options: { readonly maxInFlight: number; readonly signal: AbortSignal },
+  options: { readonly maxInFlight: number; readonly ackWaitMs: number; readonly signal: AbortSignal },
 ): Promise<Consumption> {
   const spans = tracer('plumb-generator');
   return bus.consume(
@@ -36,6 +36,7 @@ export function consumeTasks(
       subject: subjects.taskGenerate,
       schema: GenerationTaskSchema,
       maxInFlight: options.maxInFlight,
+      ackWaitMs: options.ackWaitMs,
       signal: options.signal,
       failed: async (task, error) => {
         await publishFailure(bus, task, error);

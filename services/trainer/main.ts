@@ -42,7 +42,9 @@ await runService({
       checkpointEverySteps: config.checkpointEverySteps,
       logger: ctx.logger,
       onPoint: stepMetrics(),
-      onFatal: ctx.fail,
+      onFatal: (error) => {
+        ctx.fail(error);
+      },
     });
     await jobs.start();
     // The running job takes a checkpoint first, which lets the next process begin there.

@@ -7,6 +7,8 @@ import type { ModelCatalogue } from '../domain/models.ts';
 
 /** The registry's bucket: `version.<first 12 digits of the hash>` and `promoted.<name>`, each a ModelVersion. */
 const bucket = 'plumb_models';
+/** Revisions kept of a key, as the registry's writer has it. */
+const history = 10;
 const promotedPrefix = 'promoted.';
 
 /** The registry as this process knows it, kept up to date. */
@@ -22,7 +24,7 @@ export async function followModelRegistry(
   bus: Bus,
   options: { logger: Logger; onPromoted: (model: ModelVersion) => void },
 ): Promise<ModelRegistry> {
-  const models = await bus.keyValue(bucket, messageCodec(ModelVersionSchema));
+  const models = await bus.keyValue(bucket, messageCodec(ModelVersionSchema), { history });
   const versions = new Map<string, ModelVersion>();
   const promoted = new Map<string, ModelVersion>();
   const byKey = new Map<string, string>();
@@ -54,8 +56,7 @@ export async function followModelRegistry(
     for await (const { key, value } of models.watch({ signal: stopped.signal })) apply(key, value);
   })();
   following.catch((error: unknown) => {
-    if (!stopped.signal.aborted)
-      options.logger.error({ err: error }, 'the model registry is no longer followed');
+    if (!stopped.signal.aborted) options.logger.error({ error }, 'the model registry is no longer followed');
   });
   return {
     versions,

@@ -74,7 +74,7 @@ export class SamplerPool implements Samplers {
 
   #discard(model: ModelWeights, entry: PoolEntry, error: PlumbError): void {
     if (this.#entries.peek(model.sha256) !== entry) return;
-    this.#options.logger.warn({ model: model.version, err: error }, 'the model is unloaded');
+    this.#options.logger.warn({ model: model.version, error }, 'the model is unloaded');
     this.#entries.delete(model.sha256);
   }
 
@@ -128,7 +128,7 @@ class PoolEntry {
       await engine.close();
     } catch (error) {
       // The load failed, so there is nothing to close, or the engine is dead already.
-      this.#logger.debug({ err: error }, 'closing an engine that was not there');
+      this.#logger.debug({ error }, 'closing an engine that was not there');
     }
   }
 

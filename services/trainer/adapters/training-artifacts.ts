@@ -1,5 +1,5 @@
 import { availableParallelism } from 'node:os';
-import { decodeModel, encodeModel } from '@plumb/diffusion';
+import { decodeModel, decodeTrainingState, encodeModel, encodeTrainingState } from '@plumb/diffusion';
 import { dataLoss, failedPrecondition, invalidArguments, fieldPath, PlumbError } from '@plumb/kit/errors';
 import { clipBytes, decodeClip } from '@plumb/media';
 import type { Clip } from '@plumb/media';
@@ -9,7 +9,6 @@ import type { Engine } from '@plumb/tensor-graph/engine';
 import PQueue from 'p-queue';
 import { jobManifestMediaType } from '../domain/job-manifest.ts';
 import type { TrainingPorts } from '../domain/training-run.ts';
-import { decodeState, encodeState } from './state-file.ts';
 
 /** The part of an artifact store that training needs. */
 export interface ArtifactAccess {
@@ -101,12 +100,11 @@ export function trainingPorts(
       );
     },
     async readState({ step, state }) {
-      return decodeState(
-        await named(`the checkpoint of step ${step}`, artifacts.get(state.uri, state.sha256)),
-      );
+      const source = `the checkpoint of step ${step}`;
+      return decodeTrainingState(await named(source, artifacts.get(state.uri, state.sha256)), source);
     },
     async writeState(state, threads) {
-      return { step: state.step, state: await write(encodeState(state), stateMediaType), threads };
+      return { step: state.step, state: await write(encodeTrainingState(state), stateMediaType), threads };
     },
     writeModel: (model) => write(encodeModel(model), modelMediaType),
     writeManifest: (bytes) => write(bytes, jobManifestMediaType),

@@ -250,7 +250,7 @@ export class Jobs {
           progress = resume?.step ?? 0;
           if (error.retryable && attempts < attemptsWithoutProgress) {
             logger.warn(
-              { jobId: id, attempts, pauseMs, err: thrown },
+              { jobId: id, attempts, pauseMs, error: thrown },
               'the job goes on from its last checkpoint',
             );
             await delay(pauseMs, undefined, { signal: controller.signal }).catch(() => undefined);
@@ -258,7 +258,7 @@ export class Jobs {
             continue;
           }
           logger.error(
-            { jobId: id, reason: error.reason, err: thrown },
+            { jobId: id, reason: error.reason, error: thrown },
             `the job has failed: ${describeError(thrown)}`,
           );
           await attempt.flush();
@@ -361,7 +361,7 @@ async function lastGood(
     return { checkpoint: artifactOf(await modelAt(resume, plan, ports)) };
   } catch (error) {
     // The job's own error matters more than that its leftovers cannot be had.
-    logger.error({ err: error }, 'the last checkpoint of a failed job cannot be read');
+    logger.error({ error }, 'the last checkpoint of a failed job cannot be read');
     return {};
   }
 }

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { PlumbError } from '@plumb/kit/errors';
-import { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { ModelState, ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import {
   JobSpecSchema,
   ObjectiveSchema,
@@ -124,6 +124,8 @@ test('a limit on a distance that is not measured is refused', () => {
 
 test('the first difference of two specs is named with both values', () => {
   assert.equal(firstDifference(spec({}), spec({})), undefined);
+  const promoted = { ...model, state: ModelState.PROMOTED, reasons: ['passed the gate'] };
+  assert.equal(firstDifference(spec({}), spec({ base: promoted })), undefined);
   assert.deepEqual(firstDifference(spec({}), spec({ seed: 5n })), {
     field: 'spec.seed',
     before: '"18446744073709551615"',

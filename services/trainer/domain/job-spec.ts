@@ -1,4 +1,4 @@
-import { toJson } from '@bufbuild/protobuf';
+import { create, toJson } from '@bufbuild/protobuf';
 import type { JsonValue } from '@bufbuild/protobuf';
 import { parseOptimisationSettings } from '@plumb/diffusion';
 import type { OptimisationSettings } from '@plumb/diffusion';
@@ -6,7 +6,9 @@ import { invalidArguments, PlumbError } from '@plumb/kit/errors';
 import type { FieldViolation } from '@plumb/kit/errors';
 import { algorithms, parseObjectiveSettings } from '@plumb/objective';
 import type { AlgorithmName, ObjectiveSettings } from '@plumb/objective';
+import { ArtifactSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import type { Artifact } from '@plumb/proto/plumb/media/v1/video_pb.js';
+import { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { JobSpecSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type {
@@ -299,13 +301,33 @@ function timestepsOf({ kind, mean, std, low, high }: TimestepDistribution): unkn
   }
 }
 
-/** Where two specs differ first: the field's path with both values; undefined when they are equal. */
+/**
+ * Where two specs differ first: the field's path with both values; undefined when they are equal. Models and the data set
+ * are what their hashes say: the state of a version may have changed since, and a store may have moved.
+ */
 export function firstDifference(
   before: JobSpec,
   after: JobSpec,
 ): { readonly field: string; readonly before: string; readonly after: string } | undefined {
   const options = { useProtoFieldName: true };
-  return differenceOf(toJson(JobSpecSchema, before, options), toJson(JobSpecSchema, after, options), 'spec');
+  return differenceOf(
+    toJson(JobSpecSchema, byContent(before), options),
+    toJson(JobSpecSchema, byContent(after), options),
+    'spec',
+  );
+}
+
+function byContent(spec: JobSpec): JobSpec {
+  const artifact = ({ sha256 }: Artifact): Artifact => create(ArtifactSchema, { sha256 });
+  const model = ({ version, weights }: ModelVersion): ModelVersion =>
+    create(ModelVersionSchema, { version, ...(weights === undefined ? {} : { weights: artifact(weights) }) });
+  const { dataSet, base, reference } = spec;
+  return {
+    ...spec,
+    ...(dataSet === undefined ? {} : { dataSet: artifact(dataSet) }),
+    ...(base === undefined ? {} : { base: model(base) }),
+    ...(reference === undefined ? {} : { reference: model(reference) }),
+  };
 }
 
 type Difference = { readonly field: string; readonly before: string; readonly after: string };

@@ -17,9 +17,10 @@ export class PlumbError extends Error {
   override readonly name = 'PlumbError';
   readonly code: ErrorCode;
   readonly reason: ErrorReason;
-  readonly fieldViolations?: readonly FieldViolation[];
+  // `declare`: absent when not given, and no property with the value undefined.
+  declare readonly fieldViolations?: readonly FieldViolation[];
   /** Milliseconds to wait before trying again. */
-  readonly retryAfterMs?: number;
+  declare readonly retryAfterMs?: number;
   readonly metadata: Readonly<Record<string, string>>;
 
   constructor(fields: ErrorFields) {

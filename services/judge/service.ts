@@ -2,7 +2,7 @@
 
 import { create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { durationFromMs } from '@bufbuild/protobuf/wkt';
+import type { DurationSchema } from '@bufbuild/protobuf/wkt';
 import { invalidArgument, invalidArguments, notFound } from '@plumb/kit/errors';
 import type { FieldViolation } from '@plumb/kit/errors';
 import type { Implementation } from '@plumb/kit/rpc';
@@ -134,7 +134,7 @@ function toVerdict(judge: Judge, verdict: Judged<ClipVerdict>): MessageInitShape
     model: verdict.model,
     rubricHash: judge.rubric.hash,
     usage: usageOf(verdict),
-    endpointTime: durationFromMs(verdict.endpointMs),
+    endpointTime: duration(verdict.endpointMs),
     cached: verdict.cached,
     calls: verdict.calls,
     judgeHash: judge.hash,
@@ -188,4 +188,10 @@ function page<T>(all: readonly T[], nameOf: (item: T) => string, size: number, t
   const last = items.at(-1);
   const more = last !== undefined && from + items.length < all.length;
   return { items, nextPageToken: more ? nameOf(last) : '' };
+}
+
+/** A duration in whole nanoseconds; protobuf-es' own helper wants whole milliseconds. */
+function duration(ms: number): MessageInitShape<typeof DurationSchema> {
+  const nanoseconds = Math.round(ms * 1e6);
+  return { seconds: BigInt(Math.floor(nanoseconds / 1e9)), nanos: nanoseconds % 1e9 };
 }

@@ -1,7 +1,8 @@
 /** Outcomes as messages. */
 
 import { create } from '@bufbuild/protobuf';
-import { durationFromMs } from '@bufbuild/protobuf/wkt';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { DurationSchema } from '@bufbuild/protobuf/wkt';
 import { toStatus } from '@plumb/kit/errors';
 import { RewardOutcomeSchema } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import type { RewardOutcome } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
@@ -34,15 +35,16 @@ export function outcomeMessage({
           }
         : { case: 'error', value: { status: toStatus(result.error), retryable: result.error.retryable } },
     timings: {
-      // Whole microseconds: durations are for people and histograms.
-      queue: durationFromMs(microseconds(timings.queueMs)),
-      inference: durationFromMs(microseconds(timings.inferenceMs)),
-      total: durationFromMs(microseconds(timings.totalMs)),
+      queue: duration(timings.queueMs),
+      inference: duration(timings.inferenceMs),
+      total: duration(timings.totalMs),
     },
     cached,
   });
 }
 
-function microseconds(ms: number): number {
-  return Math.round(ms * 1000) / 1000;
+/** A duration in whole nanoseconds; protobuf-es' own helper wants whole milliseconds. */
+function duration(ms: number): MessageInitShape<typeof DurationSchema> {
+  const nanoseconds = Math.round(ms * 1e6);
+  return { seconds: BigInt(Math.floor(nanoseconds / 1e9)), nanos: nanoseconds % 1e9 };
 }

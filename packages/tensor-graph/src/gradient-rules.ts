@@ -168,6 +168,13 @@ unaryRule('Softplus', (g, x) => mul(g, sigmoid(x)));
 unaryRule('Relu', (g, _x, y) => where(greater(y, 0), g, 0));
 unaryRule('Erf', (g, x) => mul(g, mul(exp(neg(square(x))), 2 / Math.sqrt(Math.PI))));
 unaryRule('Gelu', (g, x, _y, node) => mul(g, geluDerivative(x, node.attributes['approximate'] === 'tanh')));
+gradientRules.set('Silu', ({ node, gradients }) => {
+  const x = only(node.inputs);
+  const [y, gate] = node.outputs as readonly [Tensor, Tensor];
+  const g = only(gradients);
+  // gate + x gate (1 - gate) = gate (1 + x - y)
+  return [mul(mul(g, gate), add(sub(x, y), 1))];
+});
 unaryRule('Clip', (g, x, y) => where(equal(x, y), g, 0));
 unaryRule('Identity', (g) => g);
 unaryRule('Cast', (g, x) => cast(g, x.dtype));
@@ -225,10 +232,40 @@ function extremeElement(g: Tensor, x: Tensor, y: Tensor, node: GraphNode): Tenso
 }
 
 unaryRule('Softmax', (g, _x, y, node) => {
-  const product = mul(g, y);
-  const total = reduceSum(product, { axes: [attribute(node, 'axis')], keepDims: true });
-  return sub(product, mul(y, total));
+  const axis = attribute(node, 'axis');
+  const last = axis === y.shape.length - 1;
+  const product = last ? weightedSum(g, y) : undefined;
+  const total =
+    product === undefined
+      ? reduceSum(mul(g, y), { axes: [axis], keepDims: true })
+      : reduceSum(product, { axes: [-1], keepDims: true });
+  return mul(y, sub(g, total));
 });
+
+/**
+ * In attention, o = y v gives g = do v', so that the sum over a row of g y is the sum over a row of do o, which is
+ * smaller by the ratio of head width to tokens (Dao et al. 2022, section 3.1 and appendix B.4).
+ *
+ * @returns do o, or undefined where the gradient does not come from such a product
+ */
+function weightedSum(g: Tensor, y: Tensor): Tensor | undefined {
+  if (g.source.kind !== 'node' || g.source.node.operator !== 'BatchedProduct') return undefined;
+  const outer = g.source.node;
+  const [outgoing, values] = outer.inputs;
+  if (outgoing === undefined || attribute(outer, 'transposeA') === 1) return undefined;
+  const forward = y.graph.nodes.find(
+    (node) =>
+      node.operator === 'BatchedProduct' &&
+      node.inputs[0] === y &&
+      node.inputs[1] === values &&
+      attribute(node, 'transposeA') === 0 &&
+      attribute(node, 'transposeB') !== attribute(outer, 'transposeB'),
+  );
+  const attended = forward?.outputs[0];
+  if (attended === undefined || !sameShape(attended.shape, outgoing.shape)) return undefined;
+  return mul(outgoing, attended);
+}
+
 unaryRule('LogSoftmax', (g, _x, y, node) =>
   sub(g, mul(exp(y), reduceSum(g, { axes: [attribute(node, 'axis')], keepDims: true }))),
 );

@@ -195,6 +195,17 @@ for (const [name, operator] of Object.entries({ softmax, logSoftmax })) {
 }
 
 check(
+  'attention, whose softmax has a shorter gradient',
+  fc.record({ batch: shapeOfRank(1, 2), swap: fc.boolean() }).map(({ batch, swap }) => ({
+    shapes: [[...batch, 3, 2], [...batch, 4, 2], swap ? [...batch, 3, 4] : [...batch, 4, 3], [3, 4]],
+    build: ([q, k, v, bias]) => {
+      assert.ok(q !== undefined && k !== undefined && v !== undefined && bias !== undefined);
+      const weights = softmax(add(matMul(q, swapLastAxes(k)), bias));
+      return square(matMul(weights, swap ? swapLastAxes(v) : v));
+    },
+  })),
+);
+check(
   'reshape and transpose',
   shapeOfRank(1, 4).chain((shape) =>
     fc.shuffledSubarray([...shape.keys()], { minLength: shape.length }).map((order) => ({
@@ -483,7 +494,7 @@ test('every gradient rule is of an operator that some test differentiates', () =
     (
       'Abs Add BatchedProduct Cast Clip Concat Conv ConvTranspose Cos Div Erf Exp Expand Gather GatherElements Gelu Gemm ' +
       'Identity LayerNormalization Log LogSoftmax Max Min Mul Neg Pad Pow ReduceMax ReduceMean ReduceMin ReduceSum Relu ' +
-      'Reshape ScatterElements Sigmoid Sin Slice Softmax Softplus Split Sqrt Sub Sum Tanh Transpose Where'
+      'Reshape ScatterElements Sigmoid Silu Sin Slice Softmax Softplus Split Sqrt Sub Sum Tanh Transpose Where'
     ).split(' '),
   );
 });

@@ -163,6 +163,15 @@ function writeNode(body: MessageSizer, node: GraphNode, names: Names, live: Read
     body.message(1, (w) => writeOperator(w, 'MatMul', node.name, sides, outputs, {}));
     return;
   }
+  if (node.operator === 'Silu') {
+    const [x = ''] = inputs;
+    const [y = ''] = outputs;
+    // The gate always has a name, also when only this node reads it.
+    const gate = outputs[1] || `${y}.gate`;
+    body.message(1, (w) => writeOperator(w, 'Sigmoid', `${node.name}/gate`, [x], [gate], {}));
+    if (y !== '') body.message(1, (w) => writeOperator(w, 'Mul', node.name, [x, gate], [y], {}));
+    return;
+  }
   // Results that nothing reads are left out, where they trail; Split needs all of its own.
   if (node.operator === 'Split') {
     for (const [index, output] of node.outputs.entries()) outputs[index] = names.of(output);

@@ -183,7 +183,10 @@ export function gelu(x: Tensor, options: { approximate?: 'none' | 'tanh' } = {})
 
 /** Sigmoid linear unit, x sigmoid(x); also called swish. */
 export function silu(x: Tensor): Tensor {
-  return mul(x, sigmoid(x));
+  if (!isFloat(x.dtype)) throw graphError('silu', 'x', `is ${x.dtype}; silu takes a float dtype`);
+  const type = { dtype: x.dtype, shape: x.shape };
+  // The second result is sigmoid(x), for the gradient. Written to ONNX as Sigmoid and Mul.
+  return only(x.graph.apply('Silu', [x], [type, type]));
 }
 
 /** x limited to [low, high]. The gradient passes where low <= x <= high. */

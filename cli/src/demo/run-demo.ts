@@ -91,6 +91,7 @@ async function finishRun(loop: LoopClient, spec: RunSpecInit, context: DemoConte
   } else if (created.state === RunState.SUCCEEDED) {
     display.notice(`Run ${created.id} is complete already; --fresh draws everything anew.`);
   }
+  display.begin(`${created.spec?.name ?? ''} (${created.id})`);
   const rows = createRunProgress();
   const run = await followRun(
     loop,

@@ -4,6 +4,8 @@ import type { ProgressRow } from './run-progress.ts';
 
 /** Shows how far a run is, on standard error. */
 export interface ProgressDisplay {
+  /** Begins a run of its own: its rows come below those of the one before. */
+  readonly begin: (title: string) => void;
   readonly update: (rows: readonly ProgressRow[]) => void;
   /** One line between the bars, for example of a restart. */
   readonly notice: (line: string) => void;
@@ -34,7 +36,17 @@ function bars(stream: NodeJS.WriteStream): ProgressDisplay {
       // Ctrl-C is ours: it stops the system in order.
       gracefulExit: false,
     }));
+  const close = (): void => {
+    multi?.update();
+    multi?.stop();
+    multi = undefined;
+    shown.clear();
+  };
   return {
+    begin(title) {
+      close();
+      stream.write(`${title}\n`);
+    },
     update(rows) {
       const counts = rows.map(({ done, total }) => `${done}/${total}`);
       const width = Math.max(9, ...counts.map(({ length }) => length));
@@ -61,11 +73,7 @@ function bars(stream: NodeJS.WriteStream): ProgressDisplay {
         multi.update();
       }
     },
-    close() {
-      multi?.update();
-      multi?.stop();
-      multi = undefined;
-    },
+    close,
   };
 }
 
@@ -73,10 +81,14 @@ function bars(stream: NodeJS.WriteStream): ProgressDisplay {
 function plainLines(stream: NodeJS.WriteStream): ProgressDisplay {
   const tenths = new Map<string, number>();
   return {
+    begin(title) {
+      tenths.clear();
+      stream.write(`${title}\n`);
+    },
     update(rows) {
       for (const row of rows) {
         const tenth = Math.floor((row.done / row.total) * 10);
-        if (tenths.get(row.key) === tenth) continue;
+        if (row.done === 0 || tenths.get(row.key) === tenth) continue;
         tenths.set(row.key, tenth);
         const rest = [row.rate, row.left, row.detail].filter((text) => text !== '').join(', ');
         stream.write(`${row.label}: ${row.done}/${row.total}${rest === '' ? '' : `, ${rest}`}\n`);

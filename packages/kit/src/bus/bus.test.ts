@@ -564,6 +564,34 @@ describe('the broker is killed in the middle', () => {
     assert.deepEqual(seen, [1, 2, undefined]);
   });
 
+  test('a bus that is closed under a handler breaks nothing', async (t) => {
+    const { server } = await own(t);
+    const client = await connectBus({ url: server.url, name: 'kit-test' });
+    const gate = Promise.withResolvers<undefined>();
+    const entered = Promise.withResolvers<undefined>();
+    const consumption = await client.consume(
+      {
+        stream: streamNames.tasks,
+        durable: 'reward',
+        subject: subjects.taskScore,
+        schema: ScoringTaskSchema,
+      },
+      async () => {
+        entered.resolve(undefined);
+        await gate.promise;
+      },
+    );
+    await client.publish(subjects.taskScore, ScoringTaskSchema, {}, { id: 'x' });
+    await entered.promise;
+    await client.close();
+    gate.resolve(undefined);
+    await consumption.done;
+    await assert.rejects(
+      client.publish(subjects.taskScore, ScoringTaskSchema, {}, { id: 'y' }),
+      isError('UNAVAILABLE', 'SHUTTING_DOWN'),
+    );
+  });
+
   test('a publication that is given up says so', async (t) => {
     const { server, client } = await own(t);
     await server.kill();

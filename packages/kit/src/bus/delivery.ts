@@ -60,7 +60,7 @@ export interface InWork<M extends DescMessage> {
   readonly delivery: Delivery;
   /** Ends the wait and begins the processing, in the traces and the metrics. */
   begin(links?: readonly Span[]): void;
-  /** Acknowledges, or deals with the error. Never rejects. */
+  /** Acknowledges, or deals with the error. Rejects only when the connection was closed before. */
   settle(error?: unknown): Promise<void>;
 }
 
@@ -111,7 +111,7 @@ export async function takeCharge<M extends DescMessage>(
   if (deliveryCount > 1) busMetrics.redeliveries.add(1, destination);
   const heartbeat = setInterval(
     () => {
-      delivered.working();
+      if (!connection.nats.isClosed()) delivered.working();
     },
     (policy.ackWaitMs ?? defaultAckWaitMs) / 3,
   );

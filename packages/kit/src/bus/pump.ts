@@ -37,7 +37,7 @@ const firstPauseMs = 50;
 const longestPauseMs = 2000;
 
 /**
- * Pulls messages for `work`, which settles them and never rejects, and keeps at most `maxInFlight` of them in work. It
+ * Pulls messages for `work`, which settles them, and keeps at most `maxInFlight` of them in work. It
  * goes on after anything that may happen to the broker: lost connections, restarts, a deleted consumer.
  */
 export async function startPump(
@@ -53,7 +53,12 @@ export async function startPump(
   let freed = Promise.withResolvers<undefined>();
 
   const take = async (message: JsMsg): Promise<void> => {
-    await work(message, abandoned.signal);
+    try {
+      await work(message, abandoned.signal);
+    } catch (error) {
+      // Only a closed connection leaves a message unsettled; the broker delivers it again after its wait.
+      log.warn({ error, stream: options.stream, sequence: message.seq }, 'a message could not be settled');
+    }
   };
   const onFreed = (): void => {
     freed.resolve(undefined);

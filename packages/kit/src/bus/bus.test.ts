@@ -7,7 +7,7 @@ import type { TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { context } from '@opentelemetry/api';
 import { fromBinary } from '@bufbuild/protobuf';
-import { StringValueSchema } from '@bufbuild/protobuf/wkt';
+import { BytesValueSchema, StringValueSchema } from '@bufbuild/protobuf/wkt';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { SampleScoredSchema, ScoringTaskSchema } from '@plumb/proto/plumb/tasks/v1/tasks_pb.js';
@@ -220,16 +220,13 @@ describe('consume', () => {
     });
     t.after(() => consumption.stop());
     await say(options, 'a');
-    await bus.publish(
-      options.subject,
-      ScoringTaskSchema,
-      { rewards: ['a', 'b'], iteration: 7 },
-      { id: 'not-a-string' },
-    );
+    const value = Uint8Array.of(0xff, 0xfe); // no UTF-8, so no StringValue
+    await bus.publish(options.subject, BytesValueSchema, { value }, { id: 'not-a-string' });
     await until(async () => (await letters(options)).length === 2);
     const found = await letters(options);
     assert.equal(found.find(({ id }) => id.endsWith('-a'))?.reason, 'UNEXPECTED');
     assert.match(found.find(({ id }) => id.endsWith('-a'))?.message ?? '', /x is not a function/);
+    assert.equal(found.find(({ id }) => id === 'not-a-string')?.reason, 'MESSAGE_UNDECODABLE');
   });
 
   test('never more than maxInFlight at once', async (t) => {
@@ -237,15 +234,18 @@ describe('consume', () => {
     let now = 0;
     let most = 0;
     let done = 0;
+    const three = Promise.withResolvers<undefined>();
+    await say(options, ...Array.from({ length: 20 }, (_, i) => String(i)));
     const consumption = await bus.consume({ ...options, maxInFlight: 3 }, async () => {
       now += 1;
       most = Math.max(most, now);
-      await delay(2);
+      if (now === 3) three.resolve(undefined);
+      await three.promise;
+      await delay(1);
       now -= 1;
       done += 1;
     });
     t.after(() => consumption.stop());
-    await say(options, ...Array.from({ length: 20 }, (_, i) => String(i)));
     await until(() => done === 20);
     assert.equal(most, 3);
   });

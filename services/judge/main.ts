@@ -34,7 +34,7 @@ await runService({
 
     const judging = createJudging(
       endpointAccess(endpoints),
-      await openKeyValueVerdicts(bus),
+      await openKeyValueVerdicts(bus, context.signal),
       judgingTelemetry(),
     );
     const server = createServer({

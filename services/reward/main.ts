@@ -34,7 +34,8 @@ await runService({
     const bus = await connectBus({ url: config.natsUrl, name: 'reward', signal: context.signal });
     context.onStop('bus', () => bus.close());
     await bus.ensureStreams();
-    const judge = createClient(JudgeService, config.judgeAddress, { retry: ['judge', 'listJudges'] });
+    // A verdict is not asked for again here: the judge has done so as often as may help, and the caller or the queue will.
+    const judge = createClient(JudgeService, config.judgeAddress, { retry: ['listJudges'] });
     context.onStop('judge client', () => judge.close());
 
     const artifacts = await openFolderStore(config.artifacts);

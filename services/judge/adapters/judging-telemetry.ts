@@ -26,7 +26,10 @@ export function judgingTelemetry(): JudgingEvents {
     },
     storeFailed: (error) => {
       storeFailures.add(1);
-      log.warn({ error: describeError(error) }, 'verdict store failed; verdicts are kept in memory only');
+      log.warn(
+        { error: describeError(error) },
+        'the verdict store failed; the verdict is kept in memory and written later',
+      );
     },
   };
 }

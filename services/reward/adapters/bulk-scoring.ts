@@ -47,7 +47,7 @@ export async function consumeScoringTasks(
       maxDeliveries,
       backoffMs,
       signal,
-      failed: async (task, error) => {
+      failed: async (task, error, delivery) => {
         await bus.publish(
           subjects.sampleFailed,
           SampleFailedSchema,
@@ -58,7 +58,7 @@ export async function consumeScoringTasks(
             stage: 'score',
             status: toStatus(error),
           },
-          { id: `${task.sampleId}.score.failed` },
+          { id: `${delivery.id}.failed` },
         );
       },
     },

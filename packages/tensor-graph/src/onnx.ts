@@ -39,12 +39,13 @@ export function toOnnx(graph: Graph, options: OnnxOptions = {}): Uint8Array<Arra
   const selected = selectOutputs(graph, options.outputs);
   const live = liveness(graph, selected);
   const initialisers = options.initialisers ?? new Map<string, TensorData>();
-  const names = new Names();
+  const names = new Names(selected);
 
   const body = new MessageSizer();
   for (const node of graph.nodes) if (live.nodes.has(node)) writeNode(body, node, names, live.tensors);
-  // Outputs are values of their own: ONNX has no way to call one value by two names, or an input an output.
   for (const [name, tensor] of selected) {
+    if (names.of(tensor) === name) continue;
+    // ONNX has no way to call one value by two names, or an input an output.
     body.message(1, (w) => writeOperator(w, 'Identity', `output/${name}`, [names.of(tensor)], [name], {}));
   }
   body.field(2, options.name ?? 'plumb');
@@ -136,10 +137,19 @@ function liveness(
   return { nodes, tensors };
 }
 
-/** Value names in the model: inputs keep theirs, all else is called after its id. */
+/** Value names in the model: inputs and results that are outputs keep theirs, all else is called after its id. */
 class Names {
+  readonly #outputs = new Map<Tensor, string>();
+
+  constructor(outputs: readonly (readonly [string, Tensor])[]) {
+    for (const [name, tensor] of outputs) {
+      if (tensor.source.kind === 'node' && !this.#outputs.has(tensor)) this.#outputs.set(tensor, name);
+    }
+  }
+
   of(tensor: Tensor): string {
-    return tensor.source.kind === 'input' ? tensor.source.name : `%${tensor.id}`;
+    if (tensor.source.kind === 'input') return tensor.source.name;
+    return this.#outputs.get(tensor) ?? `%${tensor.id}`;
   }
 }
 

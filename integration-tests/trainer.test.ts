@@ -24,7 +24,7 @@ import { childrenOf, startService } from './support/service-process.ts';
 import type { ServiceProcess } from './support/service-process.ts';
 import { smallModel, storeDataSet, storeModel } from './support/small-world.ts';
 
-const steps = 120;
+const steps = 60;
 
 let folder: string;
 let nats: TestNatsServer;

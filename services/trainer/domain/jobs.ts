@@ -10,7 +10,8 @@ import {
   toStatus,
   unavailable,
 } from '@plumb/kit/errors';
-import type { Logger } from '@plumb/kit/telemetry';
+import { contextFromCarrier, currentCarrier, tracer, withSpan } from '@plumb/kit/telemetry';
+import type { Carrier, Logger } from '@plumb/kit/telemetry';
 import { ArtifactSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import type { Artifact } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { JobSchema, JobState } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
@@ -68,6 +69,9 @@ export class Jobs {
   readonly #options: JobsOptions;
   readonly #feeds = new Map<string, JobFeed>();
   readonly #cancelling = new Set<string>();
+  readonly #spans = tracer('plumb-trainer');
+  /** Traces in which jobs were created, of jobs of this process: a job that is resumed begins a trace of its own. */
+  readonly #origins = new Map<string, Carrier>();
   #running: Running | undefined;
   #busy = false;
   #working: Promise<void> = Promise.resolve();
@@ -133,6 +137,7 @@ export class Jobs {
       return sameJob(existing, spec);
     }
     this.#feeds.set(id, new JobFeed(job));
+    this.#origins.set(id, currentCarrier());
     this.#work();
     return job;
   }
@@ -196,7 +201,7 @@ export class Jobs {
   async #workThrough(): Promise<void> {
     try {
       for (let feed = this.#next(); feed !== undefined && !this.#stopped; feed = this.#next())
-        await this.#run(feed);
+        await this.#runTraced(feed);
       this.#busy = false;
     } catch (error) {
       // Still busy as far as `#work` can tell: nothing begins again in this process.
@@ -210,6 +215,19 @@ export class Jobs {
       .filter(({ job }) => !hasEnded(job.state) && !this.#cancelling.has(job.id))
       .toSorted((a, b) => byCreation(a.job, b.job));
     return open.find(({ job }) => job.state === JobState.RUNNING) ?? open[0];
+  }
+
+  async #runTraced(feed: JobFeed): Promise<void> {
+    const { id, spec } = feed.job;
+    const parent = contextFromCarrier(this.#origins.get(id) ?? {});
+    const attributes = {
+      'plumb.job.id': id,
+      'plumb.run.id': spec?.runId ?? '',
+      'plumb.iteration': spec?.iteration ?? 0,
+      'plumb.algorithm': spec?.objective?.algorithm ?? '',
+    };
+    await withSpan(this.#spans, 'train', { parent, attributes }, () => this.#run(feed));
+    this.#origins.delete(id);
   }
 
   async #run(feed: JobFeed): Promise<void> {

@@ -9,15 +9,17 @@ const send = (reply: HostReply): void => {
   if (process.connected) process.send?.(reply);
 };
 const handle = hostEngine(JSON.parse(process.argv[2] ?? '{}') as SessionOptions, send);
+let closing = false;
 process.on('message', (request: HostRequest) => {
+  closing ||= request.kind === 'close';
   void handle(request).finally(() => {
     if (request.kind === 'close') process.disconnect();
   });
 });
 // The parent decides when to end: a Ctrl+C in its terminal reaches the whole group and must not cut off its shutdown.
 process.on('SIGINT', () => undefined);
-// A parent that is gone leaves no orphan behind.
+// A parent that is gone leaves no orphan behind. An ordinary exit would wait for native work, or abort in the middle of it.
 process.on('disconnect', () => {
-  process.exit(0);
+  if (!closing) process.kill(process.pid, 'SIGKILL');
 });
 send({ kind: 'ready' });

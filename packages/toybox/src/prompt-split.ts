@@ -48,7 +48,24 @@ function choose(kind: EventKind, seed: number, taken: Set<string>): { train: Eve
       if (!('other' in event)) taken.add(objectsOf(event)[0] ?? '');
     } else rest.push(event);
   }
-  return { train: rest.slice(0, promptsPerCategory.train / 2), heldout };
+  return { train: coverFirst(rest).slice(0, promptsPerCategory.train / 2), heldout };
+}
+
+/** Events that show a colour or a shape for the first time come first, so that a few hold every part. */
+function coverFirst(events: readonly Event[]): Event[] {
+  const seen = new Set<string>();
+  const isNew = (event: Event): boolean => {
+    const parts = [
+      `acting ${event.object.colour}`,
+      `acting ${event.object.shape}`,
+      ...('other' in event ? [`other ${event.other.colour}`, `other ${event.other.shape}`] : []),
+    ];
+    const fresh = parts.some((part) => !seen.has(part));
+    for (const part of parts) seen.add(part);
+    return fresh;
+  };
+  const leading = new Set(events.filter(isNew));
+  return [...leading, ...events.filter((event) => !leading.has(event))];
 }
 
 function promptsOf(category: Category, categoryIndex: number): ToyboxPrompt[] {

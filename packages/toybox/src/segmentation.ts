@@ -38,15 +38,17 @@ const references = colourNames.map((name) => {
   return { name, u: u / length, v: v / length, length };
 });
 
-/** The colour whose hue is nearest to a chroma, and how much of the pixel it covers. */
-function nearestColour(u: number, v: number): { name: ColourName; share: number } {
-  let best = { name: 'red' as ColourName, share: 0 };
+/** Index of the colour whose hue is nearest to a chroma. */
+function nearestColour(u: number, v: number): number {
+  let best = 0;
   let bestCosine = -Infinity;
-  for (const reference of references) {
+  for (let index = 0; index < references.length; index += 1) {
+    const reference = references[index];
+    if (reference === undefined) continue;
     const along = u * reference.u + v * reference.v;
     if (along > bestCosine) {
       bestCosine = along;
-      best = { name: reference.name, share: along / reference.length };
+      best = index;
     }
   }
   return best;
@@ -69,12 +71,16 @@ export function segment(clip: Clip): SegmentedFrame[] {
       const green = (clip.data[at + 1] ?? 0) / 255;
       const blue = (clip.data[at + 2] ?? 0) / 255;
       const light = (red + green + blue) / 3;
-      const [u, v] = chromaOf(red, green, blue);
+      const u = (red - green) / Math.SQRT2;
+      const v = (red + green - 2 * blue) / Math.sqrt(6);
       chroma[0][pixel] = u;
       chroma[1][pixel] = v;
       lightness[pixel] = light;
-      const { name, share } = nearestColour(u, v);
-      if (share >= coverageFloor) coverage[name][pixel] = Math.min(1, share);
+      const reference = references[nearestColour(u, v)];
+      if (reference !== undefined) {
+        const share = (u * reference.u + v * reference.v) / reference.length;
+        if (share >= coverageFloor) coverage[reference.name][pixel] = Math.min(1, share);
+      }
       if (Math.hypot(u, v) < greyChroma && Math.floor(pixel / clip.width) + 0.5 < groundRow) {
         const share = (greys.background - light) / (greys.background - greys.furniture);
         if (share >= furnitureFloor) furniture[pixel] = Math.min(1, share);

@@ -3,7 +3,7 @@ import type { ColourName } from './palette.ts';
 import { colourNames } from './palette.ts';
 import { neighboursOf, regionsOf } from './segmentation.ts';
 import type { Region, SegmentedFrame } from './segmentation.ts';
-import { groundTop, worldSize } from './world.ts';
+import { worldSize } from './world.ts';
 
 /** Where an object is in one frame. All lengths are in world units (24 across the picture), y downwards. */
 export type Placement = {
@@ -135,38 +135,35 @@ export function trackFurniture(frames: readonly SegmentedFrame[]): (FurniturePla
   return frames.map(findFurniture);
 }
 
+/** The largest region of a colour that the caption does not name, in square units. */
+export type ForeignRegion = { readonly colour: ColourName; readonly area: number };
+
+/** Fainter pixels are soft edges of something else. */
+const foreignFloor = 0.35;
+
 /**
- * Area (square units) of the largest region of a colour that the caption does not name. Where two named objects touch,
- * their colours mix to a third in the pixels between them: those are left out.
+ * Finds the largest region of a colour that the caption does not name. Where two named objects touch, their colours mix
+ * to a third in the pixels between them: those are left out.
  */
-export function foreignArea(
-  frame: SegmentedFrame,
-  expected: readonly ColourName[],
-): { colour: ColourName; area: number } {
+export function foreignRegion(frame: SegmentedFrame, expected: readonly ColourName[]): ForeignRegion {
   const unit = worldSize / frame.width;
-  let found = { colour: 'red' as ColourName, area: 0 };
+  let found: ForeignRegion = { colour: 'red', area: 0 };
   for (const colour of colourNames) {
     if (expected.includes(colour)) continue;
-    const map = frame.coverage[colour].slice();
+    let map = frame.coverage[colour];
+    if (!map.some((share) => share >= foreignFloor)) continue;
     if (expected.length > 1) {
-      map.forEach((share, pixel) => {
-        if (share === 0) return;
+      map = map.map((share, pixel) => {
+        if (share === 0) return 0;
         const around = neighboursOf(pixel, frame.width, frame.height);
-        const between = expected.every((name) =>
+        const isBetween = expected.every((name) =>
           around.some((neighbour) => (frame.coverage[name][neighbour] ?? 0) > 0),
         );
-        if (between) map[pixel] = 0;
+        return isBetween ? 0 : share;
       });
     }
-    const area =
-      (regionsOf(map, frame.width, frame.height, coverageFloorOfObjects)[0]?.area ?? 0) * unit * unit;
+    const area = (regionsOf(map, frame.width, frame.height, foreignFloor)[0]?.area ?? 0) * unit * unit;
     if (area > found.area) found = { colour, area };
   }
   return found;
 }
-
-/** Fainter pixels are soft edges of something else. */
-const coverageFloorOfObjects = 0.35;
-
-/** Height of the ground's surface, in units. */
-export const groundSurface = groundTop;

@@ -158,7 +158,7 @@ async function clipsByCategory(
 }
 
 /** Pairs of the two models' clips of one prompt and noise, in order of prompt and sample. */
-export function pairSamples(
+function pairSamples(
   samples: readonly Sample[],
   versions: { readonly beforeVersion: string; readonly afterVersion: string },
 ): readonly SamplePair[] {

@@ -62,7 +62,7 @@ export async function natsComponent(options: {
     configurationFile,
     natsConfiguration({ port: options.port, monitorPort: options.monitorPort, store }),
   );
-  const health = `http://${loopback}:${options.monitorPort}/healthz?js-enabled=true`;
+  const health = `http://${loopback}:${options.monitorPort}/healthz?js-enabled-only=true`;
   return {
     name: 'nats-server',
     command: options.executable,

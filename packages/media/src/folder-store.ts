@@ -38,8 +38,8 @@ const mediaTypePattern = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&
 const abandonedAfter = 60 * 60 * 1000;
 
 const hashOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
-const systemCode = (error: unknown): unknown =>
-  error instanceof Error && 'code' in error ? error.code : undefined;
+const systemCode = (error: unknown): string | undefined =>
+  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 
 /** The artifact URI of a hash. */
 export function artifactUri(sha256: string): string {
@@ -71,7 +71,7 @@ function unusable(folder: string, error: unknown): PlumbError {
     code: known.code === 'INTERNAL' ? 'FAILED_PRECONDITION' : known.code,
     reason: known.reason,
     message:
-      `the artifact folder '${folder}' cannot be written (${String(systemCode(error) ?? known.message)}); ` +
+      `the artifact folder '${folder}' cannot be written (${systemCode(error) ?? known.message}); ` +
       'make it writable for this user or name another folder',
     metadata: { folder },
     cause: error,

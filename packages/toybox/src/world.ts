@@ -165,8 +165,8 @@ function ease(progress: number): number {
 
 /** A colour that neither the object nor any other in the scene has. */
 function otherColour(event: Event, random: Random): ColourName {
-  const used = [event.object.colour, ...('other' in event ? [event.other.colour] : [])];
-  return random.pick(colourNames.filter((colour) => !used.includes(colour)));
+  const used = new Set([event.object.colour, ...('other' in event ? [event.other.colour] : [])]);
+  return random.pick(colourNames.filter((colour) => !used.has(colour)));
 }
 
 /** Called before each step of the physics with the share of the clip that has passed, 0..1. */
@@ -272,8 +272,8 @@ function hit({ stage, event, wrongness, random }: Setting): Drive {
   });
   // Weightless bodies slide on the ground as if it were polished; without this, its contact would brake them.
   stage.world.on('pre-solve', (contact) => {
-    const bodies = [contact.getFixtureA().getBody(), contact.getFixtureB().getBody()];
-    if (!(bodies.includes(agentBody) && bodies.includes(targetBody))) contact.setEnabled(false);
+    const bodies = new Set([contact.getFixtureA().getBody(), contact.getFixtureB().getBody()]);
+    if (!(bodies.has(agentBody) && bodies.has(targetBody))) contact.setEnabled(false);
   });
   const lift = random.between(15, 20);
   return () => {

@@ -1,4 +1,4 @@
-import { PlumbError } from '@plumb/kit/errors';
+import { failedPrecondition, PlumbError } from '@plumb/kit/errors';
 import { listenForInterruption } from './interrupt.ts';
 import { takeOwnership } from './state/ownership.ts';
 import { emptyStateFolder, openStateFolder } from './state/state-folder.ts';
@@ -80,7 +80,12 @@ export async function withSystem<Prepared>(
     }
     return interruption.exitCode ?? 0;
   } catch (error) {
-    throw PlumbError.from(error);
+    const known = PlumbError.from(error);
+    if (known.reason !== 'DISK_FULL') throw known;
+    throw failedPrecondition(
+      `the disk that holds ${state.path} is full; free some space and start again, or name another folder with --state`,
+      { reason: known.reason, cause: error },
+    );
   } finally {
     await release();
   }

@@ -136,6 +136,7 @@ function recordProcesses(state: StateFolder, notice: (line: string) => void): Pr
   const path = state.entry('processes.json');
   let newest: string | undefined;
   let writing: Promise<void> | undefined;
+  let complained = false;
   const writeAll = async (): Promise<void> => {
     try {
       while (newest !== undefined) {
@@ -144,7 +145,9 @@ function recordProcesses(state: StateFolder, notice: (line: string) => void): Pr
         await writeWhole(path, text);
       }
     } catch (error) {
-      notice(`the list of processes could not be written: ${describeError(error)}`);
+      // Said once: the disk does not get better by repeating it.
+      if (!complained) notice(`the list of processes could not be written: ${describeError(error)}`);
+      complained = true;
     } finally {
       writing = undefined;
     }

@@ -15,7 +15,7 @@ import type { TrainingState } from '@plumb/tensor-graph';
 import { heldOutAcceptance } from '../pretraining/acceptance.ts';
 import { renderModelCard } from '../pretraining/model-card.ts';
 import { pretrain } from '../pretraining/pretrain.ts';
-import { pretrainingOptimisation, toyboxConfig, toyboxSampler, WRONG_SHARE } from '../pretraining/recipe.ts';
+import { pretrainingOptimisation, toyboxConfig, toyboxMixture, toyboxSampler } from '../pretraining/recipe.ts';
 
 interface PretrainOptions {
   readonly steps: number;
@@ -28,7 +28,7 @@ interface PretrainOptions {
 export function pretrainCommand(): Command {
   return new Command('pretrain')
     .description('make the built-in toybox model from nothing, with its manifest and model card')
-    .option('--steps <n>', 'optimiser steps of 32 clips', wholeNumber, 5000)
+    .option('--steps <n>', 'optimiser steps of 32 clips', wholeNumber, 3500)
     .option('--seed <text>', 'seed of weights, clips and noise', 'plumb')
     .option(
       '--output <folder>',
@@ -53,7 +53,7 @@ export function pretrainCommand(): Command {
 async function run(engine: Engine, options: PretrainOptions, signal: AbortSignal): Promise<void> {
   await mkdir(options.output, { recursive: true });
   const optimisation = pretrainingOptimisation(options.steps);
-  const settings = { config: toyboxConfig, optimisation, wrongShare: WRONG_SHARE, seed: options.seed };
+  const settings = { config: toyboxConfig, optimisation, mixture: toyboxMixture, seed: options.seed };
   const settingsHash = createHash('sha256').update(JSON.stringify(settings)).digest('hex').slice(0, 12);
   const checkpointPath = join(options.output, `checkpoint-${settingsHash}.safetensors`);
   const state = await savedState(checkpointPath);
@@ -64,7 +64,7 @@ async function run(engine: Engine, options: PretrainOptions, signal: AbortSignal
   const model = await pretrain(engine, toyboxConfig, {
     seed: options.seed,
     optimisation,
-    wrongShare: WRONG_SHARE,
+    mixture: toyboxMixture,
     checkpointEvery: 250,
     signal,
     ...(state === undefined ? {} : { state }),
@@ -122,7 +122,7 @@ async function run(engine: Engine, options: PretrainOptions, signal: AbortSignal
       seed: options.seed,
       steps: options.steps,
       batchSize: optimisation.batchSize,
-      wrongShare: WRONG_SHARE,
+      mixture: toyboxMixture,
       finalLoss: mean(losses.slice(-100)),
       trainingSeconds,
       sampler: toyboxSampler,

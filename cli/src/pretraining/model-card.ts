@@ -1,4 +1,5 @@
 import type { Acceptance } from './acceptance.ts';
+import type { MixturePhase } from './recipe.ts';
 
 /** What the card of a pretrained model says. */
 export interface ModelCard {
@@ -8,7 +9,7 @@ export interface ModelCard {
   readonly seed: string;
   readonly steps: number;
   readonly batchSize: number;
-  readonly wrongShare: number;
+  readonly mixture: readonly MixturePhase[];
   readonly finalLoss: number;
   readonly trainingSeconds: number;
   readonly sampler: { readonly steps: number; readonly guidance: number; readonly shift: number };
@@ -17,6 +18,15 @@ export interface ModelCard {
 }
 
 const percent = (share: number): string => `${(100 * share).toFixed(1)}%`;
+
+function describeMixture(mixture: readonly MixturePhase[]): string {
+  return mixture
+    .map(({ fromStep, wrongShare, categoryWeights }) => {
+      const weights = Object.entries(categoryWeights).map(([category, weight]) => `${category} ${weight} times as often`);
+      return `from step ${fromStep} ${[`${percent(wrongShare)} of them do not do what their caption says`, ...weights].join(', ')}`;
+    })
+    .join('; ');
+}
 
 /** The card as Markdown. */
 export function renderModelCard(card: ModelCard): string {
@@ -35,7 +45,7 @@ that feedback has to improve, not a good one.
 | | |
 |---|---|
 | file | \`model.safetensors\`, SHA-256 \`${card.sha256}\` |
-| data | ${(card.steps * card.batchSize).toLocaleString('en')} clips rendered on the fly, each seen once; ${percent(card.wrongShare)} of them do not do what their caption says |
+| data | ${(card.steps * card.batchSize).toLocaleString('en')} clips rendered on the fly, each seen once; ${describeMixture(card.mixture)} |
 | captions | every sentence of the toybox's grammar except the 40 held-out prompts |
 | training | ${card.steps.toLocaleString('en')} steps of ${card.batchSize} clips, seed \`${card.seed}\`, ${(card.trainingSeconds / 60).toFixed(0)} minutes on 2 cores |
 | final training loss | ${card.finalLoss.toFixed(4)} (mean squared error of the velocity, last 100 steps) |

@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto';
 import {
   clipSize,
   clipToModel,
-  encodeModel,
   initialiseModel,
   openTraining,
   tokenise,
@@ -16,6 +15,7 @@ import { parseObjectiveSettings } from '@plumb/objective';
 import type { TrainingState } from '@plumb/tensor-graph';
 import type { Engine } from '@plumb/tensor-graph/engine';
 import { sampleTrainingClip } from '@plumb/toybox';
+import type { MixturePhase } from './recipe.ts';
 
 /** Seeds of clips are 32-bit and those of pretraining must not meet those of evaluation: both begin at a hash. */
 function firstClipSeed(seed: string): number {
@@ -29,12 +29,15 @@ export function pretrainingBatch(
     readonly seed: string;
     readonly step: number;
     readonly batchSize: number;
-    readonly wrongShare: number;
+    readonly mixture: readonly MixturePhase[];
   },
 ): TrainingExample[] {
+  const phase = options.mixture.findLast(({ fromStep }) => fromStep <= options.step);
+  if (phase === undefined) throw new TypeError('the first phase of the mixture must begin at step 0');
+  const { wrongShare, categoryWeights } = phase;
   const first = firstClipSeed(options.seed) + options.step * options.batchSize;
   return Array.from({ length: options.batchSize }, (_, row) => {
-    const { clip, caption } = sampleTrainingClip(first + row, { wrongShare: options.wrongShare });
+    const { clip, caption } = sampleTrainingClip(first + row, { wrongShare, categoryWeights });
     const values = new Float32Array(clipSize(config));
     clipToModel(config, clip, values);
     return { clip: values, tokens: tokenise(config, caption), weight: 1 };
@@ -60,7 +63,7 @@ export async function pretrain(
   options: {
     readonly seed: string;
     readonly optimisation: OptimisationSettings;
-    readonly wrongShare: number;
+    readonly mixture: readonly MixturePhase[];
     readonly state?: TrainingState;
     readonly checkpointEvery: number;
     readonly onProgress: (progress: PretrainingProgress) => void;
@@ -68,7 +71,7 @@ export async function pretrain(
     readonly signal: AbortSignal;
   },
 ): Promise<VideoModel> {
-  const { seed, optimisation, wrongShare } = options;
+  const { seed, optimisation, mixture } = options;
   const model = initialiseModel(config, seed);
   const training = await openTraining(engine, {
     model,
@@ -78,7 +81,7 @@ export async function pretrain(
     ...(options.state === undefined ? {} : { state: options.state }),
   });
   const batch = (step: number): TrainingExample[] =>
-    pretrainingBatch(config, { seed, step, batchSize: optimisation.batchSize, wrongShare });
+    pretrainingBatch(config, { seed, step, batchSize: optimisation.batchSize, mixture });
   let next = batch(training.step);
   while (training.step < optimisation.steps) {
     options.signal.throwIfAborted();
@@ -101,9 +104,4 @@ export async function pretrain(
   const result = trainedModel(model, optimisation, await training.state());
   await training.close();
   return result;
-}
-
-/** Lower-case hexadecimal SHA-256 of a model's file. */
-export function modelHash(model: VideoModel): string {
-  return createHash('sha256').update(encodeModel(model)).digest('hex');
 }

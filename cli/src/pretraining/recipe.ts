@@ -1,5 +1,5 @@
 import type { OptimisationSettings, SamplerSettings, VideoModelConfig } from '@plumb/diffusion';
-import { longestCaption, vocabulary } from '@plumb/toybox';
+import { longestCaption, vocabulary, type Category } from '@plumb/toybox';
 
 /** The shipped model: 1.8 million weights, 144 tokens a clip. */
 export const toyboxConfig: VideoModelConfig = {
@@ -40,5 +40,17 @@ export function pretrainingOptimisation(steps: number): OptimisationSettings {
 /** How the model card's clips are sampled, and what `plumb demo` uses. */
 export const toyboxSampler: SamplerSettings = { steps: 20, guidance: 2, shift: 3.5 };
 
-/** Share of pretraining clips that do not do what their caption says: what feedback has to repair. */
-export const WRONG_SHARE = 0.6;
+/** What pretraining clips are drawn from, from a step on. */
+export interface MixturePhase {
+  readonly fromStep: number;
+  /** Share of clips that do not do what their caption says: what feedback has to repair. */
+  readonly wrongShare: number;
+  /** How often each category is drawn, relative to the others. */
+  readonly categoryWeights: Readonly<Partial<Record<Category, number>>>;
+}
+
+/** Deformation is learned last, so that it gets more clips in the second part. */
+export const toyboxMixture: readonly MixturePhase[] = [
+  { fromStep: 0, wrongShare: 0.6, categoryWeights: {} },
+  { fromStep: 2000, wrongShare: 0.6, categoryWeights: { DO: 2 } },
+];

@@ -15,7 +15,12 @@ import type { TrainingState } from '@plumb/tensor-graph';
 import { heldOutAcceptance } from '../pretraining/acceptance.ts';
 import { renderModelCard } from '../pretraining/model-card.ts';
 import { pretrain } from '../pretraining/pretrain.ts';
-import { pretrainingOptimisation, toyboxConfig, toyboxMixture, toyboxSampler } from '../pretraining/recipe.ts';
+import {
+  pretrainingOptimisation,
+  toyboxConfig,
+  toyboxMixture,
+  toyboxSampler,
+} from '../pretraining/recipe.ts';
 
 interface PretrainOptions {
   readonly steps: number;
@@ -124,7 +129,8 @@ async function run(engine: Engine, options: PretrainOptions, signal: AbortSignal
       batchSize: optimisation.batchSize,
       mixture: toyboxMixture,
       finalLoss: mean(losses.slice(-100)),
-      trainingSeconds,
+      // Of all steps, also of those that an interrupted run took.
+      trainingSeconds: (trainingSeconds / losses.length) * options.steps,
       sampler: toyboxSampler,
       acceptance,
     }),

@@ -1,3 +1,4 @@
+import { categories } from '@plumb/toybox';
 import type { Acceptance } from './acceptance.ts';
 import type { MixturePhase } from './recipe.ts';
 
@@ -22,15 +23,16 @@ const percent = (share: number): string => `${(100 * share).toFixed(1)}%`;
 function describeMixture(mixture: readonly MixturePhase[]): string {
   return mixture
     .map(({ fromStep, wrongShare, categoryWeights }) => {
-      const weights = Object.entries(categoryWeights).map(([category, weight]) => `${category} ${weight} times as often`);
-      return `from step ${fromStep} ${[`${percent(wrongShare)} of them do not do what their caption says`, ...weights].join(', ')}`;
+      const weights = Object.entries(categoryWeights).map(
+        ([category, weight]) => `${category} ${weight} times as often`,
+      );
+      return `from step ${fromStep}, ${[`${percent(wrongShare)} do not do what their caption says`, ...weights].join(', ')}`;
     })
     .join('; ');
 }
 
 /** The card as Markdown. */
 export function renderModelCard(card: ModelCard): string {
-  const categories = Object.keys(card.acceptance[0]?.result.perCategory ?? {});
   const rows = card.acceptance.map(({ guidance, result }) => {
     const cells = categories.map((category) => percent(result.perCategory[category]?.value ?? Number.NaN));
     const { value, lower, upper } = result.overall;

@@ -239,7 +239,10 @@ function checkSameSpec(row: RunRow, spec: RunSpec, key: string): void {
   });
 }
 
-/** Puts the base model into the registry; the first version of a line becomes its promoted one. */
+/**
+ * Puts the base model into the registry; the first version of a line becomes its promoted one. Gives the base as the spec has
+ * it: what the registry says of a version may change, and a run is made from its spec alone.
+ */
 async function registerBase(loop: LoopContext, spec: RunSpec): Promise<ModelVersion> {
   const { base } = spec;
   if (base?.weights === undefined) throw new TypeError('a valid spec has a base with weights');
@@ -257,7 +260,7 @@ async function registerBase(loop: LoopContext, spec: RunSpec): Promise<ModelVers
     }),
   );
   await loop.registry.promoteFirst(registered.version, [`First version of ${registered.model}`]);
-  return await loop.registry.get(registered.version);
+  return base;
 }
 
 /** Stops the run's training job. A trainer that cannot be reached is not worth keeping a run for: the log tells. */

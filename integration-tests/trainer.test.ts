@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { decodeModel } from '@plumb/diffusion';
+import { decodeAdapters, decodeModel, encodeModel, mergeAdapters } from '@plumb/diffusion';
 import { fromStatus, PlumbError } from '@plumb/kit/errors';
 import { createClient } from '@plumb/kit/rpc';
 import type { RpcClient } from '@plumb/kit/rpc';
@@ -14,6 +14,7 @@ import { openFolderStore } from '@plumb/media';
 import type { ArtifactStore } from '@plumb/media';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type {
+  AdaptersSchema,
   JobSpecSchema,
   ObjectiveSchema,
   OptimisationSchema,
@@ -67,6 +68,7 @@ function specOf(
     objective?: MessageInitShape<typeof ObjectiveSchema>;
     optimisation?: MessageInitShape<typeof OptimisationSchema>;
     dataSet?: { uri: string; sha256: string };
+    adapters?: MessageInitShape<typeof AdaptersSchema>;
   } = {},
 ): MessageInitShape<typeof JobSpecSchema> {
   return {
@@ -84,6 +86,7 @@ function specOf(
       checkpointEverySteps: 7,
       ...options.optimisation,
     } as MessageInitShape<typeof OptimisationSchema>,
+    ...(options.adapters === undefined ? {} : { adapters: options.adapters }),
     seed: 7n,
     runId: 'run-test',
   };
@@ -169,6 +172,31 @@ test('a stopped trainer takes a checkpoint, and the next one begins there', { ti
   assert.equal(job?.checkpoint?.sha256, calm.checkpoint?.sha256);
   assert.equal(job?.manifest?.sha256, calm.manifest?.sha256);
 });
+
+test(
+  'a job trains adapters: its checkpoint is base and adapters merged; a rank that no matrix has fails it',
+  { timeout: 60_000 },
+  async () => {
+    const few = { optimisation: { steps: 9 } };
+    const { job } = await watch(await createJob('adapters', specOf({ ...few, adapters: { rank: 2 } })));
+    assert.equal(job?.state, JobState.SUCCEEDED, reasonOf(job));
+    assert.ok(job.checkpoint !== undefined && job.adapters !== undefined && base.weights !== undefined);
+    const read = ({ uri, sha256 }: { uri: string; sha256: string }): Promise<Uint8Array> =>
+      artifacts.get(uri, sha256);
+    const adapters = decodeAdapters(await read(job.adapters), 'the adapters');
+    assert.equal(adapters.base, base.weights.sha256);
+    const merged = mergeAdapters(decodeModel(await read(base.weights), 'the base'), adapters);
+    assert.deepEqual(Buffer.from(encodeModel(merged)), Buffer.from(await read(job.checkpoint)));
+    assert.notEqual(job.checkpoint.sha256, base.weights.sha256);
+
+    const { job: failed } = await watch(
+      await createJob('too many', specOf({ ...few, adapters: { rank: 17 } })),
+    );
+    assert.equal(failed?.state, JobState.FAILED);
+    assert.match(failed.error?.message ?? '', /spec\.adapters\.rank/);
+    assert.equal(failed.checkpoint, undefined);
+  },
+);
 
 test(
   'one key is one job; another spec under the key is refused with the field that differs',

@@ -1,3 +1,13 @@
+export {
+  adapterSpecs,
+  decodeAdapters,
+  encodeAdapters,
+  mergeAdapters,
+  modelHash,
+  parseAdapterSettings,
+  type Adapters,
+  type AdapterSettings,
+} from './adapters.ts';
 export { clipShape, clipSize, tokenGrid, videoModelConfigSchema, type VideoModelConfig } from './config.ts';
 export { decodeModel, encodeModel, initialiseModel, type VideoModel } from './model-file.ts';
 export {
@@ -32,5 +42,11 @@ export {
   parseOptimisationSettings,
   type OptimisationSettings,
 } from './optimisation.ts';
-export { openTraining, trainedModel, type Training, type TrainingOptions } from './training.ts';
+export {
+  openTraining,
+  trainedAdapters,
+  trainedModel,
+  type Training,
+  type TrainingOptions,
+} from './training.ts';
 export { decodeTrainingState, encodeTrainingState } from './training-state-file.ts';

@@ -1,9 +1,10 @@
 import { dpoLoss, forwardProjectionLoss, ktoLoss, type ObjectiveSettings } from '@plumb/objective';
-import { concat, Graph, split, type Tensor } from '@plumb/tensor-graph';
+import { concat, Graph, split, type Tensor, type TrainableParameter } from '@plumb/tensor-graph';
+import { adaptedMatrix, adapterTargets, type AdapterSettings } from './adapters.ts';
 import { clipShape, type VideoModelConfig } from './config.ts';
 import { noiseAndTarget } from './parameterisation.ts';
 import { weightOf } from './sampling-graph.ts';
-import { denoise, parameterSpecs } from './video-dit.ts';
+import { denoise, parameterSpecs, type ParameterSpec } from './video-dit.ts';
 
 /** Prefix of the names of the frozen reference's weights, which are initialisers of the graph. */
 export const REFERENCE_PREFIX = 'reference/';
@@ -15,10 +16,61 @@ export interface TrainingGraph {
   readonly loss: Tensor;
   /** Scalars to report, by name. */
   readonly metrics: Readonly<Record<string, Tensor>>;
-  /** The policy's weights, in the order of `parameterSpecs`. */
+  /** What is trained: all of the policy's weights, in the order of `parameterSpecs`, or its adapters. */
   readonly parameters: readonly Tensor[];
+  /** `parameters` with how each is optimised. */
+  readonly trainable: readonly TrainableParameter[];
+  /** Whether the graph reads the base's weights under their own names, as inputs that are not trained. */
+  readonly usesBase: boolean;
   /** Whether the graph reads the reference's weights, named `reference/<name>`. */
   readonly usesReference: boolean;
+}
+
+/** Training of adapters in place of all weights. */
+export interface AdaptedTraining {
+  readonly settings: AdapterSettings;
+  /** True when the reference is the base itself: the same weights with the adapters off, no second copy. */
+  readonly referenceIsBase: boolean;
+}
+
+/** The weights of the policy on a graph. */
+interface PolicyWeights {
+  readonly trainable: readonly TrainableParameter[];
+  /** By the names of `parameterSpecs`. */
+  readonly weights: ReadonlyMap<string, Tensor>;
+  /** Frozen weights of the base, by the same names; none when all weights are trained. */
+  readonly base: ReadonlyMap<string, Tensor> | undefined;
+}
+
+function trainableOf(graph: Graph, spec: ParameterSpec): TrainableParameter {
+  return {
+    tensor: graph.parameter(spec.name, spec.shape),
+    learningRateScale: spec.learningRateMultiplier,
+    weightDecay: spec.weightDecay,
+  };
+}
+
+/** Makes the inputs for the policy's weights: parameters, or frozen weights with adapters on some of them. */
+export function policyWeights(
+  graph: Graph,
+  config: VideoModelConfig,
+  adapters: AdapterSettings | undefined,
+): PolicyWeights {
+  const specs = parameterSpecs(config);
+  if (adapters === undefined) {
+    const trainable = specs.map((spec) => trainableOf(graph, spec));
+    const weights = new Map(trainable.map(({ tensor }, index) => [specs[index]?.name ?? '', tensor]));
+    return { trainable, weights, base: undefined };
+  }
+  const base = new Map(specs.map(({ name, shape }) => [name, graph.input(name, 'float32', shape)]));
+  const weights = new Map(base);
+  const trainable = adapterTargets(config, adapters).flatMap(({ matrix, a, b }) => {
+    const left = trainableOf(graph, a);
+    const right = trainableOf(graph, b);
+    weights.set(matrix, adaptedMatrix(adapters, weightOf(base, matrix), left.tensor, right.tensor));
+    return [left, right];
+  });
+  return { trainable, weights, base };
 }
 
 /** One set of predictions for the same noised clips. */
@@ -34,21 +86,22 @@ interface Predictions {
  * [batch, 1]; tokens int32 [batch, maxWords]; weights [batch]. Pairs (dpo) have x0 of the chosen and `rejected` of the
  * rejected clip, and share everything else; labelled samples (kto) have `accepted` [batch] and, for the mismatched
  * estimate, `mismatchedTokens`. Policy and reference see the same noised clips.
+ * @param adapters trains these and freezes the weights of the base, which are inputs of their own names
  */
 export function trainingGraph(
   config: VideoModelConfig,
   settings: ObjectiveSettings,
   batch: number,
+  adapters?: AdaptedTraining,
 ): TrainingGraph {
   const graph = new Graph();
-  const specs = parameterSpecs(config);
-  const parameters = specs.map((spec) => graph.parameter(spec.name, spec.shape));
-  const policyWeights = new Map(specs.map((spec, index) => [spec.name, parameters[index] as Tensor]));
+  const own = policyWeights(graph, config, adapters?.settings);
   const referenceWeights = new Map<string, Tensor>();
   const referenceWeight = (name: string): Tensor => {
+    if (adapters?.referenceIsBase === true && own.base !== undefined) return weightOf(own.base, name);
     let weight = referenceWeights.get(name);
     if (weight === undefined) {
-      weight = graph.input(`${REFERENCE_PREFIX}${name}`, 'float32', weightOf(policyWeights, name).shape);
+      weight = graph.input(`${REFERENCE_PREFIX}${name}`, 'float32', weightOf(own.weights, name).shape);
       referenceWeights.set(name, weight);
     }
     return weight;
@@ -88,7 +141,7 @@ export function trainingGraph(
     });
   };
   const policy = (noised: Tensor, captions: Tensor, copies = 1): Tensor =>
-    predict((name) => weightOf(policyWeights, name), noised, captions, copies);
+    predict((name) => weightOf(own.weights, name), noised, captions, copies);
   const reference = (noised: Tensor, captions: Tensor, copies = 1): Tensor =>
     predict(referenceWeight, noised, captions, copies);
   const noised = (clip: Tensor): { noised: Tensor; target: Tensor } =>
@@ -99,12 +152,12 @@ export function trainingGraph(
       case 'sft':
       case 'filtered-sft':
       case 'rwr': {
-        const own = noised(x0);
+        const clip = noised(x0);
         return forwardProjectionLoss(settings, {
-          target: own.target,
-          policy: policy(own.noised, tokens),
+          target: clip.target,
+          policy: policy(clip.noised, tokens),
           weights,
-          ...(settings.klAnchor > 0 ? { reference: reference(own.noised, tokens) } : {}),
+          ...(settings.klAnchor > 0 ? { reference: reference(clip.noised, tokens) } : {}),
         });
       }
       case 'dpo': {
@@ -124,11 +177,11 @@ export function trainingGraph(
         });
       }
       case 'kto': {
-        const own = noised(x0);
+        const clip = noised(x0);
         const of = (captions: Tensor): Predictions => ({
-          target: own.target,
-          policy: policy(own.noised, captions),
-          reference: reference(own.noised, captions),
+          target: clip.target,
+          policy: policy(clip.noised, captions),
+          reference: reference(clip.noised, captions),
         });
         return ktoLoss(settings, {
           ...of(tokens),
@@ -145,7 +198,9 @@ export function trainingGraph(
     graph,
     loss: terms.loss,
     metrics: terms.metrics,
-    parameters,
+    parameters: own.trainable.map(({ tensor }) => tensor),
+    trainable: own.trainable,
+    usesBase: own.base !== undefined,
     usesReference: referenceWeights.size > 0,
   };
 }

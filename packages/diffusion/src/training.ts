@@ -2,6 +2,14 @@ import { PlumbError } from '@plumb/kit/errors';
 import type { ObjectiveSettings } from '@plumb/objective';
 import { buildTrainingStep, initialTrainingState, type TrainingState } from '@plumb/tensor-graph';
 import type { Engine } from '@plumb/tensor-graph/engine';
+import {
+  adapterSpecs,
+  initialiseAdapters,
+  mergeParameters,
+  modelHash,
+  type Adapters,
+  type AdapterSettings,
+} from './adapters.ts';
 import type { VideoModel } from './model-file.ts';
 import { learningRateAt, type OptimisationSettings } from './optimisation.ts';
 import { trainingFeeds, type TrainingExample } from './training-batch.ts';
@@ -24,7 +32,9 @@ export interface TrainingOptions {
   readonly reference?: VideoModel;
   readonly objective: ObjectiveSettings;
   readonly optimisation: OptimisationSettings;
-  /** Of times, noise and dropped captions; batches have their own. */
+  /** Trains adapters of these settings on the frozen starting model; all weights are trained unless given. */
+  readonly adapters?: AdapterSettings;
+  /** Of times, noise, dropped captions and fresh adapters; batches have their own. */
   readonly seed: string;
   /** State of an earlier run of the same job, to go on from. */
   readonly state?: TrainingState;
@@ -49,21 +59,25 @@ export interface Training {
 
 /** Opens a training job; its state lives in the engine and crosses over only when asked for. */
 export async function openTraining(engine: Engine, options: TrainingOptions): Promise<Training> {
-  const { model, objective, optimisation, seed } = options;
+  const { model, objective, optimisation, seed, adapters } = options;
   const { config } = model;
   const microBatch = microBatchOf(objective, optimisation.batchSize);
-  const { graph, loss, metrics, parameters, usesReference } = trainingGraph(config, objective, microBatch);
-  const specs = parameterSpecs(config);
   const reference = options.reference ?? model;
+  const { graph, loss, metrics, trainable, usesBase, usesReference } = trainingGraph(
+    config,
+    objective,
+    microBatch,
+    adapters === undefined ? undefined : { settings: adapters, referenceIsBase: reference === model },
+  );
+  const frozen = new Map<string, Float32Array>(usesBase ? model.parameters : []);
+  if (usesReference) {
+    for (const [name, values] of reference.parameters) frozen.set(`${REFERENCE_PREFIX}${name}`, values);
+  }
   const program = buildTrainingStep({
     graph,
     loss,
     metrics,
-    parameters: specs.map((spec, index) => {
-      const tensor = parameters[index];
-      if (tensor === undefined) throw new TypeError(`the training graph has no parameter ${spec.name}`);
-      return { tensor, learningRateScale: spec.learningRateMultiplier, weightDecay: spec.weightDecay };
-    }),
+    parameters: trainable,
     // beta2 below the usual 0.999 follows the changing gradients of noisy times faster.
     optimiser: {
       beta1: 0.9,
@@ -72,17 +86,10 @@ export async function openTraining(engine: Engine, options: TrainingOptions): Pr
       clipNorm: optimisation.clipNorm,
       ema: optimisation.emaDecay > 0,
     },
-    ...(usesReference
-      ? {
-          frozen: new Map(
-            [...reference.parameters].map(
-              ([name, values]) => [`${REFERENCE_PREFIX}${name}`, values] as const,
-            ),
-          ),
-        }
-      : {}),
+    ...(frozen.size > 0 ? { frozen } : {}),
   });
-  const initial = options.state ?? initialTrainingState(program, Object.fromEntries(model.parameters));
+  const start = adapters === undefined ? model.parameters : initialiseAdapters(config, adapters, seed);
+  const initial = options.state ?? initialTrainingState(program, Object.fromEntries(start));
   const id = await engine.openTraining(`${config.name}-${seed}`, program, initial, {});
   let step = initial.step;
   return {
@@ -127,21 +134,51 @@ function emaDecayAt(decay: number, step: number): number {
   return Math.min(decay, (step + 1) / (step + 10));
 }
 
-/** The model that a state stands for: its moving average, or its weights where there is none. */
+/** The weights that a state stands for: their moving average, or themselves where there is none. */
+function trainedValues(
+  names: readonly string[],
+  optimisation: OptimisationSettings,
+  state: TrainingState,
+): Map<string, Float32Array> {
+  const values = optimisation.emaDecay > 0 ? state.ema : state.parameters;
+  return new Map(
+    names.map((name) => {
+      const weights = values[name];
+      if (weights === undefined) throw new TypeError(`the training state has no weights for ${name}`);
+      return [name, weights];
+    }),
+  );
+}
+
+/**
+ * The model that a state stands for: its moving average, or its weights where there is none.
+ * @param model where training started
+ * @param adapters the settings of a state that holds adapters; they are merged into the model
+ */
 export function trainedModel(
   model: VideoModel,
   optimisation: OptimisationSettings,
   state: TrainingState,
+  adapters?: AdapterSettings,
 ): VideoModel {
-  const values = optimisation.emaDecay > 0 ? state.ema : state.parameters;
-  return {
-    config: model.config,
-    parameters: new Map(
-      parameterSpecs(model.config).map((spec) => {
-        const weights = values[spec.name];
-        if (weights === undefined) throw new TypeError(`the training state has no weights for ${spec.name}`);
-        return [spec.name, weights];
-      }),
-    ),
-  };
+  const specs = adapters === undefined ? parameterSpecs(model.config) : adapterSpecs(model.config, adapters);
+  const values = trainedValues(
+    specs.map(({ name }) => name),
+    optimisation,
+    state,
+  );
+  return adapters === undefined
+    ? { config: model.config, parameters: values }
+    : mergeParameters(model, adapters, values);
+}
+
+/** The adapters that a state stands for, bound to the model that they were trained on. */
+export function trainedAdapters(
+  model: VideoModel,
+  optimisation: OptimisationSettings,
+  state: TrainingState,
+  settings: AdapterSettings,
+): Adapters {
+  const names = adapterSpecs(model.config, settings).map(({ name }) => name);
+  return { settings, base: modelHash(model), parameters: trainedValues(names, optimisation, state) };
 }

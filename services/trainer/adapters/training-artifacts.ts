@@ -1,5 +1,11 @@
 import { availableParallelism } from 'node:os';
-import { decodeModel, decodeTrainingState, encodeModel, encodeTrainingState } from '@plumb/diffusion';
+import {
+  decodeModel,
+  decodeTrainingState,
+  encodeAdapters,
+  encodeModel,
+  encodeTrainingState,
+} from '@plumb/diffusion';
 import { dataLoss, failedPrecondition, invalidArguments, fieldPath, PlumbError } from '@plumb/kit/errors';
 import { clipBytes, decodeClip } from '@plumb/media';
 import type { Clip } from '@plumb/media';
@@ -21,6 +27,7 @@ export interface ArtifactAccess {
 }
 
 const modelMediaType = 'application/vnd.plumb.video-model+safetensors';
+const adaptersMediaType = 'application/vnd.plumb.adapters+safetensors';
 const stateMediaType = 'application/vnd.plumb.training-state+safetensors';
 
 /** Clips that are read and decoded at a time. */
@@ -107,6 +114,7 @@ export function trainingPorts(
       return { step: state.step, state: await write(encodeTrainingState(state), stateMediaType), threads };
     },
     writeModel: (model) => write(encodeModel(model), modelMediaType),
+    writeAdapters: (model, adapters) => write(encodeAdapters(model.config, adapters), adaptersMediaType),
     writeManifest: (bytes) => write(bytes, jobManifestMediaType),
   };
 }

@@ -18,9 +18,11 @@ export function jobManifest(options: {
   readonly threads: number;
   /** SHA-256 of the trained weights. */
   readonly result: string;
+  /** SHA-256 of the adapters, where adapters were trained. */
+  readonly adapters: string | undefined;
   readonly parameterCount: number;
 }): Uint8Array {
-  const { plan, set, threads, result, parameterCount } = options;
+  const { plan, set, threads, result, adapters, parameterCount } = options;
   const { statistics } = set;
   const text = canonicalize({
     kind: 'plumb.training-job',
@@ -30,6 +32,7 @@ export function jobManifest(options: {
     reference: { version: plan.reference.version, sha256: plan.reference.sha256 },
     objective: plan.objective,
     optimisation: plan.optimisation,
+    ...(plan.adapters === undefined ? {} : { adapters: plan.adapters }),
     maxAnchorDistance: plan.maxAnchorDistance ?? null,
     seed: plan.seed.toString(),
     threads,
@@ -44,7 +47,7 @@ export function jobManifest(options: {
       parameters: parameterCount,
     },
     exclusions: set.exclusions,
-    result: { sha256: result },
+    result: { sha256: result, ...(adapters === undefined ? {} : { adapters }) },
   });
   return new TextEncoder().encode(text);
 }

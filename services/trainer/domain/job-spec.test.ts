@@ -5,6 +5,7 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { PlumbError } from '@plumb/kit/errors';
 import { ModelState, ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import {
+  AdaptersSchema,
   JobSpecSchema,
   ObjectiveSchema,
   OptimisationSchema,
@@ -23,6 +24,7 @@ function spec(fields: {
   base?: MessageInitShape<typeof ModelVersionSchema>;
   objective?: MessageInitShape<typeof ObjectiveSchema>;
   optimisation?: MessageInitShape<typeof OptimisationSchema>;
+  adapters?: MessageInitShape<typeof AdaptersSchema>;
   seed?: bigint;
 }): JobSpec {
   return create(JobSpecSchema, {
@@ -33,6 +35,7 @@ function spec(fields: {
       OptimisationSchema,
       fields.optimisation ?? { steps: 10, batchSize: 4, learningRate: 1e-4 },
     ),
+    ...(fields.adapters === undefined ? {} : { adapters: create(AdaptersSchema, fields.adapters) }),
     seed: fields.seed ?? 2n ** 64n - 1n,
   });
 }
@@ -120,6 +123,18 @@ test('a limit on a distance that is not measured is refused', () => {
   const optimisation = { steps: 10, batchSize: 4, learningRate: 1e-4, maxAnchorDistance: 0.1 };
   assert.deepEqual(fieldsOf(spec({ optimisation })), ['spec.optimisation.max_anchor_distance']);
   assert.deepEqual(fieldsOf(spec({ optimisation, objective: { algorithm: 'dpo', reward: 'aif' } })), []);
+});
+
+test('adapters have a rank and defaults for the rest', () => {
+  assert.equal(planJob(spec({}), defaults).adapters, undefined);
+  const { adapters } = planJob(spec({ adapters: { rank: 4 } }), defaults);
+  assert.deepEqual([adapters?.rank, adapters?.alpha, adapters?.targets.length], [4, 4, 3]);
+  const chosen = { rank: 2, alpha: 8, targets: ['blocks.*.mlp.*.weight'] };
+  assert.deepEqual(planJob(spec({ adapters: chosen }), defaults).adapters, chosen);
+  assert.deepEqual(fieldsOf(spec({ adapters: { rank: 0, alpha: -1 } })), [
+    'spec.adapters.rank',
+    'spec.adapters.alpha',
+  ]);
 });
 
 test('the first difference of two specs is named with both values', () => {

@@ -1,7 +1,7 @@
 import { create, toJson } from '@bufbuild/protobuf';
 import type { JsonValue } from '@bufbuild/protobuf';
-import { parseOptimisationSettings } from '@plumb/diffusion';
-import type { OptimisationSettings } from '@plumb/diffusion';
+import { parseAdapterSettings, parseOptimisationSettings } from '@plumb/diffusion';
+import type { AdapterSettings, OptimisationSettings } from '@plumb/diffusion';
 import { invalidArguments, PlumbError } from '@plumb/kit/errors';
 import type { FieldViolation } from '@plumb/kit/errors';
 import { algorithms, parseObjectiveSettings } from '@plumb/objective';
@@ -12,6 +12,7 @@ import { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { JobSpecSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type {
+  Adapters,
   JobSpec,
   Objective,
   Optimisation,
@@ -39,6 +40,8 @@ export interface JobPlan {
   readonly reward: string;
   readonly objective: ObjectiveSettings;
   readonly optimisation: OptimisationSettings;
+  /** Undefined trains all weights. */
+  readonly adapters: AdapterSettings | undefined;
   readonly checkpointEverySteps: number;
   /** Undefined is no limit. */
   readonly maxAnchorDistance: number | undefined;
@@ -76,6 +79,7 @@ export function planJob(spec: JobSpec, defaults: { readonly checkpointEverySteps
     });
   const objective = collect(violations, () => objectiveOf(spec.objective));
   const optimisation = collect(violations, () => optimisationOf(spec.optimisation));
+  const adapters = collect(violations, () => adaptersOf(spec.adapters));
   const { checkpointEverySteps = 0, maxAnchorDistance = 0 } = spec.optimisation ?? {};
   if (checkpointEverySteps < 0) {
     violations.push({
@@ -111,6 +115,7 @@ export function planJob(spec: JobSpec, defaults: { readonly checkpointEverySteps
     reward,
     objective,
     optimisation,
+    adapters,
     checkpointEverySteps: checkpointEverySteps || defaults.checkpointEverySteps,
     maxAnchorDistance: maxAnchorDistance === 0 ? undefined : maxAnchorDistance,
     seed: spec.seed,
@@ -251,6 +256,17 @@ function objectiveOf(objective: Objective | undefined): ObjectiveSettings {
     // A smallest margin asks for the pairing that knows margins.
     ...(objective.minMargin === 0 ? {} : { minMargin: objective.minMargin, pairs: 'margin' }),
     ...strength,
+  });
+}
+
+/** 0 and the empty list are what a proto has when a field is not set; a rank has no default. */
+function adaptersOf(adapters: Adapters | undefined): AdapterSettings | undefined {
+  if (adapters === undefined) return undefined;
+  const { rank, alpha, targets } = adapters;
+  return parseAdapterSettings({
+    rank,
+    ...(alpha === 0 ? {} : { alpha }),
+    ...(targets.length === 0 ? {} : { targets }),
   });
 }
 

@@ -251,6 +251,7 @@ export class Jobs {
             step: attempt.plan.optimisation.steps,
             checkpoint: artifactOf(result.checkpoint),
             manifest: artifactOf(result.manifest),
+            ...(result.adapters === undefined ? {} : { adapters: artifactOf(result.adapters) }),
           });
           logger.info({ jobId: id, checkpoint: result.checkpoint.sha256 }, 'the job has succeeded');
           return;

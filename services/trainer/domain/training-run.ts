@@ -1,6 +1,13 @@
-import { learningRateAt, openTraining, parameterCount, trainedModel } from '@plumb/diffusion';
-import type { Training, VideoModel } from '@plumb/diffusion';
-import { invalidArgument, PlumbError } from '@plumb/kit/errors';
+import {
+  adapterSpecs,
+  learningRateAt,
+  openTraining,
+  parameterCount,
+  trainedAdapters,
+  trainedModel,
+} from '@plumb/diffusion';
+import type { Adapters, Training, VideoModel } from '@plumb/diffusion';
+import { invalidArgument, invalidArguments, PlumbError } from '@plumb/kit/errors';
 import type { Clip } from '@plumb/media';
 import { freezeTrainingSet } from '@plumb/objective';
 import type { DataSetManifest } from '@plumb/objective';
@@ -45,6 +52,8 @@ export interface TrainingPorts {
   readState(point: ResumePoint): Promise<TrainingState>;
   writeState(state: TrainingState, threads: number): Promise<ResumePoint>;
   writeModel(model: VideoModel): Promise<StoredArtifact>;
+  /** @param model the base that they belong to */
+  writeAdapters(model: VideoModel, adapters: Adapters): Promise<StoredArtifact>;
   writeManifest(bytes: Uint8Array): Promise<StoredArtifact>;
   openEngine(threads: number): Promise<Engine>;
   /** Threads of the engine of a job that begins. */
@@ -71,7 +80,10 @@ export interface TrainingRun {
 
 /** What a finished run made. */
 export interface TrainingResult {
+  /** The whole model, adapters merged. */
   readonly checkpoint: StoredArtifact;
+  /** Undefined where all weights were trained. */
+  readonly adapters: StoredArtifact | undefined;
   readonly manifest: StoredArtifact;
 }
 
@@ -96,6 +108,7 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
   );
   run.onSummary(summarise(set, manifest));
   const model = await ports.readModel(plan.base);
+  checkAdapters(model, plan);
   const reference =
     plan.reference.sha256 === plan.base.sha256 ? model : await ports.readModel(plan.reference);
   checkSameShape(model, reference, plan);
@@ -124,6 +137,7 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
       objective: plan.objective,
       optimisation: plan.optimisation,
       seed: plan.seed.toString(),
+      ...(plan.adapters === undefined ? {} : { adapters: plan.adapters }),
       ...(state === undefined ? {} : { state }),
     });
     let saved = training.step;
@@ -143,17 +157,23 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
       const due = training.step % plan.checkpointEverySteps === 0;
       if (due && training.step < plan.optimisation.steps) await save();
     }
-    const trained = trainedModel(model, plan.optimisation, await training.state());
+    const final = await training.state();
+    const trained = trainedModel(model, plan.optimisation, final, plan.adapters);
     checkFinite(trained);
     const checkpoint = await ports.writeModel(trained);
+    const adapters =
+      plan.adapters === undefined
+        ? undefined
+        : await ports.writeAdapters(model, trainedAdapters(model, plan.optimisation, final, plan.adapters));
     const manifestBytes = jobManifest({
       plan,
       set,
       threads,
       result: checkpoint.sha256,
+      adapters: adapters?.sha256,
       parameterCount: parameterCount(model.config),
     });
-    return { checkpoint, manifest: await ports.writeManifest(manifestBytes) };
+    return { checkpoint, adapters, manifest: await ports.writeManifest(manifestBytes) };
   } finally {
     await engine.close();
   }
@@ -166,7 +186,7 @@ export async function modelAt(
   ports: TrainingPorts,
 ): Promise<StoredArtifact> {
   const base = await ports.readModel(plan.base);
-  return ports.writeModel(trainedModel(base, plan.optimisation, await ports.readState(point)));
+  return ports.writeModel(trainedModel(base, plan.optimisation, await ports.readState(point), plan.adapters));
 }
 
 async function step(
@@ -196,6 +216,21 @@ async function step(
     ...optional('implicitRewardAccuracy', 'implicit_reward_accuracy'),
     ...(weightSpread === undefined ? {} : { weightSpread }),
   });
+}
+
+/** Adapters that do not fit the model are found before clips are read and an engine is opened. */
+function checkAdapters(model: VideoModel, { adapters }: JobPlan): void {
+  if (adapters === undefined) return;
+  try {
+    adapterSpecs(model.config, adapters);
+  } catch (thrown) {
+    const { fieldViolations } = PlumbError.from(thrown);
+    if (fieldViolations === undefined) throw thrown;
+    throw invalidArguments(
+      fieldViolations.map(({ field, description }) => ({ field: `spec.${field}`, description })),
+      { cause: thrown },
+    );
+  }
 }
 
 function checkSameShape(model: VideoModel, reference: VideoModel, plan: JobPlan): void {

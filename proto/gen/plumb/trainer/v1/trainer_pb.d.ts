@@ -65,6 +65,13 @@ export declare type JobSpec = Message<"plumb.trainer.v1.JobSpec"> & {
    * @generated from field: int32 iteration = 8;
    */
   iteration: number;
+
+  /**
+   * Trains low-rank adapters and freezes the base; absent trains all weights.
+   *
+   * @generated from field: plumb.trainer.v1.Adapters adapters = 9;
+   */
+  adapters?: Adapters | undefined;
 };
 
 /**
@@ -72,6 +79,40 @@ export declare type JobSpec = Message<"plumb.trainer.v1.JobSpec"> & {
  * Use `create(JobSpecSchema)` to create a new message.
  */
 export declare const JobSpecSchema: GenMessage<JobSpec>;
+
+/**
+ * Low-rank adapters (LoRA) on some of the model's matrices: W + (alpha / rank) A B.
+ *
+ * @generated from message plumb.trainer.v1.Adapters
+ */
+export declare type Adapters = Message<"plumb.trainer.v1.Adapters"> & {
+  /**
+   * 1 to the smaller side of every matrix that is adapted.
+   *
+   * @generated from field: int32 rank = 1;
+   */
+  rank: number;
+
+  /**
+   * Scale of the change, divided by the rank; 0 is the rank.
+   *
+   * @generated from field: double alpha = 2;
+   */
+  alpha: number;
+
+  /**
+   * Names of matrices, in which * stands for any characters; empty is every matrix of attention and MLP.
+   *
+   * @generated from field: repeated string targets = 3;
+   */
+  targets: string[];
+};
+
+/**
+ * Describes the message plumb.trainer.v1.Adapters.
+ * Use `create(AdaptersSchema)` to create a new message.
+ */
+export declare const AdaptersSchema: GenMessage<Adapters>;
 
 /**
  * One row of the table of algorithms; docs/method.md explains each field.
@@ -251,6 +292,14 @@ export declare type Optimisation = Message<"plumb.trainer.v1.Optimisation"> & {
    * @generated from field: double max_anchor_distance = 12;
    */
   maxAnchorDistance: number;
+
+  /**
+   * Steps between measurements of the anchor distance on a fixed probe, where the objective does not run the reference
+   * in every step; 0 is 10.
+   *
+   * @generated from field: int32 anchor_every_steps = 13;
+   */
+  anchorEverySteps: number;
 };
 
 /**
@@ -365,6 +414,13 @@ export declare type Job = Message<"plumb.trainer.v1.Job"> & {
    * @generated from field: plumb.trainer.v1.DataSetSummary data_set_summary = 11;
    */
   dataSetSummary?: DataSetSummary | undefined;
+
+  /**
+   * The trained adapters, when the spec asks for them; they are merged in the checkpoint.
+   *
+   * @generated from field: plumb.media.v1.Artifact adapters = 12;
+   */
+  adapters?: Artifact | undefined;
 };
 
 /**
@@ -500,6 +556,13 @@ export declare type TrainingProgress = Message<"plumb.trainer.v1.TrainingProgres
    * @generated from field: optional double weight_spread = 12;
    */
   weightSpread?: number | undefined;
+
+  /**
+   * Mean squared error of the policy on chosen or accepted samples, where sft_anchor is set.
+   *
+   * @generated from field: optional double sft_error = 13;
+   */
+  sftError?: number | undefined;
 };
 
 /**

@@ -138,15 +138,20 @@ describe('forwardProjectionLoss', () => {
   });
 });
 
-const dpoObjective = (input: (name: string, size?: readonly number[]) => Tensor): Objective =>
-  dpoLoss(
-    { beta: 20 },
-    {
-      chosen: predictions(input, ' chosen'),
-      rejected: predictions(input, ' rejected'),
-      weights: input('weights', [batch]),
-    },
-  );
+type MakeInput = (name: string, size?: readonly number[]) => Tensor;
+
+const dpoWith =
+  (sftAnchor: number) =>
+  (input: MakeInput): Objective =>
+    dpoLoss(
+      { beta: 20, sftAnchor },
+      {
+        chosen: predictions(input, ' chosen'),
+        rejected: predictions(input, ' rejected'),
+        weights: input('weights', [batch]),
+      },
+    );
+const dpoObjective = dpoWith(0);
 
 describe('dpoLoss', () => {
   const feeds = {
@@ -184,6 +189,25 @@ describe('dpoLoss', () => {
     close(result['implicit_reward_margin']?.[0], mean(margins));
     close(result['implicit_reward_accuracy']?.[0], mean(margins.map((margin) => (margin > 0 ? 1 : 0))));
     close(result['implicit_reward_chosen']?.[0], mean(chosen.map((value) => -10 * value)));
+  });
+
+  test('sftAnchor adds lambda times the weighted error of the policy on the chosen', async () => {
+    const weighted = { ...feeds, weights: [0.5, 2, 0.5] };
+    const without = await evaluate(dpoObjective, weighted);
+    assert.ok(!('sft_error' in without));
+    const result = await evaluate(dpoWith(3), weighted);
+    const own = errors(feeds['target chosen'], feeds['policy chosen']);
+    const anchor = mean(own.map((error, index) => error * (weighted.weights[index] ?? 0)));
+    close(result['loss']?.[0], (without['loss']?.[0] ?? 0) + 3 * anchor);
+    close(result['sft_error']?.[0], mean(own));
+    assert.deepEqual(result['d policy rejected'], without['d policy rejected']);
+    for (const [index, slope] of (result['d policy chosen'] ?? []).entries()) {
+      const weight = weighted.weights[Math.floor(index / elements)] ?? 0;
+      const error = (feeds['policy chosen'][index] ?? 0) - (feeds['target chosen'][index] ?? 0);
+      const expected =
+        (without['d policy chosen']?.[index] ?? 0) + (3 * 2 * weight * error) / (batch * elements);
+      close(slope, expected);
+    }
   });
 
   test('descending pulls the chosen towards its target and pushes the rejected away', async () => {
@@ -234,10 +258,10 @@ describe('ktoLoss', () => {
   };
   const beta = 3;
   const build =
-    (klEstimate: 'mismatched' | 'batch') =>
-    (input: (name: string, size?: readonly number[]) => Tensor): Objective =>
+    (klEstimate: 'mismatched' | 'batch', sftAnchor = 0) =>
+    (input: MakeInput): Objective =>
       ktoLoss(
-        { beta, klEstimate },
+        { beta, klEstimate, sftAnchor },
         {
           ...predictions(input),
           accepted: input('accepted', [batch]),
@@ -277,6 +301,28 @@ describe('ktoLoss', () => {
     });
   }
 
+  test('sftAnchor adds lambda times the weighted error of the policy on the accepted', async () => {
+    const without = await evaluate(build('batch'), feeds);
+    assert.ok(!('sft_error' in without));
+    const result = await evaluate(build('batch', 2), feeds);
+    const own = errors(feeds.target, feeds.policy).map(
+      (error, index) => error * (feeds.accepted[index] ?? 0),
+    );
+    const anchor = mean(own.map((error, index) => error * (feeds.weights[index] ?? 0)));
+    close(result['loss']?.[0], (without['loss']?.[0] ?? 0) + 2 * anchor);
+    close(result['sft_error']?.[0], own.reduce((sum, error) => sum + error, 0) / 2);
+    const rejected = (slopes: readonly number[] | undefined): number[] =>
+      (slopes ?? []).slice(elements, 2 * elements);
+    assert.deepEqual(rejected(result['d policy']), rejected(without['d policy']));
+  });
+
+  test('a batch without accepted samples has an SFT anchor of 0', async () => {
+    const none = { ...feeds, accepted: [0, 0, 0] };
+    const result = await evaluate(build('batch', 2), none);
+    close(result['sft_error']?.[0], 0);
+    close(result['loss']?.[0], (await evaluate(build('batch'), none))['loss']?.[0] ?? Number.NaN);
+  });
+
   test('is 0.5 for weight 1 where the policy is the reference, and pulls the accepted, pushes the rejected', async () => {
     const result = await evaluate(build('batch'), {
       ...feeds,
@@ -302,7 +348,7 @@ describe('ktoLoss', () => {
     assert.throws(
       () =>
         ktoLoss(
-          { beta, klEstimate: 'mismatched' },
+          { beta, klEstimate: 'mismatched', sftAnchor: 0 },
           { target: x, policy: x, reference: x, accepted: vector, weights: vector },
         ),
       /mismatched/,

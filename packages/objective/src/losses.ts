@@ -1,4 +1,4 @@
-import { add, cast, greater, mul, reduceMean, reshape, square, sub } from '@plumb/tensor-graph';
+import { add, cast, div, greater, maximum, mul, reduceMean, reshape, square, sub } from '@plumb/tensor-graph';
 import type { Tensor } from '@plumb/tensor-graph';
 import { invalidArgument } from '@plumb/kit/errors';
 import { algorithms } from './algorithms.ts';
@@ -74,6 +74,26 @@ export function reverseProjection(link: Link, margins: Tensor, weights: Tensor):
   return reduceMean(mul(weights, link(margins)));
 }
 
+/**
+ * The SFT anchor of the reverse projections, where its lambda is above 0: lambda times the weighted mean of the policy's
+ * squared errors on the samples that feedback liked. Metric `sft_error`: the mean of these errors, unweighted.
+ * @param liked errors [b], 0 for samples that were not liked, and the share of the batch that was
+ */
+function withSftAnchor(
+  lambda: number,
+  { loss, metrics }: Objective,
+  weights: Tensor,
+  liked: () => { readonly errors: Tensor; readonly share: Tensor | number },
+): Objective {
+  // Nothing is added to the graph of those who do not ask for it.
+  if (lambda === 0) return { loss, metrics };
+  const { errors, share } = liked();
+  return {
+    loss: add(loss, mul(forwardProjection(weights, errors), lambda)),
+    metrics: { ...metrics, sft_error: div(reduceMean(errors), share) },
+  };
+}
+
 /** Settings of the algorithms that project forward. */
 export type ForwardSettings = SettingsOf<'sft'> | SettingsOf<'filtered-sft'> | SettingsOf<'rwr'>;
 
@@ -107,15 +127,16 @@ export function forwardProjectionLoss(
 
 /**
  * The loss of `dpo`: mean of -log sigma(-(beta / 2) (d(chosen) - d(rejected))), the form of Diffusion-DPO (arXiv
- * 2311.12908, eq. 14). Chosen and rejected share timestep and noise, which takes most of the variance out of the margin.
+ * 2311.12908, eq. 14), plus sftAnchor times the mean of w ||target - policy||^2 over the chosen. Chosen and rejected
+ * share timestep and noise, which takes most of the variance out of the margin.
  *
  * Metrics: `implicit_reward_margin`, `implicit_reward_accuracy` (share of pairs with a margin above 0),
- * `implicit_reward_chosen`, `implicit_reward_rejected`, `anchor_distance`.
+ * `implicit_reward_chosen`, `implicit_reward_rejected`, `anchor_distance`; `sft_error` with an SFT anchor.
  *
  * @param inputs predictions for the preferred clips and for the others, same prompts in the same order; weights are [b]
  */
 export function dpoLoss(
-  settings: Pick<SettingsOf<'dpo'>, 'beta'>,
+  settings: Pick<SettingsOf<'dpo'>, 'beta' | 'sftAnchor'>,
   inputs: { readonly chosen: Predictions; readonly rejected: Predictions; readonly weights: Tensor },
 ): Objective {
   const { chosen, rejected, weights } = inputs;
@@ -127,7 +148,7 @@ export function dpoLoss(
     add(anchorDistance(chosen.policy, chosen.reference), anchorDistance(rejected.policy, rejected.reference)),
     0.5,
   );
-  return {
+  const projection = {
     loss: reverseProjection(link, margins, weights),
     metrics: {
       implicit_reward_margin: reduceMean(margins),
@@ -137,22 +158,28 @@ export function dpoLoss(
       anchor_distance: distance,
     },
   };
+  return withSftAnchor(settings.sftAnchor, projection, weights, () => ({
+    errors: squaredErrorPerSample(chosen.target, chosen.policy),
+    share: 1,
+  }));
 }
 
 /**
  * The loss of `kto`: mean of 1 - sigma(beta (-d(x)) - z0) over accepted and of 1 - sigma(z0 - beta (-d(x))) over rejected
- * samples (arXiv 2402.01306), with their weights.
+ * samples (arXiv 2402.01306), with their weights; plus sftAnchor times the mean over the batch of w ||target - policy||^2,
+ * in which rejected samples count as 0, so that with balanced classes the anchor is half as strong as in `dpo`.
  *
  * A graph built for a micro-batch estimates z0 from that micro-batch alone: noisier, and higher for max(0, .).
  *
  * Metrics: `implicit_reward_margin` (mean of +-(reward - z0) by the label), `implicit_reward_accuracy` (share on the right
- * side of z0), `reference_point` (z0), `anchor_distance`.
+ * side of z0), `reference_point` (z0), `anchor_distance`; `sft_error` (over accepted samples; 0 in a batch without any)
+ * with an SFT anchor.
  *
  * @param inputs accepted is 1 or 0, float32, [b]; weights are [b]; mismatched, needed for klEstimate `mismatched`, holds the
  *   predictions for the same clips under other prompts (`mismatchPrompts`)
  */
 export function ktoLoss(
-  settings: Pick<SettingsOf<'kto'>, 'beta' | 'klEstimate'>,
+  settings: Pick<SettingsOf<'kto'>, 'beta' | 'klEstimate' | 'sftAnchor'>,
   inputs: Predictions & {
     readonly accepted: Tensor;
     readonly weights: Tensor;
@@ -174,7 +201,7 @@ export function ktoLoss(
       : rewards;
   const z0 = referencePoint(forReferencePoint);
   const margins = margin(rewards, accepted, z0);
-  return {
+  const projection = {
     loss: reverseProjection(link, margins, weights),
     metrics: {
       implicit_reward_margin: reduceMean(margins),
@@ -183,6 +210,11 @@ export function ktoLoss(
       anchor_distance: anchorDistance(inputs.policy, inputs.reference),
     },
   };
+  return withSftAnchor(settings.sftAnchor, projection, weights, () => ({
+    errors: mul(accepted, squaredErrorPerSample(inputs.target, inputs.policy)),
+    // At least one sample, so that a batch of rejected ones gives 0 / 1 and not 0 / 0.
+    share: maximum(reduceMean(accepted), 1 / (accepted.shape[0] ?? 1)),
+  }));
 }
 
 /** Mean over the batch of ||policy - reference||^2 (mean over elements): how far training has moved the model. */

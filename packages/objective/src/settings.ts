@@ -101,10 +101,21 @@ const rwr = z.strictObject({
  */
 const margin = positive.default(500);
 
-const dpo = z.strictObject({
-  algorithm: z.literal('dpo'),
+/** Settings of the reverse-BT-projection. */
+const reverse = {
   ...common,
   beta: margin,
+  /**
+   * lambda of the denoising loss lambda * w * ||target - policy||^2 (mean over elements) on chosen or accepted samples.
+   * A margin is content when both errors grow, as long as that of the rejected sample grows faster, and pictures suffer;
+   * this holds the chosen ones where they are. 0 leaves it out; around 3, with noisy timesteps, worked on the toybox.
+   */
+  sftAnchor: finite.min(0, 'must be at least 0').default(0),
+};
+
+const dpo = z.strictObject({
+  algorithm: z.literal('dpo'),
+  ...reverse,
   /**
    * Which samples of a prompt are paired. `binary`: an accepted with a rejected one. `best-worst`: the highest with the
    * lowest shaped reward, one pair a prompt. `margin`: any two that differ by at least `minMargin`.
@@ -120,8 +131,7 @@ const dpo = z.strictObject({
 
 const kto = z.strictObject({
   algorithm: z.literal('kto'),
-  ...common,
-  beta: margin,
+  ...reverse,
   /**
    * Where z0 comes from. `mismatched`: the implicit reward of the batch's samples under other prompts of the batch, as
    * in the KTO paper; costs one more forward pass of policy and reference. `batch`: under their own prompts; free, and

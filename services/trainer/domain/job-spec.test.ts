@@ -91,6 +91,19 @@ test('each algorithm takes its own settings from the shared fields', () => {
   );
 });
 
+test('the SFT anchor is for the reverse projections', () => {
+  for (const algorithm of ['dpo', 'kto']) {
+    const { objective } = planJob(spec({ objective: { algorithm, reward: 'aif', sftAnchor: 3 } }), defaults);
+    assert.ok('sftAnchor' in objective && objective.sftAnchor === 3);
+    assert.deepEqual(fieldsOf(spec({ objective: { algorithm, reward: 'aif', sftAnchor: -1 } })), [
+      'spec.objective.sft_anchor',
+    ]);
+  }
+  assert.deepEqual(fieldsOf(spec({ objective: { algorithm: 'rwr', reward: 'aif', sftAnchor: 3 } })), [
+    'spec.objective.sft_anchor',
+  ]);
+});
+
 test('every bad field is named, under the name that the proto has', () => {
   assert.deepEqual(fieldsOf(create(JobSpecSchema)), [
     'spec.data_set',

@@ -214,6 +214,7 @@ async function step(
     ...optional('anchorDistance', 'anchor_distance'),
     ...optional('implicitRewardMargin', 'implicit_reward_margin'),
     ...optional('implicitRewardAccuracy', 'implicit_reward_accuracy'),
+    ...optional('sftError', 'sft_error'),
     ...(weightSpread === undefined ? {} : { weightSpread }),
   });
 }

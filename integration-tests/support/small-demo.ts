@@ -9,7 +9,7 @@ export const smallDemo = [
   '--heldout-per-category=1',
   '--samples-per-prompt=3',
   '--heldout-samples=2',
-  '--sampler-steps=4',
+  '--sampler-steps=8',
   '--steps=6',
   '--batch-size=4',
 ] as const;

@@ -23,3 +23,10 @@ test('the rate follows a change of speed within the window', () => {
   for (let second = 41; second <= 80; second += 1) meter.observe(400 + (second - 40) * 2, second * 1000);
   assert.ok(Math.abs((meter.perSecond() ?? 0) - 2) < 1e-9);
 });
+
+test('waiting for its turn is not part of the rate', () => {
+  const meter = createRateMeter();
+  for (let second = 0; second <= 300; second += 1) meter.observe(0, second * 1000);
+  meter.observe(5, 301_000);
+  assert.equal(meter.perSecond(), 5);
+});

@@ -13,7 +13,11 @@ export function createRateMeter(): RateMeter {
   return {
     observe(done, atMs) {
       const last = seen.at(-1);
-      if (last?.done === done) return;
+      if (last?.done === done) {
+        // The clock starts when something begins to move, not when its row is first shown.
+        if (seen.length === 1) last.atMs = atMs;
+        return;
+      }
       seen.push({ done, atMs });
       while (seen.length > 2 && atMs - (seen[0]?.atMs ?? atMs) > windowMs) seen.shift();
     },

@@ -24,7 +24,8 @@ export interface EmbeddedSystem {
 }
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
-const startDeadlineMs = 90_000;
+/** Long, because a machine that is busy with other things can take a minute to load a service. */
+const startDeadlineMs = 180_000;
 const stopDeadlineMs = 25_000;
 
 /**

@@ -79,7 +79,7 @@ export async function natsComponent(options: {
         return false;
       }
     },
-    startDeadlineMs: 20_000,
+    startDeadlineMs: 60_000,
     stopDeadlineMs: 10_000,
     turn: 1,
     address: `${loopback}:${options.port}`,

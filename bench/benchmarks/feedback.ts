@@ -30,7 +30,7 @@ import {
 } from '@plumb/objective';
 import { openEngine, type Engine } from '@plumb/tensor-graph/engine';
 import { referee, toyboxPrompts, type ToyboxPrompt } from '@plumb/toybox';
-import { printBench } from './print-bench.ts';
+import { printBench } from '../print-bench.ts';
 
 const { values: options } = parseArgs({
   options: {
@@ -42,9 +42,9 @@ const { values: options } = parseArgs({
     'held-out-samples': { type: 'string', default: '8' },
     guidance: { type: 'string', default: '2,1' },
     steps: { type: 'string', default: '250' },
-    'learning-rate': { type: 'string', default: '6e-4' },
+    'learning-rate': { type: 'string', default: '4e-4' },
     settings: { type: 'string', default: '{}' },
-    ema: { type: 'string', default: '0.98' },
+    ema: { type: 'string', default: '0.99' },
     timesteps: { type: 'string', default: '{"kind":"logit-normal","mean":1.3,"std":1.3}' },
   },
 });

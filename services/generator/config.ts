@@ -22,5 +22,3 @@ export const generatorSettings = z.object({
   /** Enlargement of the previews for people. */
   previewScale: z.coerce.number().int().min(1).max(32).default(4).describe('a whole number, 1 to 32'),
 });
-
-export type GeneratorSettings = z.infer<typeof generatorSettings>;

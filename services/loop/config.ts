@@ -27,5 +27,3 @@ export const loopSettings = z.object({
     .default(120)
     .describe('seconds without any result after which tasks are published again'),
 });
-
-export type LoopSettings = z.infer<typeof loopSettings>;

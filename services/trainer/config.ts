@@ -24,5 +24,3 @@ export const trainerSettings = z.object({
     .default(8 * 2 ** 30)
     .describe('a number of bytes'),
 });
-
-export type TrainerSettings = z.infer<typeof trainerSettings>;

@@ -156,9 +156,6 @@ function specOf({ tensor, learningRateScale, weightDecay }: TrainableParameter):
   };
 }
 
-/** Scalar inputs of the update model. */
-export const UPDATE_SCALARS = ['step', 'learningRate', 'gradientScale', 'emaDecay'] as const;
-
 /** The arrays of training state that the update model reads and writes, by the prefix of their names. */
 export type StateKind = 'parameter' | 'firstMoment' | 'secondMoment' | 'ema';
 

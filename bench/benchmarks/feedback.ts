@@ -40,7 +40,7 @@ const { values: options } = parseArgs({
     algorithms: { type: 'string', default: 'sft,rwr' },
     'samples-per-prompt': { type: 'string', default: '10' },
     'held-out-samples': { type: 'string', default: '8' },
-    guidance: { type: 'string', default: '2,1' },
+    guidance: { type: 'string', default: '1.5,1' },
     steps: { type: 'string', default: '250' },
     'learning-rate': { type: 'string', default: '4e-4' },
     settings: { type: 'string', default: '{}' },
@@ -48,7 +48,7 @@ const { values: options } = parseArgs({
     timesteps: { type: 'string', default: '{"kind":"logit-normal","mean":1.3,"std":1.3}' },
   },
 });
-const sampler: SamplerSettings = { steps: 20, guidance: 2, shift: 3.5 };
+const sampler: SamplerSettings = { steps: 20, guidance: 1.5, shift: 3.5 };
 
 interface Judged {
   readonly id: string;

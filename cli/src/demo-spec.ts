@@ -11,12 +11,12 @@ export const demoDefaults = {
   samplesPerPrompt: 10,
   /** Clips drawn for each held-out prompt from each model, on the same noise. */
   heldoutSamplesPerPrompt: 8,
-  sampler: { steps: 20, guidance: 2, shift: 3.5 },
+  sampler: { steps: 20, guidance: 1.5, shift: 3.5 },
   algorithm: 'rwr',
   /** Training steps. */
   steps: 250,
   batchSize: 32,
-  learningRate: 6e-4,
+  learningRate: 4e-4,
 } as const;
 
 /** What a person can change about the demo. */
@@ -52,7 +52,7 @@ export function demoSpec(
       warmupSteps: Math.min(10, Math.floor(size.steps / 10)),
       schedule: 'trapezoid',
       clipNorm: 1,
-      emaDecay: 0.98,
+      emaDecay: 0.99,
       checkpointEverySteps: 50,
       captionDropout: 0.1,
       timesteps: { kind: 'logit-normal', mean: 1.3, std: 1.3 },

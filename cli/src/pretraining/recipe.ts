@@ -38,7 +38,7 @@ export function pretrainingOptimisation(steps: number): OptimisationSettings {
 }
 
 /** How the model card's clips are sampled, and what `plumb demo` uses. */
-export const toyboxSampler: SamplerSettings = { steps: 20, guidance: 2, shift: 3.5 };
+export const toyboxSampler: SamplerSettings = { steps: 20, guidance: 1.5, shift: 3.5 };
 
 /** What pretraining clips are drawn from, from a step on. */
 export interface MixturePhase {

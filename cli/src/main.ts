@@ -1,7 +1,7 @@
 import { CommanderError } from 'commander';
 import type { Command } from 'commander';
 import { describeError, PlumbError } from '@plumb/kit/errors';
-import { createProgram } from './program.ts';
+import { allCommands, createProgram } from './program.ts';
 import { logTailKey } from './supervisor/component.ts';
 
 /** Wrong use of the command line; everything else that fails is 1. */
@@ -20,9 +20,7 @@ try {
  * Takes the value off an unknown `--flag=value`, so that the complaint names the flag alone and finds the nearest one.
  */
 function nameUnknownFlags(program: Command, args: readonly string[]): string[] {
-  const known = new Set(
-    [program, ...program.commands].flatMap(({ options }) => options.map(({ long }) => long)),
-  );
+  const known = new Set(allCommands(program).flatMap(({ options }) => options.map(({ long }) => long)));
   return args.map((arg) => {
     const flag = /^(--[^=]+)=/.exec(arg)?.[1];
     return flag === undefined || known.has(flag) ? arg : flag;

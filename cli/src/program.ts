@@ -3,8 +3,10 @@ import { Command } from 'commander';
 import { z } from 'zod';
 import { demoCommand } from './commands/demo.ts';
 import { pretrainCommand } from './commands/pretrain.ts';
+import { modelsCommand } from './commands/models.ts';
 import { statusCommand } from './commands/status.ts';
 import { testCommand } from './commands/test.ts';
+import { trainCommand } from './commands/train.ts';
 import { upCommand } from './commands/up.ts';
 
 const manifestSchema = z.object({ version: z.string() });
@@ -22,10 +24,18 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     .helpOption('-h, --help', 'print this help')
     .helpCommand('help [command]', 'print the help of a command')
     .addHelpText('after', '\nStart with `./plumb demo`: one feedback loop on this machine, in some minutes.');
-  for (const make of [demoCommand, upCommand, statusCommand, testCommand, pretrainCommand]) {
+  for (const make of [
+    demoCommand,
+    upCommand,
+    statusCommand,
+    trainCommand,
+    modelsCommand,
+    testCommand,
+    pretrainCommand,
+  ]) {
     program.addCommand(make(finish));
   }
-  for (const command of [program, ...program.commands]) {
+  for (const command of allCommands(program)) {
     command
       .exitOverride()
       // main.ts prints the error, on one line.
@@ -34,4 +44,9 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
       .allowExcessArguments(false);
   }
   return program;
+}
+
+/** A command and all below it. */
+export function allCommands(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(allCommands)];
 }

@@ -4,7 +4,7 @@ import { takeOwnership } from './state/ownership.ts';
 import { emptyStateFolder, openStateFolder } from './state/state-folder.ts';
 import type { StateFolder } from './state/state-folder.ts';
 import { embeddedSystem } from './supervisor/embedded-system.ts';
-import type { EmbeddedSystem } from './supervisor/embedded-system.ts';
+import type { ComponentName, EmbeddedSystem } from './supervisor/embedded-system.ts';
 import type { PortName } from './supervisor/port-names.ts';
 
 /** What commands that run the embedded system share. */
@@ -14,6 +14,8 @@ export interface SystemOptions {
   /** Removes what Plumb made in the state folder before it starts. */
   readonly fresh: boolean;
   readonly ports: Readonly<Partial<Record<PortName, number>>>;
+  /** Starts these processes alone; all unless given. */
+  readonly only?: readonly ComponentName[];
   /** Name of the command, shown to whoever finds the folder in use. */
   readonly command: string;
   readonly notice: (line: string) => void;
@@ -37,7 +39,12 @@ export async function withSystem<Prepared>(
   try {
     if (options.fresh) await emptyStateFolder(state);
     const prepared = await prepare(state);
-    const system = await embeddedSystem({ state, ports: options.ports, notice: options.notice });
+    const system = await embeddedSystem({
+      state,
+      ports: options.ports,
+      notice: options.notice,
+      ...(options.only === undefined ? {} : { only: options.only }),
+    });
     const { supervisor } = system;
     const interruption = listenForInterruption({
       kill: () => {
@@ -50,7 +57,9 @@ export async function withSystem<Prepared>(
     const ended = new AbortController();
     try {
       const working = (async () => {
-        options.notice('Starting nats-server, the referee and the five services ...');
+        options.notice(
+          `Starting ${options.only?.join(' and ') ?? 'nats-server, the referee and the five services'} ...`,
+        );
         await supervisor.start();
         if (!interruption.signal.aborted) {
           await work(system, prepared, AbortSignal.any([interruption.signal, ended.signal]));

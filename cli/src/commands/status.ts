@@ -1,22 +1,9 @@
 import Table from 'cli-table3';
 import { Command } from 'commander';
-import { z } from 'zod';
 import { failedPrecondition } from '@plumb/kit/errors';
-import { existingStateFolder, readJson } from '../state/state-folder.ts';
+import { runningComponents } from '../state/running-system.ts';
+import { existingStateFolder } from '../state/state-folder.ts';
 import { stateOption } from './options.ts';
-
-const processesSchema = z.object({
-  pid: z.number(),
-  components: z.array(
-    z.object({
-      name: z.string(),
-      state: z.string(),
-      pid: z.number().optional(),
-      address: z.string(),
-      restarts: z.number(),
-    }),
-  ),
-});
 
 export function statusCommand(finish: (exitCode: number) => void): Command {
   return new Command('status')
@@ -30,9 +17,9 @@ export function statusCommand(finish: (exitCode: number) => void): Command {
           `${options.state} is not a Plumb state folder; \`./plumb demo\` makes one, or name another with --state`,
         );
       }
-      const parsed = processesSchema.safeParse(await readJson(folder.entry('processes.json')));
-      const running = parsed.success && isAlive(parsed.data.pid);
-      const components = running ? parsed.data.components : [];
+      const found = await runningComponents(folder);
+      const running = found !== undefined;
+      const components = found ?? [];
       if (options.json === true) {
         process.stdout.write(`${JSON.stringify({ running, components })}\n`);
       } else if (running) {
@@ -49,12 +36,4 @@ export function statusCommand(finish: (exitCode: number) => void): Command {
       }
       finish(running ? 0 : 3);
     });
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
 }

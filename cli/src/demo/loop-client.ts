@@ -77,7 +77,8 @@ export async function followRun(
   }
 }
 
-function isAboutTheRequest({ code }: PlumbError): boolean {
+/** True for answers that would be the same after a restart. */
+export function isAboutTheRequest({ code }: PlumbError): boolean {
   return (
     code === 'NOT_FOUND' ||
     code === 'INVALID_ARGUMENT' ||

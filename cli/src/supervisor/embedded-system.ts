@@ -23,6 +23,9 @@ export interface EmbeddedSystem {
   stop(): Promise<void>;
 }
 
+/** Names of the components: the port names, except that the broker has two ports. */
+export type ComponentName = Exclude<PortName, 'nats' | 'nats-monitor'> | 'nats-server';
+
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 /** Long, because a machine that is busy with other things can take a minute to load a service. */
 const startDeadlineMs = 180_000;
@@ -35,6 +38,8 @@ const stopDeadlineMs = 25_000;
 export async function embeddedSystem(options: {
   state: StateFolder;
   ports: Readonly<Partial<Record<PortName, number>>>;
+  /** Starts these alone, for commands that need no more; all unless given. */
+  only?: readonly ComponentName[];
   notice: (line: string) => void;
 }): Promise<EmbeddedSystem> {
   const { state } = options;
@@ -75,7 +80,7 @@ export async function embeddedSystem(options: {
   const service = (name: PortName, env: Record<string, string>, after: string[]): ComponentSpec =>
     program(name, `services/${name}/main.ts`, { PLUMB_LISTEN: addresses[name], ...env }, after);
 
-  const components: readonly ComponentSpec[] = [
+  const all: readonly ComponentSpec[] = [
     await natsComponent({
       executable,
       folder: state.entry('nats'),
@@ -109,6 +114,10 @@ export async function embeddedSystem(options: {
       ['trainer', 'generator', 'reward'],
     ),
   ];
+  const wanted = new Set<string>(options.only ?? all.map(({ name }) => name));
+  const components = all
+    .filter(({ name }) => wanted.has(name))
+    .map((spec) => ({ ...spec, after: spec.after.filter((name) => wanted.has(name)) }));
   const record = recordProcesses(state, options.notice);
   const supervisor = await createSupervisor({
     components,

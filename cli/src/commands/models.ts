@@ -1,0 +1,180 @@
+import { mkdir } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { timestampDate } from '@bufbuild/protobuf/wkt';
+import Table from 'cli-table3';
+import { Command } from 'commander';
+import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { countOption, stateOption } from './options.ts';
+
+interface ModelsOptions {
+  readonly state: string;
+  readonly json?: true;
+}
+
+const stateNames: Readonly<Record<ModelState, string>> = {
+  [ModelState.UNSPECIFIED]: 'unknown',
+  [ModelState.CANDIDATE]: 'candidate',
+  [ModelState.PROMOTED]: 'promoted',
+  [ModelState.REFUSED]: 'refused',
+};
+
+/** `plumb models`: what there is of checkpoints, and what is in them. */
+export function modelsCommand(finish: (exitCode: number) => void): Command {
+  const models = new Command('models').description('list, show, compare and export models');
+  models.addCommand(listCommand(finish));
+  models.addCommand(showCommand(finish));
+  models.addCommand(diffCommand(finish));
+  models.addCommand(exportCommand(finish));
+  models.addHelpText(
+    'after',
+    '\nA <model> is a version such as toybox@0123456789ab, <name>@promoted, or the path of a .safetensors file.',
+  );
+  return models;
+}
+
+function subcommand(name: string, description: string): Command {
+  return new Command(name)
+    .description(description)
+    .addOption(stateOption())
+    .option('--json', 'print it as one JSON object');
+}
+
+function print(options: ModelsOptions, value: unknown, text: () => string): void {
+  process.stdout.write(`${options.json === true ? JSON.stringify(value) : text()}\n`);
+}
+
+function listCommand(finish: (exitCode: number) => void): Command {
+  return subcommand('list', 'list the versions of a state folder').action(async (options: ModelsOptions) => {
+    const { withRegistry } = await import('../models/with-registry.ts');
+    let versions: readonly ModelVersion[] = [];
+    const exitCode = await withRegistry(options.state, async (registry) => {
+      versions = await registry.list();
+    });
+    print(options, { models: versions.map(entryOf) }, () => {
+      if (versions.length === 0) return 'No model is registered.';
+      const table = new Table({
+        head: ['version', 'state', 'parent', 'parameters', 'created', 'reasons'],
+        style: { head: [] },
+      });
+      for (const version of versions) {
+        const { state, parent, parameters, created, reasons } = entryOf(version);
+        table.push([version.version, state, parent, String(parameters), created, reasons.join('; ')]);
+      }
+      return table.toString();
+    });
+    finish(exitCode);
+  });
+}
+
+function entryOf(version: ModelVersion) {
+  return {
+    version: version.version,
+    state: stateNames[version.state],
+    parent: version.parentVersion,
+    sha256: version.weights?.sha256 ?? '',
+    parameters: Number(version.parameterCount),
+    created: version.createTime === undefined ? '' : timestampDate(version.createTime).toISOString(),
+    reasons: version.reasons,
+  };
+}
+
+function showCommand(finish: (exitCode: number) => void): Command {
+  return subcommand('show', 'show configuration, size, hash and parents of a model')
+    .argument('<model>', 'version or file')
+    .action(async (name: string, options: ModelsOptions) => {
+      const { readNamedModels } = await import('../models/named-model.ts');
+      const { parameterCount } = await import('@plumb/diffusion');
+      for (const { version, sha256, bytes, model, lineage } of await readNamedModels([name], options.state)) {
+        const { caption, ...config } = model.config;
+        const shown = {
+          version,
+          sha256,
+          bytes: bytes.length,
+          parameters: parameterCount(model.config),
+          state: lineage[0] === undefined ? 'not registered' : stateNames[lineage[0].state],
+          reasons: lineage[0]?.reasons ?? [],
+          // An ancestor that the registry does not know is still named by its child.
+          parents: lineage.map(({ parentVersion }) => parentVersion).filter((parent) => parent !== ''),
+          config: { ...config, caption: { ...caption, vocabulary: `${caption.vocabulary.length} words` } },
+        };
+        print(options, { ...shown, config: model.config }, () => {
+          const table = new Table({ style: { head: [] } });
+          for (const [key, value] of Object.entries({ ...shown, ...shown.config })) {
+            if (key === 'config') continue;
+            const text = Array.isArray(value) ? value.join(', ') : plain(value);
+            table.push([key, text === '' ? 'none' : text]);
+          }
+          return table.toString();
+        });
+      }
+      finish(0);
+    });
+}
+
+function plain(value: unknown): string {
+  if (typeof value !== 'object' || value === null) return String(value);
+  return Object.entries(value)
+    .map(([key, item]) => `${key} ${String(item)}`)
+    .join(', ');
+}
+
+function diffCommand(finish: (exitCode: number) => void): Command {
+  return subcommand('diff', 'show how far two models are apart, layer by layer')
+    .argument('<before>', 'version or file')
+    .argument('<after>', 'version or file')
+    .action(async (before: string, after: string, options: ModelsOptions) => {
+      const { readNamedModels } = await import('../models/named-model.ts');
+      const { compareModels } = await import('../models/compare-models.ts');
+      const [a, b] = await readNamedModels([before, after], options.state);
+      if (a === undefined || b === undefined) throw new TypeError('two names gave fewer than two models');
+      const layers = compareModels(a.model, b.model);
+      print(options, { before: a.version, after: b.version, layers }, () => {
+        const table = new Table({
+          head: ['layer', 'shape', 'relative change', 'largest change'],
+          colAligns: ['left', 'left', 'right', 'right'],
+          style: { head: [] },
+        });
+        for (const { name, shape, relativeChange, largestChange } of layers) {
+          table.push([name, shape.join(' x '), percentage(relativeChange), largestChange.toPrecision(3)]);
+        }
+        return `${a.version} to ${b.version}\n${table.toString()}`;
+      });
+      finish(0);
+    });
+}
+
+function percentage(share: number): string {
+  return Number.isFinite(share) ? `${(100 * share).toPrecision(3)} %` : 'from 0';
+}
+
+function exportCommand(finish: (exitCode: number) => void): Command {
+  return subcommand('export', 'write a model as safetensors and its sampling graph as ONNX')
+    .argument('<model>', 'version or file')
+    .option('--output <folder>', 'where the files go', '.')
+    .addOption(countOption('--batch <n>', 'clips that one call of the ONNX graph denoises').default(1))
+    .option('--unguided', 'leave out the second pass of classifier-free guidance')
+    .action(
+      async (name: string, options: ModelsOptions & { output: string; batch: number; unguided?: true }) => {
+        const { readNamedModels } = await import('../models/named-model.ts');
+        const { samplingGraph } = await import('@plumb/diffusion');
+        const { writeWhole } = await import('../state/state-folder.ts');
+        const folder = resolve(options.output);
+        await mkdir(folder, { recursive: true });
+        const files: string[] = [];
+        for (const { version, bytes, model } of await readNamedModels([name], options.state)) {
+          const stem = version.replace('@', '-');
+          const graph = samplingGraph(model, options.batch, options.unguided !== true);
+          for (const [file, content] of [
+            [`${stem}.safetensors`, bytes],
+            [`${stem}.onnx`, graph],
+          ] as const) {
+            files.push(join(folder, file));
+            await writeWhole(join(folder, file), content);
+          }
+        }
+        print(options, { files }, () => files.join('\n'));
+        finish(0);
+      },
+    );
+}

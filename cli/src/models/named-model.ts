@@ -1,0 +1,70 @@
+import { decodeModel } from '@plumb/diffusion';
+import type { VideoModel } from '@plumb/diffusion';
+import { dataLoss } from '@plumb/kit/errors';
+import { openFolderStore } from '@plumb/media';
+import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { readModel } from '../demo/shipped-model.ts';
+import type { StateFolder } from '../state/state-folder.ts';
+import type { ModelRegistry } from './model-registry.ts';
+import { withRegistry } from './with-registry.ts';
+
+/** A model that a person named, by its version or by the path of its file. */
+export interface NamedModel {
+  readonly version: string;
+  readonly sha256: string;
+  readonly bytes: Uint8Array;
+  readonly model: VideoModel;
+  /** Its own entry of the registry first, then those of its ancestors; empty for a file. */
+  readonly lineage: readonly ModelVersion[];
+}
+
+/** True for what can only be a path: versions have an @ and no slash. */
+function isPath(name: string): boolean {
+  return !name.includes('@') || name.includes('/') || name.endsWith('.safetensors');
+}
+
+/**
+ * Reads models by version or path. A registry is opened only if a version is among them.
+ * @throws PlumbError NOT_FOUND (MODEL_NOT_FOUND) or DATA_LOSS naming the model
+ */
+export async function readNamedModels(
+  names: readonly string[],
+  stateFolder: string,
+): Promise<readonly NamedModel[]> {
+  if (names.every(isPath)) return Promise.all(names.map(fromFile));
+  const found: NamedModel[] = [];
+  await withRegistry(stateFolder, async (registry, state) => {
+    for (const name of names) {
+      found.push(isPath(name) ? await fromFile(name) : await fromRegistry(name, registry, state));
+    }
+  });
+  return found;
+}
+
+async function fromFile(path: string): Promise<NamedModel> {
+  const { bytes, sha256, config } = await readModel(path);
+  return {
+    version: `${config.name}@${sha256.slice(0, 12)}`,
+    sha256,
+    bytes,
+    model: decodeModel(bytes, path),
+    lineage: [],
+  };
+}
+
+async function fromRegistry(name: string, registry: ModelRegistry, state: StateFolder): Promise<NamedModel> {
+  const entry = await registry.get(name);
+  const lineage = [entry];
+  const known = new Map((await registry.list()).map((version) => [version.version, version]));
+  for (let parent = known.get(entry.parentVersion); parent !== undefined;) {
+    // A registry that was written by hand may hold a circle.
+    if (lineage.includes(parent)) break;
+    lineage.push(parent);
+    parent = known.get(parent.parentVersion);
+  }
+  const { weights, version } = entry;
+  if (weights === undefined) throw dataLoss(`the registry has no weights for ${version}; register it again`);
+  const store = await openFolderStore(state.entry('artifacts'));
+  const bytes = await store.get(weights.uri, weights.sha256);
+  return { version, sha256: weights.sha256, bytes, model: decodeModel(bytes, version), lineage };
+}

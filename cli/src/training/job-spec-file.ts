@@ -1,0 +1,100 @@
+import { readFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import type { DescMessage, JsonValue, MessageShape } from '@bufbuild/protobuf';
+import { fromJson } from '@bufbuild/protobuf';
+import { describeError, fieldPath, invalidArgument, invalidArguments, notFound } from '@plumb/kit/errors';
+import {
+  AdaptersSchema,
+  ObjectiveSchema,
+  OptimisationSchema,
+} from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { Adapters, Objective, Optimisation } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { parse } from 'yaml';
+import { z } from 'zod';
+
+const section = z.record(z.string(), z.unknown(), { error: 'must be a mapping of settings' });
+
+const fileSchema = z.strictObject({
+  /** Path of a data-set manifest, or artifact:sha256/<hash> of one in the state folder. */
+  dataSet: z.string({ error: 'is missing; give the path or the artifact URI of a data-set manifest' }).min(1),
+  /** Path of the model to start from. */
+  base: z.string({ error: 'is missing; give the path of a model file' }).min(1),
+  /** Path of the reference p_ref; the base unless given. */
+  reference: z.string().min(1).optional(),
+  objective: section,
+  optimisation: section,
+  adapters: section.optional(),
+  seed: z
+    .union([z.int().min(0), z.string().regex(/^\d{1,20}$/)], {
+      error: 'must be a whole number from 0 to 2^64 - 1, in quotes above 2^53',
+    })
+    .default(0)
+    .transform(BigInt)
+    .refine((seed) => seed < 2n ** 64n, 'must be below 2^64'),
+});
+
+/** What a person writes about a training job; paths are absolute. */
+export interface JobSpecFile {
+  /** An artifact URI or a path. */
+  readonly dataSet: string;
+  readonly base: string;
+  readonly reference: string | undefined;
+  readonly objective: Objective;
+  readonly optimisation: Optimisation;
+  readonly adapters: Adapters | undefined;
+  readonly seed: bigint;
+}
+
+/** The scheme of artifacts in a store. */
+export const artifactScheme = 'artifact:';
+
+/**
+ * Reads a job spec in YAML or JSON. Its sections have the fields of the trainer's messages (camelCase or as in the
+ * proto), whose values the trainer checks. Relative paths start at the file's folder.
+ * @throws PlumbError NOT_FOUND for the file, INVALID_ARGUMENT naming file and field
+ */
+export async function readJobSpecFile(path: string): Promise<JobSpecFile> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    throw notFound('job spec', path, { fix: 'docs/training.md has one to start from' });
+  }
+  let value: unknown;
+  try {
+    // JSON is YAML.
+    value = parse(text);
+  } catch (error) {
+    throw invalidArgument(path, `is neither YAML nor JSON: ${describeError(error)}`, { cause: error });
+  }
+  const parsed = fileSchema.safeParse(value);
+  if (!parsed.success) {
+    throw invalidArguments(
+      parsed.error.issues.map((issue) => ({
+        field: fieldPath([path, ...issue.path]),
+        description: issue.message,
+      })),
+    );
+  }
+  const { dataSet, base, reference, objective, optimisation, adapters, seed } = parsed.data;
+  const at = (name: string): string => resolve(dirname(path), name);
+  return {
+    dataSet: dataSet.startsWith(artifactScheme) ? dataSet : at(dataSet),
+    base: at(base),
+    reference: reference === undefined ? undefined : at(reference),
+    objective: message(ObjectiveSchema, objective, `${path}: objective`),
+    optimisation: message(OptimisationSchema, optimisation, `${path}: optimisation`),
+    adapters: adapters === undefined ? undefined : message(AdaptersSchema, adapters, `${path}: adapters`),
+    seed,
+  };
+}
+
+function message<S extends DescMessage>(schema: S, value: unknown, field: string): MessageShape<S> {
+  try {
+    return fromJson(schema, value as JsonValue);
+  } catch (error) {
+    const known = schema.fields.map(({ jsonName }) => jsonName).join(', ');
+    throw invalidArgument(field, `${describeError(error)}; it takes ${known}`, { cause: error });
+  }
+}

@@ -31,7 +31,7 @@ import type { LoopContext } from './reconciler/context.ts';
 import type { Reconciler } from './reconciler/reconciler.ts';
 
 /** Shortest time between two states of a watched run, in milliseconds. */
-const watchIntervalMs = 250;
+const watchIntervalMs = 400;
 /** Longest idempotency key, in characters. */
 const maxKeyLength = 200;
 /** The trainer gets this long to take note that a job is cancelled, in milliseconds. */

@@ -150,15 +150,11 @@ export async function markPublished(
               .where('state', '=', 'generated')
       ).execute();
     }
-    for (const { id, traceparent } of published) {
-      if (traceparent === undefined) continue;
-      await transaction
-        .updateTable('samples')
-        .set({ traceparent })
-        .where('id', '=', id)
-        .where('traceparent', 'is', null)
-        .execute();
-    }
+    const traced = published.filter(({ traceparent }) => traceparent !== undefined);
+    await sql`update samples set traceparent = given.traceparent
+      from unnest(${traced.map(({ id }) => id)}::text[], ${traced.map(({ traceparent }) => traceparent ?? null)}::text[])
+        as given (id, traceparent)
+      where samples.id = given.id and samples.traceparent is null`.execute(transaction);
   });
 }
 
@@ -203,35 +199,21 @@ export interface GeneratedClip {
  * Records clips; the first clip of a sample stands, a second one changes nothing. A sample that had failed to be made (its
  * dead letter was replayed) is taken up again.
  */
-export async function recordGenerated(
-  database: Kysely<Tables>,
-  clips: readonly GeneratedClip[],
-): Promise<void> {
-  await database.transaction().execute(async (transaction) => {
-    for (const clip of clips) {
-      await transaction
-        .updateTable('samples')
-        .set({
-          state: 'generated',
-          video: clip.video,
-          video_sha256: clip.videoSha256,
-          preview: clip.preview,
-          generated_at: clip.generatedAt,
-          error_stage: null,
-          error_code: null,
-          error_reason: null,
-          error_message: null,
-        })
-        .where('id', '=', clip.sampleId)
-        .where((expression) =>
-          expression.or([
-            expression('state', '=', 'planned'),
-            expression.and([expression('state', '=', 'failed'), expression('error_stage', '=', 'generate')]),
-          ]),
-        )
-        .execute();
-    }
-  });
+export async function recordGenerated(ledger: Ledger, clips: readonly GeneratedClip[]): Promise<void> {
+  // A sample that comes twice in a batch counts once: with which of the two rows an update joins is not defined.
+  const first = [...new Map(clips.toReversed().map((clip) => [clip.sampleId, clip])).values()];
+  const column = <Key extends keyof GeneratedClip>(key: Key): GeneratedClip[Key][] =>
+    first.map((clip) => clip[key]);
+  await sql`update samples
+    set state = 'generated', video = given.video, video_sha256 = given.sha256, preview = given.preview,
+      generated_at = given.generated_at, error_stage = null, error_code = null, error_reason = null, error_message = null
+    from unnest(${column('sampleId')}::text[], ${column('video')}::text[], ${column('videoSha256')}::text[],
+        ${column('preview')}::text[], ${first.map(({ generatedAt }) => generatedAt.toISOString())}::timestamptz[])
+      as given (id, video, sha256, preview, generated_at)
+    where samples.id = given.id
+      and (samples.state = 'planned' or (samples.state = 'failed' and samples.error_stage = 'generate'))`.execute(
+    ledger,
+  );
 }
 
 /** A sample's outcome for one reward: a finite value, or an error. */
@@ -275,17 +257,19 @@ export interface ScoredClip {
  */
 export async function recordScored(database: Kysely<Tables>, clips: readonly ScoredClip[]): Promise<void> {
   await database.transaction().execute(async (transaction) => {
-    for (const clip of clips) {
-      const rows = clip.results.map((result) => scoreRow(clip, result));
-      if (rows.length > 0) {
-        await transaction
-          .insertInto('scores')
-          .values(rows)
-          .onConflict((conflict) => conflict.doNothing())
-          .execute();
-      }
-      await settleSample(transaction, clip);
+    const rows = clips.flatMap((clip) => clip.results.map((result) => scoreRow(clip, result)));
+    for (const batch of chunks(rows, insertBatch)) {
+      await transaction
+        .insertInto('scores')
+        .values(batch)
+        .onConflict((conflict) => conflict.doNothing())
+        .execute();
     }
+    const standing = await scoresOf(
+      transaction,
+      clips.map(({ sampleId }) => sampleId),
+    );
+    await settleSamples(transaction, clips, standing);
   });
 }
 
@@ -321,32 +305,44 @@ function scoreRow(clip: ScoredClip, result: RewardResult) {
   };
 }
 
-async function settleSample(ledger: Ledger, clip: ScoredClip): Promise<void> {
-  const scores = await ledger
-    .selectFrom('scores')
-    .select(['reward', 'value', 'error_code', 'error_reason', 'error_message'])
-    .where('sample_id', '=', clip.sampleId)
-    .where('reward', 'in', clip.required)
-    .orderBy('reward')
-    .execute();
-  const failed = scores.find(({ error_code }) => error_code !== null);
-  const open = ledger.updateTable('samples').where('id', '=', clip.sampleId).where('state', '=', 'generated');
-  if (failed !== undefined) {
-    await open
-      .set({
-        state: 'failed',
-        error_stage: 'score',
-        error_code: failed.error_code,
-        error_reason: failed.error_reason,
-        error_message: `${failed.reward}: ${failed.error_message ?? ''}`,
-        scored_at: clip.scoredAt,
-      })
-      .execute();
-  } else if (scores.length === clip.required.length) {
-    const verdict = scores.find(({ reward }) => reward === clip.verdictReward)?.value;
-    const accepted = verdict === undefined || verdict === null ? null : verdict >= acceptThreshold;
-    await open.set({ state: 'scored', accepted, scored_at: clip.scoredAt }).execute();
+/** Moves samples on whose scores have all come, or have an error among them. */
+async function settleSamples(
+  ledger: Ledger,
+  clips: readonly ScoredClip[],
+  standing: ReadonlyMap<string, readonly ScoreRow[]>,
+): Promise<void> {
+  const complete: { id: string; accepted: boolean | null; scoredAt: Date }[] = [];
+  for (const clip of clips) {
+    const scores = (standing.get(clip.sampleId) ?? []).filter(({ reward }) => clip.required.includes(reward));
+    const failed = scores.find(({ error_code }) => error_code !== null);
+    if (failed !== undefined) await failScoring(ledger, clip, failed);
+    else if (scores.length === clip.required.length) {
+      const verdict = scores.find(({ reward }) => reward === clip.verdictReward)?.value;
+      const accepted = verdict === undefined || verdict === null ? null : verdict >= acceptThreshold;
+      complete.push({ id: clip.sampleId, accepted, scoredAt: clip.scoredAt });
+    }
   }
+  await sql`update samples set state = 'scored', accepted = given.accepted, scored_at = given.scored_at
+    from unnest(${complete.map(({ id }) => id)}::text[], ${complete.map(({ accepted }) => accepted)}::boolean[],
+        ${complete.map(({ scoredAt }) => scoredAt.toISOString())}::timestamptz[])
+      as given (id, accepted, scored_at)
+    where samples.id = given.id and samples.state = 'generated'`.execute(ledger);
+}
+
+async function failScoring(ledger: Ledger, clip: ScoredClip, score: ScoreRow): Promise<void> {
+  await ledger
+    .updateTable('samples')
+    .set({
+      state: 'failed',
+      error_stage: 'score',
+      error_code: score.error_code,
+      error_reason: score.error_reason,
+      error_message: `${score.reward}: ${score.error_message ?? ''}`,
+      scored_at: clip.scoredAt,
+    })
+    .where('id', '=', clip.sampleId)
+    .where('state', '=', 'generated')
+    .execute();
 }
 
 /** Records that a task was given up. A sample that has its clip, or its scores, in spite of it stays as it is. */

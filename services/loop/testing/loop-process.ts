@@ -22,14 +22,19 @@ export async function startLoop(environment: Readonly<Record<string, string>>): 
   const start = async (): Promise<void> => {
     const main = fileURLToPath(new URL('../main.ts', import.meta.url));
     const started = spawn(process.execPath, [main], {
-      stdio: ['ignore', 'pipe', process.env['PLUMB_TEST_LOG'] === undefined ? 'ignore' : 'inherit'],
+      stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...environment, PLUMB_LISTEN: address },
     });
     child = started;
+    // The end of the log says why a start failed.
+    let log = '';
+    started.stderr.setEncoding('utf8').on('data', (text: string) => {
+      log = (log + text).slice(-4_000);
+    });
     const [line] = (await Promise.race([
       once(createInterface({ input: started.stdout }), 'line'),
       once(started, 'exit').then(([code]) => {
-        throw new Error(`the loop ended with ${String(code)} before it was ready`);
+        throw new Error(`the loop ended with ${String(code)} before it was ready:\n${log}`);
       }),
     ])) as [string];
     if (!line.includes('"ready":true')) throw new Error(`no ready line, but: ${line}`);

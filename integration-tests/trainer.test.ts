@@ -174,6 +174,30 @@ test('a stopped trainer takes a checkpoint, and the next one begins there', { ti
 });
 
 test(
+  'a job that does not run its reference probes the distance to it, and stops at its limit',
+  { timeout: 60_000 },
+  async () => {
+    const probed: Record<number, number> = {};
+    for await (const { event } of client.watchJob({ id: calm.id })) {
+      if (event.case !== 'progress' || event.value.anchorDistance === undefined) continue;
+      probed[event.value.step] = event.value.anchorDistance;
+    }
+    assert.deepEqual(Object.keys(probed).map(Number), [10, 20, 30, 40, 50, 60]);
+    assert.ok((probed[10] ?? 0) > 0 && (probed[60] ?? 0) > (probed[10] ?? 0), JSON.stringify(probed));
+
+    const maxAnchorDistance = (probed[20] ?? 0) / 2 + (probed[30] ?? 0) / 2;
+    const { points, job } = await watch(
+      await createJob('far', specOf({ optimisation: { maxAnchorDistance, anchorEverySteps: 5 } })),
+    );
+    assert.equal(job?.state, JobState.FAILED);
+    assert.equal(reasonOf(job), 'TRAINING_DIVERGED');
+    assert.match(job.error?.message ?? '', /max_anchor_distance/);
+    assert.ok(job.checkpoint !== undefined, 'the last good checkpoint is kept');
+    assert.ok(Math.max(...points.keys()) < 30);
+  },
+);
+
+test(
   'a job trains adapters: its checkpoint is base and adapters merged; a rank that no matrix has fails it',
   { timeout: 60_000 },
   async () => {

@@ -10,6 +10,7 @@ import {
   type Adapters,
   type AdapterSettings,
 } from './adapters.ts';
+import { openAnchorProbe, type AnchorProbe } from './anchor-probe.ts';
 import type { VideoModel } from './model-file.ts';
 import { learningRateAt, type OptimisationSettings } from './optimisation.ts';
 import { trainingFeeds, type TrainingExample } from './training-batch.ts';
@@ -36,6 +37,8 @@ export interface TrainingOptions {
   readonly adapters?: AdapterSettings;
   /** Of times, noise, dropped captions and fresh adapters; batches have their own. */
   readonly seed: string;
+  /** Examples for `anchorDistance`; they need a clip and tokens. */
+  readonly anchorProbe?: readonly TrainingExample[];
   /** State of an earlier run of the same job, to go on from. */
   readonly state?: TrainingState;
 }
@@ -52,6 +55,12 @@ export interface Training {
   advance(
     examples: readonly TrainingExample[],
   ): Promise<{ readonly loss: number; readonly gradientNorm: number } & Readonly<Record<string, number>>>;
+  /**
+   * Mean squared distance between the predictions of policy and reference on the fixed examples of `anchorProbe`: one
+   * forward pass. Does not change what the next step does.
+   * @throws TypeError when the training was opened without a probe
+   */
+  anchorDistance(): Promise<number>;
   /** Weights and optimiser state after the last step: all that is needed to go on bit for bit. */
   state(): Promise<TrainingState>;
   close(): Promise<void>;
@@ -91,6 +100,12 @@ export async function openTraining(engine: Engine, options: TrainingOptions): Pr
   const start = adapters === undefined ? model.parameters : initialiseAdapters(config, adapters, seed);
   const initial = options.state ?? initialTrainingState(program, Object.fromEntries(start));
   const id = await engine.openTraining(`${config.name}-${seed}`, program, initial, {});
+  let probe: AnchorProbe | undefined;
+  if (options.anchorProbe !== undefined) {
+    const { timesteps } = optimisation;
+    const examples = options.anchorProbe;
+    probe = await openAnchorProbe(engine, id, { model, reference, adapters, examples, timesteps, seed });
+  }
   let step = initial.step;
   return {
     get step() {
@@ -124,8 +139,15 @@ export async function openTraining(engine: Engine, options: TrainingOptions): Pr
       step++;
       return { ...others, loss: value, gradientNorm };
     },
+    anchorDistance() {
+      if (probe === undefined) throw new TypeError('this training has no anchor probe');
+      return probe.distance();
+    },
     state: () => engine.readTraining(id),
-    close: () => engine.closeTraining(id),
+    async close() {
+      await probe?.close();
+      await engine.closeTraining(id);
+    },
   };
 }
 

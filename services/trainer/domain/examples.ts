@@ -16,6 +16,8 @@ export interface ExampleBatch {
 export interface ExampleSource {
   /** @param step from 0 */
   batch(step: number): ExampleBatch;
+  /** Examples of at most `count` items, spread evenly over the set: the same for the same set. */
+  probe(count: number): readonly TrainingExample[];
 }
 
 /**
@@ -70,6 +72,15 @@ export function exampleSource(options: {
   };
   const mismatched = settings.algorithm === 'kto' && settings.klEstimate === 'mismatched';
   return {
+    probe(count) {
+      const size = Math.min(count, set.items.length);
+      return Array.from(
+        { length: size },
+        (_, index) => set.items[Math.floor((index * set.items.length) / size)],
+      )
+        .filter((item) => item !== undefined)
+        .map((item) => exampleOf(item, 1));
+    },
     batch(step) {
       const { indices, lossWeights } = plan.batch(step);
       const drawn = Array.from(indices, (index) => set.items[index]).filter((item) => item !== undefined);

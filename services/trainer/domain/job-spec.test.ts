@@ -132,10 +132,24 @@ test('every bad field is named, under the name that the proto has', () => {
   ]);
 });
 
-test('a limit on a distance that is not measured is refused', () => {
+test('the anchor distance is probed where the objective does not run the reference', () => {
   const optimisation = { steps: 10, batchSize: 4, learningRate: 1e-4, maxAnchorDistance: 0.1 };
-  assert.deepEqual(fieldsOf(spec({ optimisation })), ['spec.optimisation.max_anchor_distance']);
-  assert.deepEqual(fieldsOf(spec({ optimisation, objective: { algorithm: 'dpo', reward: 'aif' } })), []);
+  const dpo = { algorithm: 'dpo', reward: 'aif' };
+  const anchored = { algorithm: 'rwr', reward: 'aif', klAnchor: 1 };
+  assert.equal(planJob(spec({ optimisation }), defaults).anchorEverySteps, 10);
+  assert.equal(
+    planJob(spec({ optimisation: { ...optimisation, anchorEverySteps: 3 } }), defaults).anchorEverySteps,
+    3,
+  );
+  for (const objective of [dpo, anchored]) {
+    assert.equal(planJob(spec({ optimisation, objective }), defaults).anchorEverySteps, undefined);
+  }
+  const field = ['spec.optimisation.anchor_every_steps'];
+  assert.deepEqual(fieldsOf(spec({ optimisation: { ...optimisation, anchorEverySteps: -1 } })), field);
+  assert.deepEqual(
+    fieldsOf(spec({ optimisation: { ...optimisation, anchorEverySteps: 3 }, objective: dpo })),
+    field,
+  );
 });
 
 test('adapters have a rank and defaults for the rest', () => {

@@ -43,11 +43,19 @@ export interface JobPlan {
   /** Undefined trains all weights. */
   readonly adapters: AdapterSettings | undefined;
   readonly checkpointEverySteps: number;
+  /**
+   * Steps between measurements of the anchor distance on a fixed probe; undefined where the objective runs the reference
+   * and measures it in every step.
+   */
+  readonly anchorEverySteps: number | undefined;
   /** Undefined is no limit. */
   readonly maxAnchorDistance: number | undefined;
   /** uint64; of batches, times, noise and dropped captions. */
   readonly seed: bigint;
 }
+
+/** Steps between measurements on the probe: a forward pass of few clips, under a hundredth of the time of the steps. */
+const defaultAnchorEverySteps = 10;
 
 const sha256Pattern = /^[0-9a-f]{64}$/;
 
@@ -80,7 +88,7 @@ export function planJob(spec: JobSpec, defaults: { readonly checkpointEverySteps
   const objective = collect(violations, () => objectiveOf(spec.objective));
   const optimisation = collect(violations, () => optimisationOf(spec.optimisation));
   const adapters = collect(violations, () => adaptersOf(spec.adapters));
-  const { checkpointEverySteps = 0, maxAnchorDistance = 0 } = spec.optimisation ?? {};
+  const { checkpointEverySteps = 0, maxAnchorDistance = 0, anchorEverySteps = 0 } = spec.optimisation ?? {};
   if (checkpointEverySteps < 0) {
     violations.push({
       field: 'spec.optimisation.checkpoint_every_steps',
@@ -92,10 +100,14 @@ export function planJob(spec: JobSpec, defaults: { readonly checkpointEverySteps
       field: 'spec.optimisation.max_anchor_distance',
       description: `is ${maxAnchorDistance}; use 0 for no limit, or a number above`,
     });
-  } else if (maxAnchorDistance > 0 && objective !== undefined && !measuresAnchor(objective)) {
+  }
+  const inEveryStep = objective !== undefined && runsReference(objective);
+  if (anchorEverySteps < 0 || (anchorEverySteps > 0 && inEveryStep)) {
     violations.push({
-      field: 'spec.optimisation.max_anchor_distance',
-      description: `is ${maxAnchorDistance}, but ${objective.algorithm} without kl_anchor does not run the reference, so the distance is not measured; set kl_anchor above 0, or this to 0`,
+      field: 'spec.optimisation.anchor_every_steps',
+      description: inEveryStep
+        ? `is ${anchorEverySteps}, but ${objective.algorithm} runs the reference and measures the distance in every step; leave it out`
+        : `is ${anchorEverySteps}; use 1 or more, or 0 for ${defaultAnchorEverySteps}`,
     });
   }
   if (
@@ -117,12 +129,13 @@ export function planJob(spec: JobSpec, defaults: { readonly checkpointEverySteps
     optimisation,
     adapters,
     checkpointEverySteps: checkpointEverySteps || defaults.checkpointEverySteps,
+    anchorEverySteps: inEveryStep ? undefined : anchorEverySteps || defaultAnchorEverySteps,
     maxAnchorDistance: maxAnchorDistance === 0 ? undefined : maxAnchorDistance,
     seed: spec.seed,
   };
 }
 
-function measuresAnchor(objective: ObjectiveSettings): boolean {
+function runsReference(objective: ObjectiveSettings): boolean {
   return 'klAnchor' in objective ? objective.klAnchor > 0 : true;
 }
 

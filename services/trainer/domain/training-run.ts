@@ -87,6 +87,9 @@ export interface TrainingResult {
   readonly manifest: StoredArtifact;
 }
 
+/** Clips of the probe that the anchor distance is measured on. */
+const probeClips = 8;
+
 /** Seeds of the data step and of batches are JavaScript numbers: the low 53 bits. */
 function numericSeed(seed: bigint): number {
   return Number(BigInt.asUintN(53, seed));
@@ -138,6 +141,7 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
       optimisation: plan.optimisation,
       seed: plan.seed.toString(),
       ...(plan.adapters === undefined ? {} : { adapters: plan.adapters }),
+      ...(plan.anchorEverySteps === undefined ? {} : { anchorProbe: source.probe(probeClips) }),
       ...(state === undefined ? {} : { state }),
     });
     let saved = training.step;
@@ -198,6 +202,10 @@ async function step(
   const start = performance.now();
   const metrics = await training.advance(examples);
   const seconds = (performance.now() - start) / 1000;
+  const { anchorEverySteps } = run.plan;
+  const probed =
+    anchorEverySteps !== undefined &&
+    (training.step % anchorEverySteps === 0 || training.step === optimisation.steps);
   const optional = (field: string, name: string): Record<string, number> => {
     const value = metrics[name];
     return value === undefined ? {} : { [field]: value };
@@ -212,6 +220,7 @@ async function step(
     stepSeconds: seconds,
     samplesPerSecond: optimisation.batchSize / seconds,
     ...optional('anchorDistance', 'anchor_distance'),
+    ...(probed ? { anchorDistance: await training.anchorDistance() } : {}),
     ...optional('implicitRewardMargin', 'implicit_reward_margin'),
     ...optional('implicitRewardAccuracy', 'implicit_reward_accuracy'),
     ...optional('sftError', 'sft_error'),

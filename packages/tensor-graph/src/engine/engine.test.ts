@@ -129,6 +129,30 @@ for (const [form, open] of Object.entries(forms)) {
       await reference.close();
     });
 
+    test('measures a training on its parameters of now, and changes nothing', async () => {
+      const it = await opened();
+      const g = new Graph();
+      g.output('scaled', mul(g.parameter('b1', [8]), g.input('by', 'float32', [8])));
+      await it.load('measure', toOnnx(g));
+      const program = smallProgram();
+      const start = initialTrainingState(program, randomParameters(program, 1));
+      const id = await it.openTraining('measured', program, start, { lanes: 2 });
+      const by = floats(2, 2, 2, 2, 2, 2, 2, 2);
+      for (let step = 0; step < 3; step += 1) {
+        const before = await it.readTraining(id);
+        const { scaled } = await it.measureTraining(id, { by }, 'measure');
+        assert.deepEqual(
+          scaled?.data,
+          before.parameters['b1']?.map((value) => 2 * value),
+        );
+        assert.deepEqual(await it.readTraining(id), before);
+        await it.trainStep(id, randomBatch(8, step), { learningRate: 0.01, emaDecay: 0.9 });
+      }
+      await assert.rejects(it.measureTraining(id, { by }, 'nothing'), { code: 'NOT_FOUND' });
+      await assert.rejects(it.measureTraining(id, {}, 'measure'), { code: 'INVALID_ARGUMENT' });
+      await it.closeTraining(id);
+    });
+
     test('closes cleanly, and says so afterwards', async () => {
       const it = await opened();
       await Promise.all([it.close(), it.close()]);

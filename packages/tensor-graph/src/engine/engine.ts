@@ -60,6 +60,18 @@ export interface Engine {
     scalars: StepScalars,
     options?: CallOptions,
   ): Promise<Record<string, number>>;
+  /**
+   * Runs a loaded model on the parameters that the training has now: inputs of a parameter's name are taken from the
+   * session in place, without a copy. The training goes on as if it had not been asked.
+   * @param feeds one tensor for each other input of the model
+   * @throws PlumbError what `run` throws
+   */
+  measureTraining(
+    id: string,
+    feeds: Readonly<Record<string, TypedTensor>>,
+    model: string,
+    outputs?: readonly string[],
+  ): Promise<Record<string, TypedTensor>>;
   /** A copy of parameters and optimiser state, complete enough to go on bit for bit. */
   readTraining(id: string): Promise<TrainingState>;
   /** Puts a state back, such as the last good one after a divergence. */

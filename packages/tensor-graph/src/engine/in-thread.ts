@@ -24,6 +24,11 @@ export function openInThread(options: SessionOptions = {}): Engine {
   const check = (): void => {
     if (closed) throw unavailable('the engine is closed; open another', { reason: 'SHUTTING_DOWN' });
   };
+  const model = (name: string): Session => {
+    const session = models.get(name);
+    if (session !== undefined) return session;
+    throw notFound('model', name, { fix: 'load it into the engine first', reason: 'MODEL_NOT_FOUND' });
+  };
   const training = (id: string): TrainingSession => {
     check();
     const session = trainings.get(id);
@@ -32,9 +37,9 @@ export function openInThread(options: SessionOptions = {}): Engine {
   };
 
   return {
-    async load(name, model) {
+    async load(name, onnx) {
       check();
-      const session = await openSession(name, model, { ...options, intraOpThreads: threads });
+      const session = await openSession(name, onnx, { ...options, intraOpThreads: threads });
       const replaced = models.get(name);
       models.set(name, session);
       await replaced?.close();
@@ -47,11 +52,7 @@ export function openInThread(options: SessionOptions = {}): Engine {
     async run(name, feeds, outputs, { signal } = {}) {
       check();
       if (signal?.aborted === true) throw cancelled();
-      const session = models.get(name);
-      if (session === undefined) {
-        throw notFound('model', name, { fix: 'load it into the engine first', reason: 'MODEL_NOT_FOUND' });
-      }
-      return session.run(feeds, outputs);
+      return model(name).run(feeds, outputs);
     },
     async openTraining(name, program, state, { lanes = threads } = {}) {
       check();
@@ -64,6 +65,15 @@ export function openInThread(options: SessionOptions = {}): Engine {
     async trainStep(id, feeds, scalars, { signal } = {}) {
       if (signal?.aborted === true) throw cancelled();
       return training(id).step(feeds, scalars);
+    },
+    async measureTraining(id, feeds, name, outputs) {
+      const parameters = training(id).parameters();
+      const session = model(name);
+      const own = session.inputs.flatMap(({ name: input }) => {
+        const tensor = parameters.get(input);
+        return tensor === undefined ? [] : [[input, tensor] as const];
+      });
+      return session.run({ ...feeds, ...Object.fromEntries(own) }, outputs);
     },
     async readTraining(id) {
       return training(id).state();

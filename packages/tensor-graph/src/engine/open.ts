@@ -79,15 +79,14 @@ function forkHost(options: SessionOptions, events: ChannelEvents): Channel {
   };
 }
 
+/** Methods whose second argument is tensors by name. */
+const methodsWithFeeds: ReadonlySet<EngineMethod> = new Set(['run', 'trainStep', 'measureTraining']);
+
 /** Another process cannot see shared memory, so feeds in it are copied. */
 function withOwnMemory(request: HostRequest): HostRequest {
   if (request.kind !== 'call') return request;
   const [first, feeds, ...rest] = request.args;
-  if (
-    (request.method !== 'run' && request.method !== 'trainStep') ||
-    typeof feeds !== 'object' ||
-    feeds === null
-  ) {
+  if (!methodsWithFeeds.has(request.method) || typeof feeds !== 'object' || feeds === null) {
     return request;
   }
   const own = Object.entries(feeds as Record<string, TypedTensor>).map(([name, tensor]) => [
@@ -170,6 +169,10 @@ class EngineClient implements Engine {
     ...[id, feeds, scalars, options]: Parameters<Engine['trainStep']>
   ): ReturnType<Engine['trainStep']> {
     return this.#call('trainStep', [id, feeds, scalars], options) as ReturnType<Engine['trainStep']>;
+  }
+
+  measureTraining(...args: Parameters<Engine['measureTraining']>): ReturnType<Engine['measureTraining']> {
+    return this.#call('measureTraining', args) as ReturnType<Engine['measureTraining']>;
   }
 
   readTraining(id: string): ReturnType<Engine['readTraining']> {

@@ -50,6 +50,8 @@ export interface TrainingSession {
    * @throws PlumbError INVALID_ARGUMENT for a missing, unknown or misshapen feed; the state is unchanged then
    */
   step(feeds: Readonly<Record<string, TypedTensor>>, scalars: StepScalars): Promise<Record<string, number>>;
+  /** The parameters as they are now, by name; the next step changes them in place. */
+  parameters(): ReadonlyMap<string, TypedTensor>;
   /** A copy of parameters and optimiser state. */
   state(): TrainingState;
   /** Goes on from another state; steps that follow are bit-identical to those of the session that it came from. */
@@ -304,6 +306,10 @@ class DoubleBufferedSession implements TrainingSession {
     }
     (staged.data.set as (source: TypedTensor['data']) => void)(feed.data);
     return staged;
+  }
+
+  parameters(): ReadonlyMap<string, TypedTensor> {
+    return cut(this.#program, this.#buffers.parameter[this.#side]);
   }
 
   state(): TrainingState {

@@ -54,7 +54,7 @@ export interface JobPlan {
   readonly seed: bigint;
 }
 
-/** Steps between measurements on the probe: a forward pass of few clips, under a hundredth of the time of the steps. */
+/** Steps between measurements on the probe: a forward pass of few clips, about a hundredth of the time of the steps. */
 const defaultAnchorEverySteps = 10;
 
 const sha256Pattern = /^[0-9a-f]{64}$/;

@@ -15,7 +15,9 @@ if (name === undefined || !names.includes(name)) {
   );
   process.exitCode = 2;
 } else {
-  const { status, error } = spawnSync(process.execPath, [join(folder, `${name}.ts`), ...options], { stdio: 'inherit' });
+  const { status, error } = spawnSync(process.execPath, [join(folder, `${name}.ts`), ...options], {
+    stdio: 'inherit',
+  });
   if (error !== undefined) throw error;
   process.exitCode = status ?? 1;
 }

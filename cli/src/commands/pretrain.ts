@@ -94,7 +94,7 @@ async function run(engine: Engine, options: PretrainOptions, signal: AbortSignal
   const sha256 = createHash('sha256').update(bytes).digest('hex');
   say('sampling the held-out prompts for the model card');
   const acceptance = [];
-  for (const guidance of [toyboxSampler.guidance, 1]) {
+  for (const guidance of [toyboxSampler.guidance, 2, 1]) {
     const result = await heldOutAcceptance(engine, model, {
       sampler: { ...toyboxSampler, guidance },
       samplesPerPrompt: options.samplesPerPrompt,

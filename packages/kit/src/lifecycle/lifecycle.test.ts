@@ -88,7 +88,11 @@ describe('a service process', { concurrency: 2 }, () => {
     const { child, exit, firstLine } = run(t, { EXAMPLE_MODE: 'hang' });
     await firstLine;
     child.kill('SIGINT');
-    await once(child.stderr, 'data');
+    // The system merges signals that are not yet taken: the second is sent once the first has been acted on.
+    for (let logged = ''; !logged.includes('"stopping"');) {
+      const [chunk]: unknown[] = await once(child.stderr, 'data');
+      logged += String(chunk);
+    }
     child.kill('SIGINT');
     const { code, stderr } = await exit;
     assert.equal(code, 1);

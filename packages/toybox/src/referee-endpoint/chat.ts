@@ -139,19 +139,22 @@ function answerKind(request: ChatRequest): AnswerKind {
  * @throws PlumbError INVALID_ARGUMENT for a frame that is no PNG, too large, or of another size than the first one
  */
 export async function clipOf(frames: readonly Uint8Array[]): Promise<Clip> {
-  const pictures = await Promise.all(
-    frames.map(async (frame, index) => {
-      try {
-        return await sharp(frame, { limitInputPixels: maxFramePixels, failOn: 'warning' })
-          .removeAlpha()
-          .toColourspace('srgb')
-          .raw()
-          .toBuffer({ resolveWithObject: true });
-      } catch (error) {
-        throw invalidArgument('messages', `frame ${index + 1} is no PNG that can be read`, { cause: error });
-      }
-    }),
+  const decoded = await Promise.allSettled(
+    frames.map((frame) =>
+      sharp(frame, { limitInputPixels: maxFramePixels, failOn: 'warning' })
+        .removeAlpha()
+        .toColourspace('srgb')
+        .raw()
+        .toBuffer({ resolveWithObject: true }),
+    ),
   );
+  // In their order, whichever failed first, so that the same request always gets the same answer.
+  const pictures = decoded.map((frame, index) => {
+    if (frame.status === 'fulfilled') return frame.value;
+    throw invalidArgument('messages', `frame ${index + 1} is no PNG that can be read`, {
+      cause: frame.reason,
+    });
+  });
   const [first] = pictures;
   const { width, height } = first?.info ?? { width: 0, height: 0 };
   for (const [index, { info }] of pictures.entries()) {

@@ -254,9 +254,10 @@ describe('consume', () => {
     const options = await queue();
     let runs = 0;
     let done = 0;
-    const consumption = await bus.consume({ ...options, ackWaitMs: 150 }, async () => {
+    // Long enough that a busy machine misses none of the heartbeats in between.
+    const consumption = await bus.consume({ ...options, ackWaitMs: 1500 }, async () => {
       runs += 1;
-      await delay(700); // more than four times the acknowledgement wait
+      await delay(4500); // three times the acknowledgement wait
       done += 1;
     });
     t.after(() => consumption.stop());

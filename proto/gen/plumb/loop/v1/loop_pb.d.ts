@@ -6,7 +6,7 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import type { Message } from "@bufbuild/protobuf";
 import type { ModelVersion, SamplerSettings } from "../../models/v1/model_pb.js";
 import type { Prompt, Split } from "../../prompts/v1/prompt_pb.js";
-import type { DataSetSummary, Job, Objective, Optimisation, TrainingProgress } from "../../trainer/v1/trainer_pb.js";
+import type { Adapters, DataSetSummary, Job, Objective, Optimisation, Probe, TrainingProgress } from "../../trainer/v1/trainer_pb.js";
 import type { Status } from "../../../google/rpc/status_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Artifact, Video } from "../../media/v1/video_pb.js";
@@ -111,6 +111,21 @@ export declare type RunSpec = Message<"plumb.loop.v1.RunSpec"> & {
    * @generated from field: optional double max_error_share = 15;
    */
   maxErrorShare?: number | undefined;
+
+  /**
+   * Trains low-rank adapters and freezes the base; absent trains all weights.
+   *
+   * @generated from field: plumb.trainer.v1.Adapters adapters = 16;
+   */
+  adapters?: Adapters | undefined;
+
+  /**
+   * The trainer's held-out probe; absent is none. Without prompts it takes the first held-out prompt of each category, and
+   * without a sampler that of the evaluation.
+   *
+   * @generated from field: plumb.trainer.v1.Probe probe = 17;
+   */
+  probe?: Probe | undefined;
 };
 
 /**

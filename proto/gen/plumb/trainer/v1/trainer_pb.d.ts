@@ -5,7 +5,8 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Artifact } from "../../media/v1/video_pb.js";
-import type { ModelVersion } from "../../models/v1/model_pb.js";
+import type { ModelVersion, SamplerSettings } from "../../models/v1/model_pb.js";
+import type { Prompt } from "../../prompts/v1/prompt_pb.js";
 import type { Status } from "../../../google/rpc/status_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 
@@ -72,6 +73,13 @@ export declare type JobSpec = Message<"plumb.trainer.v1.JobSpec"> & {
    * @generated from field: plumb.trainer.v1.Adapters adapters = 9;
    */
   adapters?: Adapters | undefined;
+
+  /**
+   * Watches for over-optimisation and stops the job early; absent is no probe.
+   *
+   * @generated from field: plumb.trainer.v1.Probe probe = 10;
+   */
+  probe?: Probe | undefined;
 };
 
 /**
@@ -79,6 +87,220 @@ export declare type JobSpec = Message<"plumb.trainer.v1.JobSpec"> & {
  * Use `create(JobSpecSchema)` to create a new message.
  */
 export declare const JobSpecSchema: GenMessage<JobSpec>;
+
+/**
+ * A small held-out probe: on a schedule, clips are sampled from the checkpoint that training would give at that step and
+ * scored by the Reward API. The job stops early when the held-out reward, or a guard, has fallen while the reward that is
+ * trained on has risen. All rewards are read as: more is better.
+ *
+ * @generated from message plumb.trainer.v1.Probe
+ */
+export declare type Probe = Message<"plumb.trainer.v1.Probe"> & {
+  /**
+   * None of them may be in the data set. Of their fields only id, text and category are used.
+   *
+   * @generated from field: repeated plumb.prompts.v1.Prompt prompts = 1;
+   */
+  prompts: Prompt[];
+
+  /**
+   * Clips for each prompt, always from the same seeds; 0 is 1.
+   *
+   * @generated from field: int32 samples_per_prompt = 2;
+   */
+  samplesPerPrompt: number;
+
+  /**
+   * @generated from field: plumb.models.v1.SamplerSettings sampler = 3;
+   */
+  sampler?: SamplerSettings | undefined;
+
+  /**
+   * Steps between probes. The base is probed before the first step, and the policy after the last.
+   *
+   * @generated from field: int32 every_steps = 4;
+   */
+  everySteps: number;
+
+  /**
+   * Name of a reward, or judge, that no training signal came from.
+   *
+   * @generated from field: string held_out_reward = 5;
+   */
+  heldOutReward: string;
+
+  /**
+   * Name of the reward that is expected to rise; empty is objective.reward.
+   *
+   * @generated from field: string trained_reward = 6;
+   */
+  trainedReward: string;
+
+  /**
+   * Names of rewards that must not fall either, for example motion_floor.
+   *
+   * @generated from field: repeated string guards = 7;
+   */
+  guards: string[];
+
+  /**
+   * Rise of the trained-on reward above the point of comparison that counts; absent is 0.
+   *
+   * @generated from field: optional double trained_tolerance = 8;
+   */
+  trainedTolerance?: number | undefined;
+
+  /**
+   * Fall of the held-out reward below its best that counts; absent is 0.05. Set it above the noise of the probe.
+   *
+   * @generated from field: optional double held_out_tolerance = 9;
+   */
+  heldOutTolerance?: number | undefined;
+
+  /**
+   * Fall of a guard below its value before training that counts, as a share of that value; absent is 0.1.
+   *
+   * @generated from field: optional double guard_tolerance = 10;
+   */
+  guardTolerance?: number | undefined;
+
+  /**
+   * Probes in a row that must show it; 0 is 2.
+   *
+   * @generated from field: int32 patience = 11;
+   */
+  patience: number;
+
+  /**
+   * Share of the clips that may be without a score; absent is 0.05. Above it the probe is one that cannot be scored.
+   *
+   * @generated from field: optional double max_error_share = 12;
+   */
+  maxErrorShare?: number | undefined;
+
+  /**
+   * What a probe that cannot be scored means: fail (the job goes on from its last checkpoint if that may help, and fails
+   * if it does not) or continue (it is reported, and counts as not made); empty is fail.
+   *
+   * @generated from field: string on_error = 13;
+   */
+  onError: string;
+};
+
+/**
+ * Describes the message plumb.trainer.v1.Probe.
+ * Use `create(ProbeSchema)` to create a new message.
+ */
+export declare const ProbeSchema: GenMessage<Probe>;
+
+/**
+ * One probe.
+ *
+ * @generated from message plumb.trainer.v1.ProbeResult
+ */
+export declare type ProbeResult = Message<"plumb.trainer.v1.ProbeResult"> & {
+  /**
+   * Steps done; 0 is the base.
+   *
+   * @generated from field: int32 step = 1;
+   */
+  step: number;
+
+  /**
+   * @generated from field: int32 clips = 2;
+   */
+  clips: number;
+
+  /**
+   * Clips without a score, which count in no mean.
+   *
+   * @generated from field: int32 errors = 3;
+   */
+  errors: number;
+
+  /**
+   * Means over the clips that have every score; absent when the probe could not be scored.
+   *
+   * @generated from field: optional double trained = 4;
+   */
+  trained?: number | undefined;
+
+  /**
+   * @generated from field: optional double held_out = 5;
+   */
+  heldOut?: number | undefined;
+
+  /**
+   * @generated from field: map<string, double> guards = 6;
+   */
+  guards: { [key: string]: number };
+
+  /**
+   * What this probe shows of over-optimisation, in sentences; empty is nothing.
+   *
+   * @generated from field: repeated string findings = 7;
+   */
+  findings: string[];
+
+  /**
+   * Why the probe could not be scored.
+   *
+   * @generated from field: google.rpc.Status error = 8;
+   */
+  error?: Status | undefined;
+
+  /**
+   * Time that sampling and scoring took.
+   *
+   * @generated from field: double seconds = 9;
+   */
+  seconds: number;
+};
+
+/**
+ * Describes the message plumb.trainer.v1.ProbeResult.
+ * Use `create(ProbeResultSchema)` to create a new message.
+ */
+export declare const ProbeResultSchema: GenMessage<ProbeResult>;
+
+/**
+ * Why a job that has succeeded took fewer steps than its spec says.
+ *
+ * @generated from message plumb.trainer.v1.EarlyStop
+ */
+export declare type EarlyStop = Message<"plumb.trainer.v1.EarlyStop"> & {
+  /**
+   * @generated from field: plumb.trainer.v1.StopReason reason = 1;
+   */
+  reason: StopReason;
+
+  /**
+   * Step of the probe that stopped the job.
+   *
+   * @generated from field: int32 step = 2;
+   */
+  step: number;
+
+  /**
+   * Step of the checkpoint that was kept: that of the last probe that showed nothing.
+   *
+   * @generated from field: int32 kept_step = 3;
+   */
+  keptStep: number;
+
+  /**
+   * For people.
+   *
+   * @generated from field: string message = 4;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message plumb.trainer.v1.EarlyStop.
+ * Use `create(EarlyStopSchema)` to create a new message.
+ */
+export declare const EarlyStopSchema: GenMessage<EarlyStop>;
 
 /**
  * Low-rank adapters (LoRA) on some of the model's matrices: W + (alpha / rank) A B.
@@ -175,7 +397,7 @@ export declare type Objective = Message<"plumb.trainer.v1.Objective"> & {
   maxWeight: number;
 
   /**
-   * category or none; empty is category.
+   * category, prompt or none; empty is category.
    *
    * @generated from field: string balance = 9;
    */
@@ -211,6 +433,46 @@ export declare type Objective = Message<"plumb.trainer.v1.Objective"> & {
    * @generated from field: double sft_anchor = 14;
    */
   sftAnchor: number;
+
+  /**
+   * none or per-prompt (every prompt's rewards to mean 0 and standard deviation 1, before eta and gamma); empty is none.
+   *
+   * @generated from field: string standardise = 15;
+   */
+  standardise: string;
+
+  /**
+   * Bounds of the shaped reward; give both or neither.
+   *
+   * @generated from field: optional double clip_low = 16;
+   */
+  clipLow?: number | undefined;
+
+  /**
+   * @generated from field: optional double clip_high = 17;
+   */
+  clipHigh?: number | undefined;
+
+  /**
+   * dpo: binary, best-worst or margin; empty is binary, or margin where min_margin is set.
+   *
+   * @generated from field: string pairs = 18;
+   */
+  pairs: string;
+
+  /**
+   * dpo: pairs that one sample may be in; 0 is 1.
+   *
+   * @generated from field: int32 max_uses_per_sample = 19;
+   */
+  maxUsesPerSample: number;
+
+  /**
+   * Largest share of the samples that may be without a score; absent is 0.5.
+   *
+   * @generated from field: optional double max_unscored_share = 20;
+   */
+  maxUnscoredShare?: number | undefined;
 };
 
 /**
@@ -421,6 +683,20 @@ export declare type Job = Message<"plumb.trainer.v1.Job"> & {
    * @generated from field: plumb.media.v1.Artifact adapters = 12;
    */
   adapters?: Artifact | undefined;
+
+  /**
+   * Every probe so far.
+   *
+   * @generated from field: repeated plumb.trainer.v1.ProbeResult probes = 13;
+   */
+  probes: ProbeResult[];
+
+  /**
+   * Set when a job that has succeeded was stopped early; its checkpoint is then that of kept_step.
+   *
+   * @generated from field: plumb.trainer.v1.EarlyStop early_stop = 14;
+   */
+  earlyStop?: EarlyStop | undefined;
 };
 
 /**
@@ -472,9 +748,32 @@ export declare type DataSetSummary = Message<"plumb.trainer.v1.DataSetSummary"> 
   effectiveSampleSize: number;
 
   /**
+   * Of the weights in units of their mean; 0 for pairs and labels.
+   *
    * @generated from field: double largest_weight = 7;
    */
   largestWeight: number;
+
+  /**
+   * Samples whose weight was above max_weight and was lowered to it.
+   *
+   * @generated from field: int32 capped_weights = 8;
+   */
+  cappedWeights: number;
+
+  /**
+   * Share of all weight that the cap moved to other samples.
+   *
+   * @generated from field: double capped_share = 9;
+   */
+  cappedShare: number;
+
+  /**
+   * The largest weight before the cap.
+   *
+   * @generated from field: double largest_uncapped_weight = 10;
+   */
+  largestUncappedWeight: number;
 };
 
 /**
@@ -563,6 +862,13 @@ export declare type TrainingProgress = Message<"plumb.trainer.v1.TrainingProgres
    * @generated from field: optional double sft_error = 13;
    */
   sftError?: number | undefined;
+
+  /**
+   * The probe of the base (with the first step) and of this step.
+   *
+   * @generated from field: repeated plumb.trainer.v1.ProbeResult probes = 14;
+   */
+  probes: ProbeResult[];
 };
 
 /**
@@ -820,6 +1126,28 @@ export enum JobState {
  * Describes the enum plumb.trainer.v1.JobState.
  */
 export declare const JobStateSchema: GenEnum<JobState>;
+
+/**
+ * @generated from enum plumb.trainer.v1.StopReason
+ */
+export enum StopReason {
+  /**
+   * @generated from enum value: STOP_REASON_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The held-out reward or a guard fell while the reward that is trained on rose.
+   *
+   * @generated from enum value: STOP_REASON_OVER_OPTIMISED = 1;
+   */
+  OVER_OPTIMISED = 1,
+}
+
+/**
+ * Describes the enum plumb.trainer.v1.StopReason.
+ */
+export declare const StopReasonSchema: GenEnum<StopReason>;
 
 /**
  * Turns labelled samples into a better checkpoint.

@@ -1,9 +1,6 @@
 import { availableParallelism } from 'node:os';
-import { loadConfig, splitAddress } from '@plumb/kit/config';
-import { connectBus } from '@plumb/kit/bus';
-import { runService } from '@plumb/kit/lifecycle';
-import { addService, createServer } from '@plumb/kit/rpc';
-import { startTelemetry } from '@plumb/kit/telemetry';
+import { runService, startFoundation } from '@plumb/kit/lifecycle';
+import { addService } from '@plumb/kit/rpc';
 import { openFolderStore } from '@plumb/media';
 import { GeneratorService } from '@plumb/proto/plumb/generator/v1/generator_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
@@ -21,20 +18,9 @@ import { consumeTasks } from './task-consumer.ts';
 await runService({
   name: 'generator',
   start: async (ctx) => {
-    const config = loadConfig(generatorSettings, ctx.env);
-    const metricsAddress = splitAddress(config.metricsListen);
-    const telemetry = await startTelemetry({
-      service: 'plumb-generator',
-      version: '0.1.0',
-      metricsHost: metricsAddress.host,
-      metricsPort: metricsAddress.port,
-      logLevel: config.logLevel,
-      ...(config.spanDirectory === undefined ? {} : { spanDirectory: config.spanDirectory }),
+    const { config, bus, server, serve } = await startFoundation(ctx, generatorSettings, {
+      name: 'generator',
     });
-    ctx.onStop('telemetry', () => telemetry.shutdown());
-    const bus = await connectBus({ url: config.natsUrl, name: 'generator', signal: ctx.signal });
-    ctx.onStop('bus', () => bus.close());
-    await bus.ensureStreams();
 
     const artifacts = await openFolderStore(config.artifacts);
     const samplers = new SamplerPool({
@@ -77,14 +63,8 @@ await runService({
     });
     ctx.onStop('registry', () => registry.stop());
 
-    const server = createServer({
-      ...splitAddress(config.listen),
-      insecure: config.insecure,
-      signal: ctx.signal,
-    });
     addService(server, GeneratorService, generatorService({ generation, catalogue: registry }));
-    const { address } = await server.listen();
-    ctx.onStop('server', () => server.stop());
+    const addresses = await serve();
     const tasks = await consumeTasks(bus, generation, {
       // One batch on the engine, one ready, one being stored, and one more to fill gaps.
       maxInFlight: config.batchSize * (config.batchesUnderWay + 2),
@@ -93,6 +73,6 @@ await runService({
     });
     // Sampling anew costs less than making somebody wait for the end of every batch.
     ctx.onStop('tasks', () => tasks.stop({ deadlineMs: 3000 }), { deadlineMs: 8000 });
-    return { address, metrics: telemetry.metricsAddress };
+    return addresses;
   },
 });

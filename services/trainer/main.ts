@@ -1,8 +1,5 @@
-import { connectBus } from '@plumb/kit/bus';
-import { loadConfig, splitAddress } from '@plumb/kit/config';
-import { runService } from '@plumb/kit/lifecycle';
-import { addService, createServer } from '@plumb/kit/rpc';
-import { startTelemetry } from '@plumb/kit/telemetry';
+import { runService, startFoundation } from '@plumb/kit/lifecycle';
+import { addService } from '@plumb/kit/rpc';
 import { openFolderStore } from '@plumb/media';
 import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { openEngine } from '@plumb/tensor-graph/engine';
@@ -16,20 +13,7 @@ import { trainerService } from './service.ts';
 await runService({
   name: 'trainer',
   start: async (ctx) => {
-    const config = loadConfig(trainerSettings, ctx.env);
-    const metricsAddress = splitAddress(config.metricsListen);
-    const telemetry = await startTelemetry({
-      service: 'plumb-trainer',
-      version: '0.1.0',
-      metricsHost: metricsAddress.host,
-      metricsPort: metricsAddress.port,
-      logLevel: config.logLevel,
-      ...(config.spanDirectory === undefined ? {} : { spanDirectory: config.spanDirectory }),
-    });
-    ctx.onStop('telemetry', () => telemetry.shutdown());
-    const bus = await connectBus({ url: config.natsUrl, name: 'trainer', signal: ctx.signal });
-    ctx.onStop('bus', () => bus.close());
-    await bus.ensureStreams();
+    const { config, bus, server, serve } = await startFoundation(ctx, trainerSettings, { name: 'trainer' });
 
     const artifacts = await openFolderStore(config.artifacts);
     const jobs = new Jobs({
@@ -50,14 +34,7 @@ await runService({
     // The running job takes a checkpoint first, which lets the next process begin there.
     ctx.onStop('jobs', () => jobs.stop(), { deadlineMs: 15_000 });
 
-    const server = createServer({
-      ...splitAddress(config.listen),
-      insecure: config.insecure,
-      signal: ctx.signal,
-    });
     addService(server, TrainerService, trainerService(jobs));
-    const { address } = await server.listen();
-    ctx.onStop('server', () => server.stop());
-    return { address, metrics: telemetry.metricsAddress };
+    return await serve();
   },
 });

@@ -6,5 +6,7 @@ export type {
   ServiceContext,
   ServiceDefinition,
 } from './lifecycle/run-service.ts';
+export { startFoundation } from './lifecycle/start-foundation.ts';
+export type { Foundation, FoundationOptions } from './lifecycle/start-foundation.ts';
 export { StopSequence } from './lifecycle/stop-sequence.ts';
 export type { StopResult } from './lifecycle/stop-sequence.ts';

@@ -1,7 +1,7 @@
 /** Judges by name: which endpoint and model is asked, with which rubric, frames and settings. */
 
 import { z } from 'zod';
-import { contentHash } from './content-hash.ts';
+import { contentHash } from '@plumb/kit/content-hash';
 import { judgeModes } from './rubric.ts';
 import type { Rubric } from './rubric.ts';
 

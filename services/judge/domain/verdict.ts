@@ -1,7 +1,7 @@
 /** Verdicts as they are kept: everything but how this caller came by it. */
 
 import { z } from 'zod';
-import { contentHash } from './content-hash.ts';
+import { contentHash } from '@plumb/kit/content-hash';
 import type { Judge } from './judge-definition.ts';
 import type { Prompt } from './question.ts';
 

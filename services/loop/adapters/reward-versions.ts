@@ -1,5 +1,5 @@
-import { createClient } from '@plumb/kit/rpc';
-import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
+import type { RpcClient } from '@plumb/kit/rpc';
+import type { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 
 /** What a score depends on besides the clip and the prompt. */
 export interface RewardVersion {
@@ -20,19 +20,15 @@ export type RewardVersions = (
 export const noRewardVersions: RewardVersions = () => Promise.resolve(undefined);
 
 /** Asks the reward service. */
-export function rewardVersionsOf(address: string): { versions: RewardVersions; close: () => void } {
-  const client = createClient(RewardService, address, { defaultDeadlineMs: 5_000 });
-  return {
-    close: () => client.close(),
-    async versions(names, signal) {
-      const found = new Map<string, RewardVersion>();
-      for (const name of names) {
-        const { reward } = await client.getReward({ name }, { signal });
-        if (reward !== undefined && reward.weightsHash !== '') {
-          found.set(name, { version: reward.version, weightsHash: reward.weightsHash });
-        }
+export function rewardVersionsOf(client: RpcClient<typeof RewardService>): RewardVersions {
+  return async (names, signal) => {
+    const found = new Map<string, RewardVersion>();
+    for (const name of names) {
+      const { reward } = await client.getReward({ name }, { signal });
+      if (reward !== undefined && reward.weightsHash !== '') {
+        found.set(name, { version: reward.version, weightsHash: reward.weightsHash });
       }
-      return found;
-    },
+    }
+    return found;
   };
 }

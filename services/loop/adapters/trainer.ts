@@ -1,7 +1,7 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { internal } from '@plumb/kit/errors';
-import { createClient } from '@plumb/kit/rpc';
-import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { RpcClient } from '@plumb/kit/rpc';
+import type { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job, JobSpecSchema, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 
 /** The trainer service, as the loop uses it. Every failure is a PlumbError. */
@@ -20,12 +20,10 @@ export interface Trainer {
   ): AsyncIterable<{ readonly progress: TrainingProgress } | { readonly job: Job }>;
   /** Stops a job within one step. */
   cancelJob(id: string, signal: AbortSignal): Promise<void>;
-  close(): void;
 }
 
-/** A trainer at an address; calls wait for it to be reachable, within their deadlines. */
-export function connectTrainer(address: string): Trainer {
-  const client = createClient(TrainerService, address, { waitForReady: true });
+/** The trainer behind a client. */
+export function trainerOf(client: RpcClient<typeof TrainerService>): Trainer {
   return {
     async createJob(spec, idempotencyKey, signal) {
       const { job } = await client.createJob({ spec, idempotencyKey }, { signal });
@@ -41,6 +39,5 @@ export function connectTrainer(address: string): Trainer {
     async cancelJob(id, signal) {
       await client.cancelJob({ id, idempotencyKey: `cancel.${id}` }, { signal });
     },
-    close: () => client.close(),
   };
 }

@@ -7,7 +7,7 @@ import { frameOf } from '@plumb/media';
 import type { Clip } from '@plumb/media';
 import { scoreEach } from './reward-scorer.ts';
 import type { RewardScorer, ScoreValue } from './reward-scorer.ts';
-import { contentHash } from './content-hash.ts';
+import { contentHash } from '@plumb/kit/content-hash';
 
 /** Largest difference of a channel from the background at which a pixel still counts as background, in levels of 255. */
 const foregroundThreshold = 40;

@@ -4,7 +4,7 @@ import { LRUCache } from 'lru-cache';
 import { PlumbError, notFound } from '@plumb/kit/errors';
 import { createBatcher } from './batcher.ts';
 import type { Batcher, BatchReport, Priority } from './batcher.ts';
-import { contentHash } from './content-hash.ts';
+import { contentHash } from '@plumb/kit/content-hash';
 import type { RewardScorer, ScoreValue, ScoringItem } from './reward-scorer.ts';
 
 /** Times of one outcome, in milliseconds. */

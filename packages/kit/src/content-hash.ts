@@ -1,4 +1,4 @@
-/** Hashes of values, whatever the order of their keys. */
+/** `@plumb/kit/content-hash`: hashes of values, whatever the order of their keys. */
 
 import { createHash } from 'node:crypto';
 import canonicalize from 'canonicalize';

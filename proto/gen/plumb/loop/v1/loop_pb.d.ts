@@ -126,6 +126,27 @@ export declare type RunSpec = Message<"plumb.loop.v1.RunSpec"> & {
    * @generated from field: plumb.trainer.v1.Probe probe = 17;
    */
   probe?: Probe | undefined;
+
+  /**
+   * The run pauses before it would exceed one of them; absent is no limit.
+   *
+   * @generated from field: plumb.loop.v1.Budgets budgets = 18;
+   */
+  budgets?: Budgets | undefined;
+
+  /**
+   * Does one stage after the other (generate, score, train, generate, score) instead of overlapping them, for comparison.
+   *
+   * @generated from field: bool sequential = 19;
+   */
+  sequential: boolean;
+
+  /**
+   * Makes every clip of this run, also where an earlier sample has the same one.
+   *
+   * @generated from field: bool no_reuse = 20;
+   */
+  noReuse: boolean;
 };
 
 /**
@@ -133,6 +154,54 @@ export declare type RunSpec = Message<"plumb.loop.v1.RunSpec"> & {
  * Use `create(RunSpecSchema)` to create a new message.
  */
 export declare const RunSpecSchema: GenMessage<RunSpec>;
+
+/**
+ * Limits of a run; a limit that is absent, or 0, does not limit.
+ *
+ * @generated from message plumb.loop.v1.Budgets
+ */
+export declare type Budgets = Message<"plumb.loop.v1.Budgets"> & {
+  /**
+   * Clips generated; those taken over from earlier samples are free.
+   *
+   * @generated from field: int64 samples = 1;
+   */
+  samples: bigint;
+
+  /**
+   * Input and output tokens of the judges.
+   *
+   * @generated from field: int64 judge_tokens = 2;
+   */
+  judgeTokens: bigint;
+
+  /**
+   * What the judges cost, in the currency of their price list.
+   *
+   * @generated from field: double cost = 3;
+   */
+  cost: number;
+
+  /**
+   * Steps of all training jobs together.
+   *
+   * @generated from field: int64 training_steps = 4;
+   */
+  trainingSteps: bigint;
+
+  /**
+   * Working time, pauses not counted.
+   *
+   * @generated from field: double seconds = 5;
+   */
+  seconds: number;
+};
+
+/**
+ * Describes the message plumb.loop.v1.Budgets.
+ * Use `create(BudgetsSchema)` to create a new message.
+ */
+export declare const BudgetsSchema: GenMessage<Budgets>;
 
 /**
  * @generated from message plumb.loop.v1.Evaluation
@@ -163,6 +232,13 @@ export declare type Evaluation = Message<"plumb.loop.v1.Evaluation"> & {
    * @generated from field: string held_out_reward = 4;
    */
   heldOutReward: string;
+
+  /**
+   * Rewards whose mean over the held-out clips must not fall, for example motion_floor. They score nothing else.
+   *
+   * @generated from field: repeated string guards = 5;
+   */
+  guards: string[];
 };
 
 /**
@@ -177,6 +253,14 @@ export declare const EvaluationSchema: GenMessage<Evaluation>;
  * @generated from message plumb.loop.v1.Gate
  */
 export declare type Gate = Message<"plumb.loop.v1.Gate"> & {
+  /**
+   * The rules; when there are any, the four numbers below must be left out. When there are none, the numbers are the rules:
+   * smallest-gain, largest-category-loss, not-lower where there is a held-out reward, guards-not-lower where guards are measured.
+   *
+   * @generated from field: repeated plumb.loop.v1.GateRule rules = 5;
+   */
+  rules: GateRule[];
+
   /**
    * Smallest overall gain in acceptance, 0 to 1.
    *
@@ -211,6 +295,75 @@ export declare type Gate = Message<"plumb.loop.v1.Gate"> & {
  * Use `create(GateSchema)` to create a new message.
  */
 export declare const GateSchema: GenMessage<Gate>;
+
+/**
+ * One rule; docs/runs.md explains each.
+ *
+ * @generated from message plumb.loop.v1.GateRule
+ */
+export declare type GateRule = Message<"plumb.loop.v1.GateRule"> & {
+  /**
+   * smallest-gain, largest-category-loss, not-lower, guards-not-lower or no-over-optimisation.
+   *
+   * @generated from field: string rule = 1;
+   */
+  rule: string;
+
+  /**
+   * judge (the verdict), held-out or trained; empty is judge, and for not-lower held-out.
+   *
+   * @generated from field: string signal = 2;
+   */
+  signal: string;
+
+  /**
+   * smallest-gain: smallest difference, a share (0.05 is five points); absent is 0.
+   *
+   * @generated from field: optional double gain = 3;
+   */
+  gain?: number | undefined;
+
+  /**
+   * smallest-gain: what the lower end of the difference's 95% interval must reach; absent is 0.
+   *
+   * @generated from field: optional double lower_bound = 4;
+   */
+  lowerBound?: number | undefined;
+
+  /**
+   * largest-category-loss: how far any category may fall; absent is 0.05.
+   *
+   * @generated from field: optional double loss = 5;
+   */
+  loss?: number | undefined;
+
+  /**
+   * not-lower (absent is 0) and guards-not-lower (absent is 0.02): how far it may fall before that counts.
+   *
+   * @generated from field: optional double tolerance = 6;
+   */
+  tolerance?: number | undefined;
+
+  /**
+   * not-lower: estimate or lower-bound; empty is estimate.
+   *
+   * @generated from field: string by = 7;
+   */
+  by: string;
+
+  /**
+   * largest-category-loss: a fall counts only when its whole interval lies below 0; absent is true.
+   *
+   * @generated from field: optional bool significant = 8;
+   */
+  significant?: boolean | undefined;
+};
+
+/**
+ * Describes the message plumb.loop.v1.GateRule.
+ * Use `create(GateRuleSchema)` to create a new message.
+ */
+export declare const GateRuleSchema: GenMessage<GateRule>;
 
 /**
  * @generated from message plumb.loop.v1.Run
@@ -286,6 +439,32 @@ export declare type Run = Message<"plumb.loop.v1.Run"> & {
    * @generated from field: double active_seconds = 13;
    */
   activeSeconds: number;
+
+  /**
+   * @generated from field: plumb.loop.v1.Spend spend = 14;
+   */
+  spend?: Spend | undefined;
+
+  /**
+   * The broker's queues that the run's tasks and results wait in; other runs share them.
+   *
+   * @generated from field: repeated plumb.loop.v1.QueueDepth queues = 15;
+   */
+  queues: QueueDepth[];
+
+  /**
+   * Manifest of the run, when it has succeeded: everything from which it can be repeated.
+   *
+   * @generated from field: plumb.media.v1.Artifact manifest = 16;
+   */
+  manifest?: Artifact | undefined;
+
+  /**
+   * The key that the run was created with.
+   *
+   * @generated from field: string idempotency_key = 17;
+   */
+  idempotencyKey: string;
 };
 
 /**
@@ -293,6 +472,83 @@ export declare type Run = Message<"plumb.loop.v1.Run"> & {
  * Use `create(RunSchema)` to create a new message.
  */
 export declare const RunSchema: GenMessage<Run>;
+
+/**
+ * What a run has used of its budgets.
+ *
+ * @generated from message plumb.loop.v1.Spend
+ */
+export declare type Spend = Message<"plumb.loop.v1.Spend"> & {
+  /**
+   * @generated from field: int64 samples = 1;
+   */
+  samples: bigint;
+
+  /**
+   * @generated from field: int64 judge_tokens = 2;
+   */
+  judgeTokens: bigint;
+
+  /**
+   * @generated from field: double cost = 3;
+   */
+  cost: number;
+
+  /**
+   * ISO 4217; empty while nothing cost anything.
+   *
+   * @generated from field: string currency = 4;
+   */
+  currency: string;
+
+  /**
+   * @generated from field: int64 training_steps = 5;
+   */
+  trainingSteps: bigint;
+
+  /**
+   * @generated from field: double seconds = 6;
+   */
+  seconds: number;
+};
+
+/**
+ * Describes the message plumb.loop.v1.Spend.
+ * Use `create(SpendSchema)` to create a new message.
+ */
+export declare const SpendSchema: GenMessage<Spend>;
+
+/**
+ * @generated from message plumb.loop.v1.QueueDepth
+ */
+export declare type QueueDepth = Message<"plumb.loop.v1.QueueDepth"> & {
+  /**
+   * generate or score.
+   *
+   * @generated from field: string queue = 1;
+   */
+  queue: string;
+
+  /**
+   * Tasks that no worker has taken yet.
+   *
+   * @generated from field: int64 waiting = 2;
+   */
+  waiting: bigint;
+
+  /**
+   * Tasks that workers have in hand.
+   *
+   * @generated from field: int64 in_flight = 3;
+   */
+  inFlight: bigint;
+};
+
+/**
+ * Describes the message plumb.loop.v1.QueueDepth.
+ * Use `create(QueueDepthSchema)` to create a new message.
+ */
+export declare const QueueDepthSchema: GenMessage<QueueDepth>;
 
 /**
  * @generated from message plumb.loop.v1.StageProgress
@@ -334,6 +590,13 @@ export declare type StageProgress = Message<"plumb.loop.v1.StageProgress"> & {
    * @generated from field: google.protobuf.Timestamp end_time = 7;
    */
   endTime?: Timestamp | undefined;
+
+  /**
+   * Of those done, accepted by the evaluation's reward; only where something is scored.
+   *
+   * @generated from field: optional int64 accepted = 8;
+   */
+  accepted?: bigint | undefined;
 };
 
 /**
@@ -683,6 +946,8 @@ export declare type Report = Message<"plumb.loop.v1.Report"> & {
   runId: string;
 
   /**
+   * In order: their acceptance before and after is the learning curve.
+   *
    * @generated from field: repeated plumb.loop.v1.IterationReport iterations = 2;
    */
   iterations: IterationReport[];
@@ -691,6 +956,13 @@ export declare type Report = Message<"plumb.loop.v1.Report"> & {
    * @generated from field: plumb.loop.v1.RunCounts counts = 3;
    */
   counts?: RunCounts | undefined;
+
+  /**
+   * Manifest of the run, when it has succeeded.
+   *
+   * @generated from field: plumb.media.v1.Artifact manifest = 4;
+   */
+  manifest?: Artifact | undefined;
 };
 
 /**
@@ -780,6 +1052,37 @@ export declare type IterationReport = Message<"plumb.loop.v1.IterationReport"> &
    * @generated from field: plumb.trainer.v1.Job job = 14;
    */
   job?: Job | undefined;
+
+  /**
+   * By the value of the held-out reward, of the reward that is trained on, and of each guard reward, on held-out prompts.
+   *
+   * @generated from field: plumb.loop.v1.SignalReport held_out = 15;
+   */
+  heldOut?: SignalReport | undefined;
+
+  /**
+   * @generated from field: plumb.loop.v1.SignalReport trained = 16;
+   */
+  trained?: SignalReport | undefined;
+
+  /**
+   * @generated from field: map<string, plumb.loop.v1.SignalReport> guards = 17;
+   */
+  guards: { [key: string]: SignalReport };
+
+  /**
+   * Signs of over-optimisation over the iterations up to this one, in sentences.
+   *
+   * @generated from field: repeated string over_optimisation = 18;
+   */
+  overOptimisation: string[];
+
+  /**
+   * The frozen data set.
+   *
+   * @generated from field: plumb.media.v1.Artifact data_set_manifest = 19;
+   */
+  dataSetManifest?: Artifact | undefined;
 };
 
 /**
@@ -787,6 +1090,46 @@ export declare type IterationReport = Message<"plumb.loop.v1.IterationReport"> &
  * Use `create(IterationReportSchema)` to create a new message.
  */
 export declare const IterationReportSchema: GenMessage<IterationReport>;
+
+/**
+ * Mean value of a reward on held-out prompts, before and after, on the same seeds.
+ *
+ * @generated from message plumb.loop.v1.SignalReport
+ */
+export declare type SignalReport = Message<"plumb.loop.v1.SignalReport"> & {
+  /**
+   * @generated from field: string reward = 1;
+   */
+  reward: string;
+
+  /**
+   * @generated from field: plumb.loop.v1.Rate before = 2;
+   */
+  before?: Rate | undefined;
+
+  /**
+   * @generated from field: plumb.loop.v1.Rate after = 3;
+   */
+  after?: Rate | undefined;
+
+  /**
+   * @generated from field: plumb.loop.v1.Difference difference = 4;
+   */
+  difference?: Difference | undefined;
+
+  /**
+   * Share of pairs in which the candidate's clip has the higher value; ties count half.
+   *
+   * @generated from field: plumb.loop.v1.Rate win_rate = 5;
+   */
+  winRate?: Rate | undefined;
+};
+
+/**
+ * Describes the message plumb.loop.v1.SignalReport.
+ * Use `create(SignalReportSchema)` to create a new message.
+ */
+export declare const SignalReportSchema: GenMessage<SignalReport>;
 
 /**
  * A share with its 95% interval.
@@ -859,6 +1202,8 @@ export declare const DifferenceSchema: GenMessage<Difference>;
  */
 export declare type GateDecision = Message<"plumb.loop.v1.GateDecision"> & {
   /**
+   * What the gate decided.
+   *
    * @generated from field: bool promoted = 1;
    */
   promoted: boolean;
@@ -867,6 +1212,13 @@ export declare type GateDecision = Message<"plumb.loop.v1.GateDecision"> & {
    * @generated from field: repeated plumb.loop.v1.RuleResult rules = 2;
    */
   rules: RuleResult[];
+
+  /**
+   * A person's decision, which then holds.
+   *
+   * @generated from field: plumb.loop.v1.DecisionOverride override = 3;
+   */
+  override?: DecisionOverride | undefined;
 };
 
 /**
@@ -874,6 +1226,187 @@ export declare type GateDecision = Message<"plumb.loop.v1.GateDecision"> & {
  * Use `create(GateDecisionSchema)` to create a new message.
  */
 export declare const GateDecisionSchema: GenMessage<GateDecision>;
+
+/**
+ * @generated from message plumb.loop.v1.DecisionOverride
+ */
+export declare type DecisionOverride = Message<"plumb.loop.v1.DecisionOverride"> & {
+  /**
+   * @generated from field: bool promoted = 1;
+   */
+  promoted: boolean;
+
+  /**
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * Who, as they said.
+   *
+   * @generated from field: string person = 3;
+   */
+  person: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp create_time = 4;
+   */
+  createTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message plumb.loop.v1.DecisionOverride.
+ * Use `create(DecisionOverrideSchema)` to create a new message.
+ */
+export declare const DecisionOverrideSchema: GenMessage<DecisionOverride>;
+
+/**
+ * @generated from message plumb.loop.v1.OverrideDecisionRequest
+ */
+export declare type OverrideDecisionRequest = Message<"plumb.loop.v1.OverrideDecisionRequest"> & {
+  /**
+   * @generated from field: string run_id = 1;
+   */
+  runId: string;
+
+  /**
+   * From 1; 0 is the run's latest iteration that has a decision.
+   *
+   * @generated from field: int32 iteration = 2;
+   */
+  iteration: number;
+
+  /**
+   * True promotes the candidate, false goes back to the model before it.
+   *
+   * @generated from field: bool promote = 3;
+   */
+  promote: boolean;
+
+  /**
+   * Why, 1 to 2,000 characters.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+
+  /**
+   * Who, 1 to 200 characters.
+   *
+   * @generated from field: string person = 5;
+   */
+  person: string;
+
+  /**
+   * @generated from field: string idempotency_key = 6;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.OverrideDecisionRequest.
+ * Use `create(OverrideDecisionRequestSchema)` to create a new message.
+ */
+export declare const OverrideDecisionRequestSchema: GenMessage<OverrideDecisionRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.OverrideDecisionResponse
+ */
+export declare type OverrideDecisionResponse = Message<"plumb.loop.v1.OverrideDecisionResponse"> & {
+  /**
+   * @generated from field: plumb.loop.v1.GateDecision decision = 1;
+   */
+  decision?: GateDecision | undefined;
+
+  /**
+   * The model that is promoted now.
+   *
+   * @generated from field: plumb.models.v1.ModelVersion promoted = 2;
+   */
+  promoted?: ModelVersion | undefined;
+};
+
+/**
+ * Describes the message plumb.loop.v1.OverrideDecisionResponse.
+ * Use `create(OverrideDecisionResponseSchema)` to create a new message.
+ */
+export declare const OverrideDecisionResponseSchema: GenMessage<OverrideDecisionResponse>;
+
+/**
+ * @generated from message plumb.loop.v1.ExportRunRequest
+ */
+export declare type ExportRunRequest = Message<"plumb.loop.v1.ExportRunRequest"> & {
+  /**
+   * @generated from field: string run_id = 1;
+   */
+  runId: string;
+
+  /**
+   * Names of tables; empty is all.
+   *
+   * @generated from field: repeated string tables = 2;
+   */
+  tables: string[];
+};
+
+/**
+ * Describes the message plumb.loop.v1.ExportRunRequest.
+ * Use `create(ExportRunRequestSchema)` to create a new message.
+ */
+export declare const ExportRunRequestSchema: GenMessage<ExportRunRequest>;
+
+/**
+ * Some rows of one table; a table without rows is sent once with its columns.
+ *
+ * @generated from message plumb.loop.v1.ExportRunResponse
+ */
+export declare type ExportRunResponse = Message<"plumb.loop.v1.ExportRunResponse"> & {
+  /**
+   * @generated from field: string table = 1;
+   */
+  table: string;
+
+  /**
+   * @generated from field: repeated plumb.loop.v1.ExportColumn columns = 2;
+   */
+  columns: ExportColumn[];
+
+  /**
+   * Each a JSON array of values in the order of the columns; timestamps in RFC 3339, 64-bit integers as text.
+   *
+   * @generated from field: repeated string rows = 3;
+   */
+  rows: string[];
+};
+
+/**
+ * Describes the message plumb.loop.v1.ExportRunResponse.
+ * Use `create(ExportRunResponseSchema)` to create a new message.
+ */
+export declare const ExportRunResponseSchema: GenMessage<ExportRunResponse>;
+
+/**
+ * @generated from message plumb.loop.v1.ExportColumn
+ */
+export declare type ExportColumn = Message<"plumb.loop.v1.ExportColumn"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * text, integer, double, boolean, timestamp or json.
+   *
+   * @generated from field: string type = 2;
+   */
+  type: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.ExportColumn.
+ * Use `create(ExportColumnSchema)` to create a new message.
+ */
+export declare const ExportColumnSchema: GenMessage<ExportColumn>;
 
 /**
  * @generated from message plumb.loop.v1.RuleResult
@@ -1257,6 +1790,27 @@ export declare const LoopService: GenService<{
     methodKind: "unary";
     input: typeof ListSamplesRequestSchema;
     output: typeof ListSamplesResponseSchema;
+  },
+  /**
+   * A person decides otherwise than the gate, with a reason. The registry follows at once; the gate's own decision stays on
+   * record beside it.
+   *
+   * @generated from rpc plumb.loop.v1.LoopService.OverrideDecision
+   */
+  overrideDecision: {
+    methodKind: "unary";
+    input: typeof OverrideDecisionRequestSchema;
+    output: typeof OverrideDecisionResponseSchema;
+  },
+  /**
+   * The run's rows of the ledger, table by table, in the order of their keys.
+   *
+   * @generated from rpc plumb.loop.v1.LoopService.ExportRun
+   */
+  exportRun: {
+    methodKind: "server_streaming";
+    input: typeof ExportRunRequestSchema;
+    output: typeof ExportRunResponseSchema;
   },
 }>;
 

@@ -73,6 +73,8 @@ export async function storeDataSet(
     /** Other seeds give other clips. */
     readonly seed?: string;
     readonly label?: (index: number) => number;
+    /** Values of a clip in the model's range, [3, frames, height, width]; random unless given. */
+    readonly clip?: (index: number) => Float32Array;
     readonly change?: (manifest: DataSetManifest) => unknown;
   },
 ): Promise<{ uri: string; sha256: string; manifest: DataSetManifest }> {
@@ -80,10 +82,12 @@ export async function storeDataSet(
   const { frames, height, width, fps } = smallConfig.video;
   for (const [place, prompt] of smallCaptions.entries()) {
     for (let index = 0; index < options.samplesPerPrompt; index++) {
-      const values = fillGaussian(
-        new Float32Array(clipSize(smallConfig)),
-        randomGenerator(options.seed ?? 'data', place, index),
-      );
+      const values =
+        options.clip?.(index) ??
+        fillGaussian(
+          new Float32Array(clipSize(smallConfig)),
+          randomGenerator(options.seed ?? 'data', place, index),
+        );
       const stored = await artifacts.put(await encodeClip(modelToClip(smallConfig, values)), {
         mediaType: clipMediaType,
       });

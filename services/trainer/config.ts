@@ -9,6 +9,10 @@ export const trainerSettings = z.object({
   engineForm: z.enum(['process', 'worker']).default('process').describe('process or worker'),
   /** Threads of the engine; unset is one for each core. A job that is resumed ends bit for bit the same only with the same number. */
   intraOpThreads: z.coerce.number().int().min(1).max(1024).optional().describe('a number of threads'),
+  /** The Reward API that scores the clips of held-out probes; without it, jobs with a probe are refused. */
+  rewardAddress: z.string().min(1).optional().describe('host:port of the reward service'),
+  /** Longest wait for the scores of one probe, in seconds. */
+  probeDeadlineSeconds: z.coerce.number().positive().max(86_400).default(600).describe('a number of seconds'),
   /** Steps between checkpoints of a job that does not say. */
   checkpointEverySteps: z.coerce
     .number()

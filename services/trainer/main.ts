@@ -1,9 +1,12 @@
 import { runService, startFoundation } from '@plumb/kit/lifecycle';
 import { addService } from '@plumb/kit/rpc';
 import { openFolderStore } from '@plumb/media';
+import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { openEngine } from '@plumb/tensor-graph/engine';
 import { openJobStore } from './adapters/job-store.ts';
+import { progressEvents } from './adapters/progress-events.ts';
+import { rewardScores } from './adapters/reward-scores.ts';
 import { trainingPorts } from './adapters/training-artifacts.ts';
 import { trainerSettings } from './config.ts';
 import { Jobs } from './domain/jobs.ts';
@@ -13,19 +16,34 @@ import { trainerService } from './service.ts';
 await runService({
   name: 'trainer',
   start: async (ctx) => {
-    const { config, bus, server, serve } = await startFoundation(ctx, trainerSettings, { name: 'trainer' });
+    const { config, bus, server, connect, serve } = await startFoundation(ctx, trainerSettings, {
+      name: 'trainer',
+    });
 
     const artifacts = await openFolderStore(config.artifacts);
+    const scoreClips =
+      config.rewardAddress === undefined
+        ? undefined
+        : rewardScores(connect(RewardService, config.rewardAddress), artifacts, {
+            deadlineMs: config.probeDeadlineSeconds * 1000,
+          });
+    const events = progressEvents(bus, ctx.logger);
+    ctx.onStop('progress events', () => events.close());
+    const record = stepMetrics();
     const jobs = new Jobs({
       store: await openJobStore(bus),
       ports: trainingPorts(artifacts, {
         openEngine: (intraOpThreads) => openEngine({ form: config.engineForm, intraOpThreads }),
         threads: config.intraOpThreads,
         maxDataSetBytes: config.maxDataSetBytes,
+        scoreClips,
       }),
       checkpointEverySteps: config.checkpointEverySteps,
       logger: ctx.logger,
-      onPoint: stepMetrics(),
+      onPoint: (point) => {
+        record(point);
+        events.offer(point);
+      },
       onFatal: (error) => {
         ctx.fail(error);
       },

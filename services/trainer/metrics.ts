@@ -1,5 +1,5 @@
 import { meter } from '@plumb/kit/telemetry';
-import type { TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { ProbeResult, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 
 /** Records every training step as metrics. */
 export function stepMetrics(): (point: TrainingProgress) => void {
@@ -23,7 +23,29 @@ export function stepMetrics(): (point: TrainingProgress) => void {
   const samplesPerSecond = instruments.createGauge('plumb.trainer.samples_per_second', {
     unit: '{sample}/s',
   });
+  const probes = instruments.createCounter('plumb.trainer.probes', {
+    description: 'Held-out probes by outcome: scored, over-optimised (it shows signs), or failed',
+    unit: '{probe}',
+  });
+  const probeDuration = instruments.createHistogram('plumb.trainer.probe.duration', {
+    description: 'Time to sample and score a held-out probe',
+    unit: 's',
+    advice: { explicitBucketBoundaries: [0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600] },
+  });
+  const probeReward = instruments.createGauge('plumb.trainer.probe.reward', {
+    description: 'Mean reward of the last probe, by role: trained, held_out, or the name of a guard',
+  });
+  const recordProbe = ({ trained, heldOut, guards, findings, seconds, error }: ProbeResult): void => {
+    const signs = findings.length > 0 ? 'over-optimised' : 'scored';
+    probes.add(1, { 'plumb.probe.outcome': error === undefined ? signs : 'failed' });
+    probeDuration.record(seconds);
+    const means = { ...guards, trained, held_out: heldOut };
+    for (const [role, value] of Object.entries(means)) {
+      if (value !== undefined) probeReward.record(value, { 'plumb.probe.role': role });
+    }
+  };
   return (point) => {
+    for (const probe of point.probes) recordProbe(probe);
     duration.record(point.stepSeconds);
     steps.add(1);
     loss.record(point.loss);

@@ -101,7 +101,7 @@ export async function embeddedSystem(options: {
       },
       ['nats-server', 'referee'],
     ),
-    service('trainer', {}, ['nats-server']),
+    service('trainer', { PLUMB_REWARD_ADDRESS: addresses.reward }, ['nats-server']),
     service('generator', {}, ['nats-server']),
     service('reward', { PLUMB_JUDGE_ADDRESS: addresses.judge }, ['judge']),
     service(

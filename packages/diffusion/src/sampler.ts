@@ -44,6 +44,8 @@ export interface Sampler {
     settings: SamplerSettings,
     options?: { signal?: AbortSignal },
   ): Promise<Clip[]>;
+  /** Frees the model in the engine; the engine stays open. No sampling may be under way. */
+  close(): Promise<void>;
 }
 
 let samplers = 0;
@@ -123,6 +125,11 @@ export function openSampler(engine: Engine, model: VideoModel, batch: number): S
         clips.push(...(await sampleBatch(requests.slice(start, start + batch), parsed.data, options.signal)));
       }
       return clips;
+    },
+    async close() {
+      const sessions = await Promise.allSettled(loaded.values());
+      loaded.clear();
+      for (const opened of sessions) if (opened.status === 'fulfilled') await engine.unload(opened.value);
     },
   };
 }

@@ -20,6 +20,8 @@ export interface OverOptimisationOptions {
   readonly heldOutTolerance?: number;
   /** Fall of a guard below its first value that counts; 0.05 unless given. */
   readonly guardTolerance?: number;
+  /** True reads `guardTolerance` as a share of the guard's first value, for guards that are no rates; false unless given. */
+  readonly relativeGuards?: boolean;
   /** Points in a row that must show it, so that one noisy probe does not stop a run; 1 unless given. */
   readonly patience?: number;
 }
@@ -61,6 +63,8 @@ export function detectOverOptimisation(
   options: OverOptimisationOptions = {},
 ): OverOptimisation {
   const { trainedTolerance = 0, heldOutTolerance = 0.02, guardTolerance = 0.05, patience = 1 } = options;
+  const guardFall = (base: number): number =>
+    options.relativeGuards === true ? guardTolerance * Math.abs(base) : guardTolerance;
   const first = points[0];
   const last = points.at(-1);
   if (first === undefined || last === undefined) {
@@ -107,7 +111,7 @@ export function detectOverOptimisation(
     const degenerate = runAtEnd(
       (point) =>
         point.trained > first.trained + trainedTolerance &&
-        (point.guards?.[guard] ?? base) < base - guardTolerance,
+        (point.guards?.[guard] ?? base) < base - guardFall(base),
     );
     if (degenerate === undefined) continue;
     findings.push({

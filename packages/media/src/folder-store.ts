@@ -23,6 +23,11 @@ export type ArtifactStore = {
   get(uri: string, sha256: string): Promise<Uint8Array>;
   /** Whether bytes of this hash are stored; does not check them. */
   has(sha256: string): Promise<boolean>;
+  /**
+   * Removes bytes for good; does nothing if they are not there. Equal bytes are stored once, so only the owner of a kind of
+   * artifact that nobody else names may remove one: the trainer does, with states to resume from that are superseded.
+   */
+  remove(uri: string): Promise<void>;
 };
 
 export type FolderStoreOptions = {
@@ -179,6 +184,13 @@ export async function openFolderStore(
     },
     async has(sha256) {
       return holds(checkedHash('sha256', sha256));
+    },
+    async remove(uri) {
+      try {
+        await rm(pathOf(hashIn(uri)), { force: true });
+      } catch (error) {
+        throw PlumbError.from(error);
+      }
     },
   };
 }

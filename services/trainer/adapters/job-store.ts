@@ -13,10 +13,13 @@ const pointsPerValue = 2000;
 /** How long a write waits for a broker that is away, in milliseconds: a step of training is worth more than a quick error. */
 const deadlineMs = 120_000;
 
-const resumePointSchema = z.strictObject({
+const savedStateSchema = z.strictObject({
   step: z.int().min(0),
   state: z.strictObject({ uri: z.string(), sha256: z.string(), mediaType: z.string(), size: z.number() }),
+});
+const resumePointSchema = savedStateSchema.extend({
   threads: z.int().min(1),
+  good: savedStateSchema.optional(),
 });
 
 /** Jobs in JetStream's key-value store; writes wait for a broker that is away. */
@@ -42,6 +45,12 @@ export async function openJobStore(bus: Bus): Promise<JobStore> {
     },
     async putResumePoint(id, point) {
       await resumePoints.put(`resume.${id}`, point);
+    },
+    async deleteResumePoint(id) {
+      await resumePoints.delete(`resume.${id}`);
+    },
+    async resumePoints() {
+      return (await resumePoints.entries('resume.*')).map(({ value }) => value);
     },
     async points(id) {
       const values = await points.entries(`points.${id}.*`);

@@ -14,6 +14,7 @@ import type { DataSetManifest } from '@plumb/objective';
 import type { Engine } from '@plumb/tensor-graph/engine';
 import PQueue from 'p-queue';
 import { jobManifestMediaType } from '../domain/job-manifest.ts';
+import type { ScoreClips } from '../domain/probe.ts';
 import type { TrainingPorts } from '../domain/training-run.ts';
 
 /** The part of an artifact store that training needs. */
@@ -24,6 +25,8 @@ export interface ArtifactAccess {
     bytes: Uint8Array,
     options: { mediaType: string },
   ): Promise<{ uri: string; sha256: string; size: number }>;
+  /** Removes bytes that nobody else names. */
+  remove(uri: string): Promise<void>;
 }
 
 const modelMediaType = 'application/vnd.plumb.video-model+safetensors';
@@ -43,6 +46,8 @@ export function trainingPorts(
     readonly threads: number | undefined;
     /** Most memory for the decoded clips of a data set, in bytes. */
     readonly maxDataSetBytes: number;
+    /** Scores the clips of probes; undefined where there is no Reward API. */
+    readonly scoreClips: ScoreClips | undefined;
   },
 ): TrainingPorts {
   const write = async (bytes: Uint8Array, mediaType: string) => ({
@@ -52,6 +57,7 @@ export function trainingPorts(
   return {
     threads: options.threads ?? availableParallelism(),
     openEngine: options.openEngine,
+    scoreClips: options.scoreClips,
     async readDataSet({ uri, sha256 }) {
       const bytes = await named('the data set manifest', artifacts.get(uri, sha256));
       return parseManifest(bytes, sha256);
@@ -113,6 +119,7 @@ export function trainingPorts(
     async writeState(state, threads) {
       return { step: state.step, state: await write(encodeTrainingState(state), stateMediaType), threads };
     },
+    removeState: ({ uri }) => artifacts.remove(uri),
     writeModel: (model) => write(encodeModel(model), modelMediaType),
     writeAdapters: (model, adapters) => write(encodeAdapters(model.config, adapters), adaptersMediaType),
     writeManifest: (bytes) => write(bytes, jobManifestMediaType),

@@ -1,6 +1,7 @@
 import { trainingSetHash } from '@plumb/objective';
 import type { TrainingSet } from '@plumb/objective';
 import canonicalize from 'canonicalize';
+import type { EarlyStop, ProbeResult } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { JobPlan } from './job-spec.ts';
 
 /** Media type of the manifest's artifact. */
@@ -21,8 +22,10 @@ export function jobManifest(options: {
   /** SHA-256 of the adapters, where adapters were trained. */
   readonly adapters: string | undefined;
   readonly parameterCount: number;
+  readonly probes: readonly ProbeResult[];
+  readonly earlyStop: EarlyStop | undefined;
 }): Uint8Array {
-  const { plan, set, threads, result, adapters, parameterCount } = options;
+  const { plan, set, threads, result, adapters, parameterCount, probes, earlyStop } = options;
   const { statistics } = set;
   const text = canonicalize({
     kind: 'plumb.training-job',
@@ -34,6 +37,24 @@ export function jobManifest(options: {
     optimisation: plan.optimisation,
     ...(plan.adapters === undefined ? {} : { adapters: plan.adapters }),
     maxAnchorDistance: plan.maxAnchorDistance ?? null,
+    ...(plan.probe === undefined
+      ? {}
+      : {
+          probe: {
+            ...plan.probe,
+            prompts: plan.probe.prompts.map(({ id, text, category }) => ({ id, text, category })),
+          },
+          probes: probes.map(({ step, clips, errors, trained, heldOut, guards, findings }) => ({
+            step,
+            clips,
+            errors,
+            trained: trained ?? null,
+            heldOut: heldOut ?? null,
+            guards,
+            findings,
+          })),
+          earlyStop: earlyStop === undefined ? null : { step: earlyStop.step, keptStep: earlyStop.keptStep },
+        }),
     seed: plan.seed.toString(),
     threads,
     counts: {

@@ -18,6 +18,8 @@ import type {
   Optimisation,
   TimestepDistribution,
 } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { planProbe } from './probe-spec.ts';
+import type { ProbePlan } from './probe-spec.ts';
 
 /** Bytes by address and hash. */
 export interface ArtifactReference {
@@ -50,6 +52,8 @@ export interface JobPlan {
   readonly anchorEverySteps: number | undefined;
   /** Undefined is no limit. */
   readonly maxAnchorDistance: number | undefined;
+  /** Undefined is no probe. */
+  readonly probe: ProbePlan | undefined;
   /** uint64; of batches, times, noise and dropped captions. */
   readonly seed: bigint;
 }
@@ -110,6 +114,10 @@ export function planJob(spec: JobSpec, defaults: { readonly checkpointEverySteps
         : `is ${anchorEverySteps}; use 1 or more, or 0 for ${defaultAnchorEverySteps}`,
     });
   }
+  const probe =
+    spec.probe === undefined
+      ? undefined
+      : planProbe(spec.probe, { reward, steps: spec.optimisation?.steps ?? 0 }, violations);
   if (
     violations.length > 0 ||
     dataSet === undefined ||
@@ -131,6 +139,7 @@ export function planJob(spec: JobSpec, defaults: { readonly checkpointEverySteps
     checkpointEverySteps: checkpointEverySteps || defaults.checkpointEverySteps,
     anchorEverySteps: inEveryStep ? undefined : anchorEverySteps || defaultAnchorEverySteps,
     maxAnchorDistance: maxAnchorDistance === 0 ? undefined : maxAnchorDistance,
+    probe,
     seed: spec.seed,
   };
 }
@@ -196,6 +205,8 @@ const renamed: Readonly<Record<string, string>> = {
   'objective.accept_threshold': 'objective.threshold',
   'objective.shaping.eta': 'objective.eta',
   'objective.shaping.gamma': 'objective.gamma',
+  'objective.shaping.standardise': 'objective.standardise',
+  'objective.shaping.clip': 'objective.clip_high',
 };
 
 function protoField(field: string): string {
@@ -243,6 +254,8 @@ function objectiveOf(objective: Objective | undefined): ObjectiveSettings {
   inapplicable('maxWeight', !forward && objective.maxWeight !== 0, forwardOnly);
   inapplicable('normalisation', !forward && objective.normalisation !== '', forwardOnly);
   inapplicable('maxPairsPerPrompt', algorithm !== 'dpo' && objective.maxPairsPerPrompt !== 0, 'dpo');
+  inapplicable('pairs', algorithm !== 'dpo' && objective.pairs !== '', 'dpo');
+  inapplicable('maxUsesPerSample', algorithm !== 'dpo' && objective.maxUsesPerSample !== 0, 'dpo');
   inapplicable('minMargin', algorithm !== 'dpo' && objective.minMargin !== 0, 'dpo');
   inapplicable(
     'temperature',
@@ -251,13 +264,29 @@ function objectiveOf(objective: Objective | undefined): ObjectiveSettings {
   );
   if (objective.sftAnchor !== 0 && forward) inapplicable('sftAnchor', true, 'dpo and kto');
   if (violations.length > 0) throw invalidArguments(violations);
+  const { clipLow, clipHigh } = objective;
+  if ((clipLow === undefined) !== (clipHigh === undefined)) {
+    const missing = clipLow === undefined ? 'clipLow' : 'clipHigh';
+    throw invalidArguments([
+      {
+        field: `objective.${missing}`,
+        description: 'is missing; give both bounds of the shaped reward or neither',
+      },
+    ]);
+  }
   const strength =
     objective.temperature === 0
       ? {}
       : { [algorithm === 'rwr' ? 'temperature' : 'beta']: objective.temperature };
   return parseObjectiveSettings({
     algorithm,
-    shaping: { ...(objective.eta === 0 ? {} : { eta: objective.eta }), gamma: objective.gamma },
+    shaping: {
+      ...(objective.eta === 0 ? {} : { eta: objective.eta }),
+      gamma: objective.gamma,
+      ...(objective.standardise === '' ? {} : { standardise: objective.standardise }),
+      ...(clipLow === undefined || clipHigh === undefined ? {} : { clip: [clipLow, clipHigh] }),
+    },
+    ...(objective.maxUnscoredShare === undefined ? {} : { maxUnscoredShare: objective.maxUnscoredShare }),
     ...(objective.threshold === 0 ? {} : { acceptThreshold: objective.threshold }),
     ...(objective.balance === '' ? {} : { balance: objective.balance }),
     ...(objective.normalisation === '' ? {} : { normalisation: objective.normalisation }),
@@ -268,6 +297,8 @@ function objectiveOf(objective: Objective | undefined): ObjectiveSettings {
     ...(objective.maxPairsPerPrompt === 0 ? {} : { maxPairsPerPrompt: objective.maxPairsPerPrompt }),
     // A smallest margin asks for the pairing that knows margins.
     ...(objective.minMargin === 0 ? {} : { minMargin: objective.minMargin, pairs: 'margin' }),
+    ...(objective.pairs === '' ? {} : { pairs: objective.pairs }),
+    ...(objective.maxUsesPerSample === 0 ? {} : { maxUsesPerSample: objective.maxUsesPerSample }),
     ...strength,
   });
 }

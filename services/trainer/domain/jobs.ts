@@ -20,7 +20,7 @@ import { hasEnded, JobFeed } from './job-feed.ts';
 import type { JobEvent } from './job-feed.ts';
 import { firstDifference, planJob } from './job-spec.ts';
 import type { JobPlan } from './job-spec.ts';
-import { modelAt, runTraining } from './training-run.ts';
+import { modelAt, noRewardService, runTraining } from './training-run.ts';
 import type { ResumePoint, StoredArtifact, TrainingPorts, TrainingResult } from './training-run.ts';
 
 /** Where jobs are kept. Writes are durable when they resolve. */
@@ -32,6 +32,9 @@ export interface JobStore {
   all(): Promise<Job[]>;
   resumePoint(id: string): Promise<ResumePoint | undefined>;
   putResumePoint(id: string, point: ResumePoint): Promise<void>;
+  deleteResumePoint(id: string): Promise<void>;
+  /** Of all jobs. */
+  resumePoints(): Promise<ResumePoint[]>;
   /** In order of steps, each step once. */
   points(id: string): Promise<TrainingProgress[]>;
   /** Adds points; a step that is there already is replaced. */
@@ -115,7 +118,8 @@ export class Jobs {
       throw invalidArgument('idempotency_key', `give a unique string of 1 to ${maxKeyLength} characters`);
     }
     if (spec === undefined) throw invalidArgument('spec', 'is missing', { reason: 'MISSING_FIELD' });
-    planJob(spec, this.#options);
+    const plan = planJob(spec, this.#options);
+    if (plan.probe !== undefined && this.#options.ports.scoreClips === undefined) throw noRewardService();
     const id = `job-${createHash('sha256').update(idempotencyKey).digest('hex').slice(0, 16)}`;
     const known = this.#feeds.get(id);
     if (known !== undefined) return sameJob(known.job, spec);
@@ -248,12 +252,20 @@ export class Jobs {
           const result = await attempt.run(controller.signal);
           await attempt.flush();
           await this.#end(feed, JobState.SUCCEEDED, {
-            step: attempt.plan.optimisation.steps,
+            step: result.step,
             checkpoint: artifactOf(result.checkpoint),
             manifest: artifactOf(result.manifest),
             ...(result.adapters === undefined ? {} : { adapters: artifactOf(result.adapters) }),
+            ...(result.earlyStop === undefined ? {} : { earlyStop: result.earlyStop }),
           });
-          logger.info({ jobId: id, checkpoint: result.checkpoint.sha256 }, 'the job has succeeded');
+          logger.info(
+            {
+              jobId: id,
+              checkpoint: result.checkpoint.sha256,
+              ...(result.earlyStop === undefined ? {} : { stoppedEarly: result.earlyStop.message }),
+            },
+            'the job has succeeded',
+          );
           return;
         } catch (thrown) {
           const error = PlumbError.from(thrown);
@@ -283,7 +295,7 @@ export class Jobs {
           await attempt.flush();
           await this.#end(feed, JobState.FAILED, {
             error: toStatus(error),
-            ...(await lastGood(resume, attempt.plan, this.#options)),
+            ...(await lastGood(resume, error, attempt.plan, this.#options)),
           });
           return;
         }
@@ -297,6 +309,7 @@ export class Jobs {
   async #end(feed: JobFeed, state: JobState, fields: Partial<Job>): Promise<Job> {
     const job: Job = { ...feed.job, ...fields, state, endTime: timestampNow() };
     await this.#options.store.put(job);
+    await forgetStates(job.id, this.#options);
     feed.setJob(job);
     // Watchers keep the feed with its points; the points of later ones come out of the store.
     this.#feeds.set(job.id, new JobFeed(job));
@@ -333,9 +346,13 @@ class Attempt {
     const resume = await store.resumePoint(id);
     this.#pending = [];
     this.#feed.rewind(resume?.step ?? 0);
+    const probes = this.#feed.points.flatMap((point) => point.probes);
+    this.#feed.setJob({ ...this.#feed.job, probes });
+    let current = resume;
     return runTraining(
       {
         jobId: id,
+        runId: this.#feed.job.spec?.runId ?? '',
         plan: this.plan,
         signal,
         resume,
@@ -345,7 +362,12 @@ class Attempt {
         },
         onPoint: (point) => {
           this.#pending.push(point);
-          this.#feed.setJob({ ...this.#feed.job, step: point.step });
+          const known = this.#feed.job.probes;
+          this.#feed.setJob({
+            ...this.#feed.job,
+            step: point.step,
+            ...(point.probes.length === 0 ? {} : { probes: [...known, ...point.probes] }),
+          });
           this.#feed.add(point);
           this.#options.onPoint?.(point);
         },
@@ -354,6 +376,8 @@ class Attempt {
           await this.flush();
           await store.putResumePoint(id, point);
           await this.update({ step: point.step });
+          await removeStates(current, this.#options);
+          current = point;
         },
       },
       ports,
@@ -369,13 +393,45 @@ class Attempt {
   }
 }
 
-/** The model of the last checkpoint of a job that failed, if it had one. */
+/** The states of a job that has ended: nobody goes on from them. */
+async function forgetStates(id: string, options: JobsOptions): Promise<void> {
+  const resume = await options.store.resumePoint(id);
+  if (resume === undefined) return;
+  await options.store.deleteResumePoint(id);
+  await removeStates(resume, options);
+}
+
+/** Removes the states that a resume point named, except those that one in the store still names. */
+async function removeStates(
+  superseded: ResumePoint | undefined,
+  { store, ports, logger }: JobsOptions,
+): Promise<void> {
+  if (superseded === undefined) return;
+  // Jobs with equal specs have equal states, which are stored once.
+  const needed = new Set((await store.resumePoints()).flatMap(statesOf).map(({ sha256 }) => sha256));
+  for (const state of statesOf(superseded)) {
+    if (needed.has(state.sha256)) continue;
+    try {
+      await ports.removeState(state);
+    } catch (error) {
+      // The job does not need it gone; it only takes space.
+      logger.warn({ error, uri: state.uri }, 'a superseded training state could not be removed');
+    }
+  }
+}
+
+function statesOf({ state, good }: ResumePoint): StoredArtifact[] {
+  return good === undefined ? [state] : [state, good.state];
+}
+
+/** The model of the last checkpoint of a job that failed, if it had one that is worth keeping. */
 async function lastGood(
   resume: ResumePoint | undefined,
+  { reason }: PlumbError,
   plan: JobPlan,
   { ports, logger }: JobsOptions,
 ): Promise<Partial<Job>> {
-  if (resume === undefined) return {};
+  if (resume === undefined || reason === 'OVER_OPTIMISED') return {};
   try {
     return { checkpoint: artifactOf(await modelAt(resume, plan, ports)) };
   } catch (error) {

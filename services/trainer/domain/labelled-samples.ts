@@ -43,6 +43,7 @@ export function usedSampleIds(set: TrainingSet): string[] {
 
 /** What the data step made of the labelled samples, for people and the ledger. */
 export function summarise(set: TrainingSet, manifest: DataSetManifest): DataSetSummary {
+  const { cap } = set.statistics;
   const excluded: Record<string, number> = {};
   const count = (reason: string): void => {
     excluded[reason] = (excluded[reason] ?? 0) + 1;
@@ -56,6 +57,13 @@ export function summarise(set: TrainingSet, manifest: DataSetManifest): DataSetS
     excluded,
     uninformativePromptRatio: set.statistics.uninformativePromptRatio,
     effectiveSampleSize: set.statistics.effectiveSampleSize,
-    largestWeight: set.items.reduce((most, { weight }) => Math.max(most, weight), 0),
+    ...(cap === undefined
+      ? {}
+      : {
+          largestWeight: Math.min(cap.largestBefore, cap.limit),
+          largestUncappedWeight: cap.largestBefore,
+          cappedWeights: cap.capped,
+          cappedShare: cap.massMoved,
+        }),
   });
 }

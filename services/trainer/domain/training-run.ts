@@ -7,21 +7,34 @@ import {
   trainedModel,
 } from '@plumb/diffusion';
 import type { Adapters, Training, VideoModel } from '@plumb/diffusion';
-import { invalidArgument, invalidArguments, PlumbError } from '@plumb/kit/errors';
+import type { OverOptimisationFinding } from '@plumb/evaluation';
+import { failedPrecondition, invalidArgument, invalidArguments, PlumbError } from '@plumb/kit/errors';
 import type { Clip } from '@plumb/media';
 import { freezeTrainingSet } from '@plumb/objective';
 import type { DataSetManifest } from '@plumb/objective';
 import type { TrainingState } from '@plumb/tensor-graph';
 import type { Engine } from '@plumb/tensor-graph/engine';
 import { create } from '@bufbuild/protobuf';
-import { TrainingProgressSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import type { DataSetSummary, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import {
+  EarlyStopSchema,
+  StopReason,
+  TrainingProgressSchema,
+} from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type {
+  DataSetSummary,
+  EarlyStop,
+  ProbeResult,
+  TrainingProgress,
+} from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { divergenceGuard } from './divergence.ts';
 import { exampleSource } from './examples.ts';
 import { jobManifest } from './job-manifest.ts';
 import type { ArtifactReference, JobPlan, ModelReference } from './job-spec.ts';
 import { labelledSamples, summarise, usedSampleIds } from './labelled-samples.ts';
 import type { ManifestSample } from './labelled-samples.ts';
+import type { ProbePlan } from './probe-spec.ts';
+import { checkHeldOut, judgeProbes, runProbe } from './probe.ts';
+import type { ScoreClips } from './probe.ts';
 
 /** Bytes that were stored. */
 export interface StoredArtifact extends ArtifactReference {
@@ -29,11 +42,17 @@ export interface StoredArtifact extends ArtifactReference {
   readonly size: number;
 }
 
-/** From where a job goes on. */
-export interface ResumePoint {
+/** Weights and optimiser state after a step. */
+export interface SavedState {
   /** Steps done. */
   readonly step: number;
   readonly state: StoredArtifact;
+}
+
+/** From where a job goes on. */
+export interface ResumePoint extends SavedState {
+  /** The state at the last probe that showed nothing of over-optimisation; it is kept for a job that stops early. */
+  readonly good?: SavedState | undefined;
   /** Threads of the engine that made it: the same number gives the same last bits. */
   readonly threads: number;
 }
@@ -49,8 +68,10 @@ export interface TrainingPorts {
   readClips(samples: readonly ManifestSample[], signal: AbortSignal): Promise<ReadonlyMap<string, Clip>>;
   /** @throws PlumbError NOT_FOUND or DATA_LOSS naming the version */
   readModel(reference: ModelReference): Promise<VideoModel>;
-  readState(point: ResumePoint): Promise<TrainingState>;
+  readState(point: SavedState): Promise<TrainingState>;
   writeState(state: TrainingState, threads: number): Promise<ResumePoint>;
+  /** Removes a stored state that no resume point names any more. */
+  removeState(state: StoredArtifact): Promise<void>;
   writeModel(model: VideoModel): Promise<StoredArtifact>;
   /** @param model the base that they belong to */
   writeAdapters(model: VideoModel, adapters: Adapters): Promise<StoredArtifact>;
@@ -58,11 +79,15 @@ export interface TrainingPorts {
   openEngine(threads: number): Promise<Engine>;
   /** Threads of the engine of a job that begins. */
   readonly threads: number;
+  /** Undefined where there is no Reward API: jobs with a probe are refused. */
+  readonly scoreClips: ScoreClips | undefined;
 }
 
 /** What one run of a job is given and tells. */
 export interface TrainingRun {
   readonly jobId: string;
+  /** Whose budget the scores of probes count against; empty for a job outside a run. */
+  readonly runId: string;
   readonly plan: JobPlan;
   /**
    * Stops the run within one step. With the reason SHUTTING_DOWN it takes a checkpoint first, so that the next process
@@ -85,6 +110,10 @@ export interface TrainingResult {
   /** Undefined where all weights were trained. */
   readonly adapters: StoredArtifact | undefined;
   readonly manifest: StoredArtifact;
+  /** Steps done. */
+  readonly step: number;
+  /** Undefined where the job took all its steps, or its last probe showed nothing. */
+  readonly earlyStop: EarlyStop | undefined;
 }
 
 /** Clips of the probe that the anchor distance is measured on. */
@@ -98,12 +127,13 @@ function numericSeed(seed: bigint): number {
 /**
  * Runs a job from its resume point, or from its beginning, to its end. A run that was stopped anywhere and goes on from
  * its last checkpoint ends bit for bit as one that never was.
- * @throws PlumbError what the ports throw; FAILED_PRECONDITION (DATASET_UNUSABLE); INTERNAL (TRAINING_DIVERGED); the
- * reason of the signal
+ * @throws PlumbError what the ports throw; FAILED_PRECONDITION (DATASET_UNUSABLE, OVER_OPTIMISED where no checkpoint is
+ * worth keeping); INTERNAL (TRAINING_DIVERGED); PROBE_FAILED; the reason of the signal
  */
 export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promise<TrainingResult> {
   const { plan, signal, resume } = run;
   const manifest = await ports.readDataSet(plan.dataSet);
+  if (plan.probe !== undefined) checkHeldOut(plan.probe, manifest);
   const set = freezeTrainingSet(
     labelledSamples(manifest, plan.reward),
     plan.objective,
@@ -145,11 +175,36 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
       ...(state === undefined ? {} : { state }),
     });
     let saved = training.step;
-    const save = async (): Promise<void> => {
-      await run.onCheckpoint(await ports.writeState(await training.state(), threads));
+    let good = resume?.good;
+    const save = async (options: { good?: true } = {}): Promise<void> => {
+      const stored = await ports.writeState(await training.state(), threads);
+      if (options.good === true) good = { step: stored.step, state: stored.state };
+      await run.onCheckpoint({ ...stored, ...(good === undefined ? {} : { good }) });
       saved = training.step;
     };
-    while (training.step < plan.optimisation.steps) {
+    const probes = run.points.flatMap((point) => point.probes);
+    /** Probes the policy as it is; its results go out with the next point. */
+    const probe = async (probed: ProbePlan): Promise<ProbeResult> => {
+      const state = training.step === 0 ? undefined : await training.state();
+      const result = await runProbe({
+        plan: probed,
+        step: training.step,
+        model: state === undefined ? model : trainedModel(model, plan.optimisation, state, plan.adapters),
+        engine,
+        score: requireScores(ports),
+        seed: plan.seed,
+        runId: run.runId,
+        signal,
+      });
+      probes.push(result);
+      result.findings.push(...judgeProbes(probed, probes).findings);
+      return result;
+    };
+    const before = plan.probe === undefined || training.step > 0 ? undefined : await probe(plan.probe);
+    // Follows from the probes alone, so a job that was killed after the last of them stops as well.
+    const stopped = (): readonly OverOptimisationFinding[] =>
+      plan.probe === undefined ? [] : judgeProbes(plan.probe, probes).stop;
+    while (training.step < plan.optimisation.steps && stopped().length === 0) {
       if (signal.aborted) {
         const reason = PlumbError.from(signal.reason);
         if (reason.reason === 'SHUTTING_DOWN' && training.step > saved) await save();
@@ -157,11 +212,23 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
       }
       const point = await step(run, training, source.batch(training.step));
       guard.check(point);
+      if (before !== undefined && training.step === 1) point.probes.push(before);
+      const last = training.step === plan.optimisation.steps;
+      const probed =
+        plan.probe !== undefined && (last || training.step % plan.probe.everySteps === 0)
+          ? await probe(plan.probe)
+          : undefined;
+      if (probed !== undefined) point.probes.push(probed);
       run.onPoint(point);
-      const due = training.step % plan.checkpointEverySteps === 0;
-      if (due && training.step < plan.optimisation.steps) await save();
+      // A probe that showed nothing may be what the job goes back to; and no probe is asked for twice.
+      if (probed !== undefined && !last) {
+        await save(probed.error === undefined && probed.findings.length === 0 ? { good: true } : {});
+      } else if (!last && training.step % plan.checkpointEverySteps === 0) await save();
     }
-    const final = await training.state();
+    const findings = stopped();
+    const earlyStop = findings.length === 0 ? undefined : earlyStopOf(findings, training.step, good);
+    const final =
+      earlyStop === undefined || good === undefined ? await training.state() : await ports.readState(good);
     const trained = trainedModel(model, plan.optimisation, final, plan.adapters);
     checkFinite(trained);
     const checkpoint = await ports.writeModel(trained);
@@ -176,16 +243,59 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
       result: checkpoint.sha256,
       adapters: adapters?.sha256,
       parameterCount: parameterCount(model.config),
+      probes,
+      earlyStop,
     });
-    return { checkpoint, adapters, manifest: await ports.writeManifest(manifestBytes) };
+    return {
+      checkpoint,
+      adapters,
+      manifest: await ports.writeManifest(manifestBytes),
+      step: training.step,
+      earlyStop,
+    };
   } finally {
     await engine.close();
   }
 }
 
+/** @throws PlumbError FAILED_PRECONDITION (OVER_OPTIMISED) when no probe after the base's was good */
+function earlyStopOf(
+  findings: readonly OverOptimisationFinding[],
+  step: number,
+  good: SavedState | undefined,
+): EarlyStop {
+  const message = findings.map(({ sentence }) => sentence).join(' ');
+  if (good === undefined) {
+    throw new PlumbError({
+      code: 'FAILED_PRECONDITION',
+      reason: 'OVER_OPTIMISED',
+      message: `the probe at step ${step} shows over-optimisation, and no checkpoint before it is better than the base: ${message} Lower optimisation.learning_rate, strengthen the anchor, or mend the reward`,
+      metadata: { step: String(step) },
+    });
+  }
+  return create(EarlyStopSchema, {
+    reason: StopReason.OVER_OPTIMISED,
+    step,
+    keptStep: good.step,
+    message: `${message} Kept the checkpoint of step ${good.step}.`,
+  });
+}
+
+function requireScores({ scoreClips }: TrainingPorts): ScoreClips {
+  if (scoreClips !== undefined) return scoreClips;
+  throw noRewardService();
+}
+
+/** What a job with a probe gets from a trainer that cannot have clips scored. */
+export function noRewardService(): PlumbError {
+  return failedPrecondition(
+    'spec.probe: this trainer knows no Reward API to score the probe; set PLUMB_REWARD_ADDRESS, or leave the probe out',
+  );
+}
+
 /** The model of a job's last checkpoint, for a job that did not reach its end. */
 export async function modelAt(
-  point: ResumePoint,
+  point: SavedState,
   plan: JobPlan,
   ports: TrainingPorts,
 ): Promise<StoredArtifact> {

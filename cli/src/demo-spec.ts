@@ -30,7 +30,17 @@ export interface DemoSize {
   readonly steps: number;
   readonly batchSize: number;
   readonly learningRate: number;
+  /** Trains adapters of this rank; all weights unless given. */
+  readonly adapterRank?: number;
+  /** Steps between held-out probes, which stop training early; none unless given. */
+  readonly probeEvery?: number;
 }
+
+/** Of the demo's probe: the guards are the rewards that need no judge, and nothing is trained on them. */
+const probeRewards = {
+  heldOutReward: 'object_persistence',
+  guards: ['motion_floor', 'colour_stability'],
+} as const;
 
 /** The spec of the demo's run, and of its control. Base, prompts and their hash are filled in by the caller. */
 export function demoSpec(
@@ -57,6 +67,17 @@ export function demoSpec(
       captionDropout: 0.1,
       timesteps: { kind: 'logit-normal', mean: 1.3, std: 1.3 },
     },
+    ...(size.adapterRank === undefined ? {} : { adapters: { rank: size.adapterRank } }),
+    ...(size.probeEvery === undefined
+      ? {}
+      : {
+          probe: {
+            everySteps: size.probeEvery,
+            samplesPerPrompt: 4,
+            heldOutReward: probeRewards.heldOutReward,
+            guards: [...probeRewards.guards],
+          },
+        }),
     iterations: 1,
     reference: 'pretrained',
     evaluation: { samplesPerPrompt: size.heldoutSamplesPerPrompt, sampler, reward: 'aif' },
@@ -67,11 +88,12 @@ export function demoSpec(
 
 /**
  * The control: finetuning on the very same samples without any feedback. Its gate asks for the impossible, so that it
- * is evaluated and never promoted.
+ * is evaluated and never promoted. It has no probe: it takes all its steps.
  */
 export function controlSpec(spec: RunSpecInit): RunSpecInit {
+  const { probe: _, ...unguarded } = spec;
   return {
-    ...spec,
+    ...unguarded,
     name: 'toybox demo, control',
     objective: { algorithm: 'sft', balance: 'category', reward: 'aif' },
     gate: { minGain: 1, minGainLow: 1, maxCategoryLoss: 0, maxGuardLoss: 0 },

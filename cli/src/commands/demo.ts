@@ -38,6 +38,10 @@ export function demoCommand(finish: (exitCode: number) => void): Command {
     .addOption(
       numberOption('--learning-rate <x>', 'highest learning rate').default(demoDefaults.learningRate),
     )
+    .addOption(countOption('--adapter-rank <n>', 'train low-rank adapters of this rank, not all weights'))
+    .addOption(
+      countOption('--probe-every <n>', 'steps between held-out probes that stop over-optimisation early'),
+    )
     .addOption(
       countOption('--sampler-steps <n>', 'denoising steps for a clip').default(demoDefaults.sampler.steps),
     )

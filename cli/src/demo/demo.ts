@@ -33,6 +33,8 @@ export interface DemoOptions {
   readonly steps: number;
   readonly batchSize: number;
   readonly learningRate: number;
+  readonly adapterRank?: number;
+  readonly probeEvery?: number;
   readonly samplerSteps: number;
   readonly guidance: number;
 }

@@ -28,6 +28,11 @@ optimisation:
   learningRate: 1e-4
   timesteps: { kind: window, low: 0.6, high: 1 }
 adapters: { rank: 4 }
+probe:
+  prompts: [{ id: held/1, text: the ball falls, category: CATEGORY_FALLING_DOWN }]
+  sampler: { steps: 4, guidance: 1, shift: 1 }
+  everySteps: 5
+  heldOutReward: motion_floor
 seed: "18446744073709551615"
 `;
 
@@ -40,6 +45,10 @@ test('a job in YAML becomes the messages of the trainer; paths start at its fold
   assert.equal(spec.optimisation.timesteps?.low, 0.6);
   assert.equal(spec.optimisation.learningRate, 1e-4);
   assert.equal(spec.adapters?.rank, 4);
+  assert.deepEqual(
+    [spec.probe?.prompts[0]?.text, spec.probe?.sampler?.steps, spec.probe?.heldOutReward],
+    ['the ball falls', 4, 'motion_floor'],
+  );
   assert.equal(spec.seed, 2n ** 64n - 1n);
 });
 

@@ -7,8 +7,9 @@ import {
   AdaptersSchema,
   ObjectiveSchema,
   OptimisationSchema,
+  ProbeSchema,
 } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import type { Adapters, Objective, Optimisation } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { Adapters, Objective, Optimisation, Probe } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { parse } from 'yaml';
 import { z } from 'zod';
 
@@ -24,6 +25,7 @@ const fileSchema = z.strictObject({
   objective: section,
   optimisation: section,
   adapters: section.optional(),
+  probe: section.optional(),
   seed: z
     .union([z.int().min(0), z.string().regex(/^\d{1,20}$/)], {
       error: 'must be a whole number from 0 to 2^64 - 1, in quotes above 2^53',
@@ -42,6 +44,7 @@ export interface JobSpecFile {
   readonly objective: Objective;
   readonly optimisation: Optimisation;
   readonly adapters: Adapters | undefined;
+  readonly probe: Probe | undefined;
   readonly seed: bigint;
 }
 
@@ -77,7 +80,7 @@ export async function readJobSpecFile(path: string): Promise<JobSpecFile> {
       })),
     );
   }
-  const { dataSet, base, reference, objective, optimisation, adapters, seed } = parsed.data;
+  const { dataSet, base, reference, objective, optimisation, adapters, probe, seed } = parsed.data;
   const at = (name: string): string => resolve(dirname(path), name);
   return {
     dataSet: dataSet.startsWith(artifactScheme) ? dataSet : at(dataSet),
@@ -86,6 +89,7 @@ export async function readJobSpecFile(path: string): Promise<JobSpecFile> {
     objective: message(ObjectiveSchema, objective, `${path}: objective`),
     optimisation: message(OptimisationSchema, optimisation, `${path}: optimisation`),
     adapters: adapters === undefined ? undefined : message(AdaptersSchema, adapters, `${path}: adapters`),
+    probe: probe === undefined ? undefined : message(ProbeSchema, probe, `${path}: probe`),
     seed,
   };
 }

@@ -47,6 +47,8 @@ interface TrainResult {
   readonly loss: number;
   readonly output: string;
   readonly adapters?: string;
+  /** Where a probe stopped the job: the step whose checkpoint was kept, and why. */
+  readonly stoppedEarly?: { readonly keptStep: number; readonly message: string };
 }
 
 type Trainer = RpcClient<typeof TrainerService>;
@@ -93,7 +95,10 @@ export async function train(file: string, options: TrainOptions): Promise<number
             state: options.state,
             fresh: false,
             ports: options.port,
-            only: ['nats-server', 'trainer'],
+            only:
+              spec.probe === undefined
+                ? ['nats-server', 'trainer']
+                : ['nats-server', 'referee', 'judge', 'reward', 'trainer'],
             command: 'train',
             notice: display.notice,
             stopNotice: 'Stopping after a checkpoint; Ctrl-C again ends at once.',
@@ -165,6 +170,7 @@ async function storeInputs(
     objective: file.objective,
     optimisation: file.optimisation,
     ...(file.adapters === undefined ? {} : { adapters: file.adapters }),
+    ...(file.probe === undefined ? {} : { probe: file.probe }),
     seed: file.seed,
   });
   return { spec, base, state };
@@ -186,6 +192,7 @@ async function runJob(
   const meter = createRateMeter();
   let loss = Number.NaN;
   let anchor = '';
+  let probed = '';
   let told = false;
   const job = await followJob(
     trainer,
@@ -203,6 +210,13 @@ async function runJob(
       point: (point) => {
         ({ loss } = point);
         if (point.anchorDistance !== undefined) anchor = `, anchor ${point.anchorDistance.toFixed(5)}`;
+        for (const { step, trained, heldOut, findings, error } of point.probes) {
+          if (error !== undefined)
+            display.notice(`The probe at step ${step} has no scores: ${error.message}`);
+          for (const sentence of findings) display.notice(`Probe: ${sentence}`);
+          if (trained === undefined || heldOut === undefined) continue;
+          probed = `, probe ${trained.toFixed(3)} (held out ${heldOut.toFixed(3)})`;
+        }
         meter.observe(point.step, performance.now());
         const perSecond = meter.perSecond();
         const left = point.totalSteps - point.step;
@@ -214,7 +228,7 @@ async function runJob(
             total: point.totalSteps,
             rate: perSecond === undefined ? '' : `${perSecond.toFixed(1)}/s`,
             left: perSecond === undefined || left === 0 ? '' : `${shortDuration(left / perSecond)} left`,
-            detail: `loss ${loss.toFixed(4)}${anchor}`,
+            detail: `loss ${loss.toFixed(4)}${anchor}${probed}`,
           },
         ]);
       },
@@ -290,6 +304,9 @@ async function keep(
     loss,
     output,
     ...(adapters === undefined ? {} : { adapters }),
+    ...(job.earlyStop === undefined
+      ? {}
+      : { stoppedEarly: { keptStep: job.earlyStop.keptStep, message: job.earlyStop.message } }),
   };
 }
 
@@ -303,6 +320,7 @@ function report(result: TrainResult, options: TrainOptions): void {
     ` Steps:    ${result.steps}, loss of the last ${result.loss.toFixed(4)}`,
     ` Written:  ${result.output}`,
     ...(result.adapters === undefined ? [] : [` Adapters: ${result.adapters}`]),
+    ...(result.stoppedEarly === undefined ? [] : [` Stopped:  early. ${result.stoppedEarly.message}`]),
   ];
   process.stdout.write(`\n${lines.join('\n')}\n`);
 }

@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { clone } from '@bufbuild/protobuf';
+import { clone, create } from '@bufbuild/protobuf';
+import type { MessageInitShape } from '@bufbuild/protobuf';
 import { RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { AdaptersSchema, ProbeSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { Probe } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { Category, Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import type { Prompt } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { specFixture } from '../testing/run-spec-fixture.ts';
@@ -28,6 +31,14 @@ const evaluation = (spec: RunSpec) => {
   assert.ok(spec.evaluation !== undefined);
   return spec.evaluation;
 };
+
+const probe = (fields: MessageInitShape<typeof ProbeSchema>): Probe =>
+  create(ProbeSchema, {
+    everySteps: 10,
+    heldOutReward: 'motion_floor',
+    sampler: { steps: 4, guidance: 1, shift: 1 },
+    ...fields,
+  } as MessageInitShape<typeof ProbeSchema>);
 
 /** What breaks a spec, the field that is named, and a part of what is said of it. */
 const poisons: [name: string, change: (spec: RunSpec) => void, field: string, says: RegExp][] = [
@@ -106,6 +117,30 @@ const poisons: [name: string, change: (spec: RunSpec) => void, field: string, sa
     'spec.sampler.guidance',
     /NaN is out of range/,
   ],
+  [
+    'adapters without a rank',
+    (s) => void (s.adapters = create(AdaptersSchema)),
+    'spec.adapters.rank',
+    /use 1 or more/,
+  ],
+  [
+    'a probe by the reward that is trained on',
+    (s) => void (s.probe = probe({ heldOutReward: 'aif' })),
+    'spec.probe.held_out_reward',
+    /trained on/,
+  ],
+  [
+    'a probe of a prompt that is trained on',
+    (s) => void (s.probe = probe({ prompts: [prompt(s, 0)] })),
+    'spec.probe.prompts[0]',
+    /trained on/,
+  ],
+  [
+    'a probe without a schedule',
+    (s) => void (s.probe = probe({ everySteps: 0 })),
+    'spec.probe.every_steps',
+    /1 to/,
+  ],
   ['no rewards', (s) => (s.rewards = []), 'spec.rewards', /at least one/],
   ['a reward twice', (s) => s.rewards.push('aif'), 'spec.rewards[1]', /named twice/],
   [
@@ -180,6 +215,21 @@ describe('spec', () => {
     assert.deepEqual(spec.evaluation.sampler, spec.sampler);
     assert.equal(spec.maxErrorShare, defaultMaxErrorShare);
     assert.deepEqual(specViolations(spec), []);
+  });
+
+  test('a probe takes one held-out prompt of each category, and the sampler and held-out reward of the evaluation', () => {
+    const spec = changed((s) => {
+      evaluation(s).heldOutReward = 'motion_floor';
+      s.probe = create(ProbeSchema, { everySteps: 5 });
+    });
+    const full = withDefaults(spec);
+    assert.deepEqual(
+      full.probe?.prompts.map(({ id }) => id),
+      ['DM/heldout/0', 'FD/heldout/0'],
+    );
+    assert.deepEqual(full.probe.sampler, full.evaluation?.sampler);
+    assert.equal(full.probe.heldOutReward, 'motion_floor');
+    assert.deepEqual(specViolations(full), []);
   });
 
   test('the first difference of two specs is named with both values', () => {

@@ -4,12 +4,16 @@ import type { FieldViolation } from '@plumb/kit/errors';
 import { algorithms } from '@plumb/objective';
 import { EvaluationSchema, GateSchema, RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { ProbeSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { ModelVersion, SamplerSettings } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import type { Prompt } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { categoryIdOf } from './categories.ts';
+import { budgetViolations } from './budget.ts';
 import type { CategoryId } from './categories.ts';
+import { gateViolations } from './gate.ts';
 import { modelVersionOf } from './identity.ts';
+import { groupSize } from './sample-plan.ts';
 
 /** Longest prompt, in characters. */
 export const maxPromptLength = 2_000;
@@ -25,11 +29,12 @@ export const defaultMaxErrorShare = 0.05;
 const maxViolations = 50;
 
 const sha256Pattern = /^[0-9a-f]{64}$/;
+const rewardNamePattern = /^[a-z0-9][a-z0-9_.-]{0,62}$/;
 const modelNamePattern = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 
 /**
  * The spec with its defaults written out: one iteration, reference `previous`, held-out samples with the training sampler,
- * an empty gate. What is stored, compared and hashed is this form.
+ * an empty gate, a probe of one held-out prompt of each category. What is stored, compared and hashed is this form.
  */
 export function withDefaults(spec: RunSpec): RunSpec {
   const evaluation = create(EvaluationSchema, spec.evaluation);
@@ -42,7 +47,22 @@ export function withDefaults(spec: RunSpec): RunSpec {
   full.iterations ||= 1;
   full.reference ||= 'previous';
   full.maxErrorShare ??= defaultMaxErrorShare;
+  if (spec.probe !== undefined) {
+    const probe = create(ProbeSchema, spec.probe);
+    if (probe.prompts.length === 0) probe.prompts = firstHeldOut(spec.prompts);
+    probe.sampler ??= evaluation.sampler;
+    probe.heldOutReward ||= evaluation.heldOutReward;
+    full.probe = probe;
+  }
   return full;
+}
+
+/** The first held-out prompt of each category, in the order of the prompts. */
+function firstHeldOut(prompts: readonly Prompt[]): Prompt[] {
+  const heldOut = prompts.filter(({ split }) => split === Split.HELDOUT);
+  return heldOut.filter(
+    (prompt, index) => heldOut.findIndex(({ category }) => category === prompt.category) === index,
+  );
 }
 
 /** Everything that is wrong with a spec that has its defaults; empty is valid. At most 50, each with its fix. */
@@ -70,8 +90,12 @@ export function specViolations(spec: RunSpec): FieldViolation[] {
   }
   checkRewards(spec, reject);
   checkOptimisation(spec, reject);
+  checkTrainer(spec, reject);
   checkEvaluation(spec, reject);
   checkGate(spec, reject);
+  for (const { field, description } of [...gateViolations(spec), ...budgetViolations(spec)]) {
+    reject(field, description);
+  }
   return violations.slice(0, maxViolations);
 }
 
@@ -187,7 +211,7 @@ function checkRewards(spec: RunSpec, reject: Reject): void {
   if (spec.rewards.length === 0) reject('rewards', 'is empty; name at least one reward, for example aif');
   if (spec.rewards.length > 32) reject('rewards', `has ${spec.rewards.length} rewards; use at most 32`);
   for (const [index, name] of spec.rewards.entries()) {
-    if (!/^[a-z0-9][a-z0-9_.-]{0,62}$/.test(name)) reject(`rewards[${index}]`, `'${name}' is no reward name`);
+    if (!rewardNamePattern.test(name)) reject(`rewards[${index}]`, `'${name}' is no reward name`);
     if (spec.rewards.indexOf(name) < index)
       reject(`rewards[${index}]`, `'${name}' is named twice; name it once`);
   }
@@ -199,6 +223,20 @@ function checkRewards(spec: RunSpec, reject: Reject): void {
   if (!Object.hasOwn(algorithms, objective.algorithm)) {
     const known = Object.keys(algorithms).join(', ');
     reject('objective.algorithm', `'${objective.algorithm}' is unknown; use one of ${known}`);
+  }
+  if (objective.algorithm === 'dpo' && spec.samplesPerPrompt < 2) {
+    reject(
+      'samples_per_prompt',
+      'dpo compares clips of one prompt; draw at least 2 for each, or use another algorithm',
+    );
+  }
+  const trainSamples = groupSize(spec, 'train');
+  const batch = spec.optimisation?.batchSize ?? 0;
+  if (trainSamples > 0 && batch > trainSamples) {
+    reject(
+      'optimisation.batch_size',
+      `${batch} is more than the ${trainSamples} training clips; use at most that, or take more samples`,
+    );
   }
   if (!spec.rewards.includes(objective.reward)) {
     reject(
@@ -224,6 +262,29 @@ function checkOptimisation(spec: RunSpec, reject: Reject): void {
   }
 }
 
+/** What would make the trainer refuse the job after all samples were drawn; it checks the rest of both messages. */
+function checkTrainer({ adapters, probe, prompts, objective }: RunSpec, reject: Reject): void {
+  if (adapters !== undefined && adapters.rank < 1) {
+    reject('adapters.rank', `${adapters.rank} is out of range; use 1 or more, or leave adapters out`);
+  }
+  if (probe === undefined) return;
+  checkCount('probe.every_steps', probe.everySteps, 10_000_000, reject);
+  checkSampler('probe.sampler', probe.sampler, reject);
+  if (probe.heldOutReward === '') {
+    reject('probe.held_out_reward', 'is missing; name a reward that no training signal comes from');
+  } else if (probe.heldOutReward === objective?.reward) {
+    reject(
+      'probe.held_out_reward',
+      `'${probe.heldOutReward}' is the reward that is trained on; name another`,
+    );
+  }
+  const trained = new Set(prompts.filter(({ split }) => split === Split.TRAIN).map(({ id }) => id));
+  for (const [index, { id }] of probe.prompts.entries()) {
+    if (trained.has(id))
+      reject(`probe.prompts[${index}]`, `'${id}' is trained on; probe with held-out prompts`);
+  }
+}
+
 function checkEvaluation(spec: RunSpec, reject: Reject): void {
   const evaluation = spec.evaluation;
   if (evaluation === undefined) {
@@ -242,6 +303,23 @@ function checkEvaluation(spec: RunSpec, reject: Reject): void {
     );
   } else if (heldOut !== '' && heldOut === evaluation.reward) {
     reject('evaluation.held_out_reward', `'${heldOut}' is the verdict itself; name another, or none`);
+  } else if (heldOut !== '' && spec.rewards.includes(heldOut)) {
+    reject(
+      'evaluation.held_out_reward',
+      `'${heldOut}' also scores the training samples (rewards); take it out there, so that nothing can be trained on it`,
+    );
+  }
+  for (const [index, guard] of evaluation.guards.entries()) {
+    const field = `evaluation.guards[${index}]`;
+    if (!rewardNamePattern.test(guard)) reject(field, `'${guard}' is no reward name`);
+    else if (evaluation.guards.indexOf(guard) < index)
+      reject(field, `'${guard}' is named twice; name it once`);
+    else if (guard === spec.objective?.reward) {
+      reject(
+        field,
+        `'${guard}' is the reward that is trained on, which cannot guard against itself; remove it`,
+      );
+    }
   }
 }
 

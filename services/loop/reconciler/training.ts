@@ -15,7 +15,7 @@ import { artifactFromText, jobToText, progressToText } from '../adapters/message
 import { trainingSeedOf } from '../domain/identity.ts';
 import { loopLogger, loopTracer } from './context.ts';
 import type { LoopContext } from './context.ts';
-import { iterationAttributes, iterationContext } from './iteration-trace.ts';
+import { currentTraceId, iterationAttributes, iterationContext } from './iteration-trace.ts';
 import type { LoadedIteration } from '../adapters/loaded-iteration.ts';
 
 /** Pause between two attempts to reach the trainer, in milliseconds. */
@@ -40,6 +40,8 @@ export async function createTrainingJob(
         ...(spec.reference === 'pretrained' && spec.base !== undefined ? { reference: spec.base } : {}),
         ...(spec.objective === undefined ? {} : { objective: spec.objective }),
         ...(spec.optimisation === undefined ? {} : { optimisation: spec.optimisation }),
+        ...(spec.adapters === undefined ? {} : { adapters: spec.adapters }),
+        ...(spec.probe === undefined ? {} : { probe: spec.probe }),
         seed: trainingSeedOf(spec.seed, row.iteration),
         runId: run.id,
         iteration: row.iteration,
@@ -48,7 +50,14 @@ export async function createTrainingJob(
       signal,
     );
     span.setAttribute('plumb.job.id', job.id);
-    await insertJob(loop.database, { ...key, id: job.id, attempt, job: jobToText(job), now: new Date() });
+    await insertJob(loop.database, {
+      ...key,
+      id: job.id,
+      attempt,
+      job: jobToText(job),
+      traceId: currentTraceId(),
+      now: new Date(),
+    });
   });
 }
 

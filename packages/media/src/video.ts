@@ -1,23 +1,43 @@
 import { createHash } from 'node:crypto';
-import { invalidArguments } from '@plumb/kit/errors';
+import { invalidArgument, invalidArguments } from '@plumb/kit/errors';
 import { ValueRange } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
-import { maxClipPixels } from './clip.ts';
+import { decodeAnimation } from './animation.ts';
+import { checkClip } from './clip.ts';
 import type { Clip } from './clip.ts';
-import { clipMediaType, decodeClip } from './encode.ts';
+import { defaultClipLimits } from './clip-limits.ts';
+import type { ClipLimits } from './clip-limits.ts';
+import { decodeClip } from './encode.ts';
+import {
+  describesItself,
+  filmStripMediaType,
+  isAnimation,
+  isMovie,
+  rawMediaType,
+  readableMediaTypes,
+} from './media-types.ts';
+import { decodeMovie } from './movie.ts';
 
 /** Largest encoded clip that may come inside of a message, in bytes: 4 MiB. */
 export const maxInlineClipBytes = 4 * 2 ** 20;
 
-/** Schemes of clips that are read; anything else (file:, http:, a bare path) is refused before it is looked at. */
-const allowedUri = /^artifact:sha256\/[0-9a-f]{64}$/;
+/** The form of a URI in the artifact store. */
+const artifactPattern = /^artifact:sha256\/[0-9a-f]{64}$/;
 const sha256Pattern = /^[0-9a-f]{64}$/;
 
 /** The part of an artifact store that reading needs. */
 export type ArtifactSource = {
   /** The bytes behind a URI, checked against their hash. */
   get(uri: string, sha256: string): Promise<Uint8Array>;
+  /** Why a URI is not read at all, to follow its name in a sentence; `artifactsOnly` without it. */
+  refusal?(uri: string): string | undefined;
 };
+
+/** Refuses everything but the artifact store: file:, http:, a bare path are refused before they are looked at. */
+export function artifactsOnly(uri: string): string | undefined {
+  if (artifactPattern.test(uri)) return undefined;
+  return `is ${JSON.stringify(uri.slice(0, 80))}; only artifact:sha256/<64 hexadecimal digits> is read`;
+}
 
 /** One thing that is wrong with a Video message. */
 export type VideoViolation = { readonly field: string; readonly description: string };
@@ -26,23 +46,35 @@ export type VideoViolation = { readonly field: string; readonly description: str
  * Checks a Video message without reading what it points to.
  *
  * @param field path of the message in its request, for example items[3].video; the violations' fields begin with it
+ * @param refusal why a URI is not read, as of the source that it will be asked of
  * @returns everything that is wrong; empty if nothing is
  */
-export function videoViolations(video: Video | undefined, field: string): VideoViolation[] {
+export function videoViolations(
+  video: Video | undefined,
+  field: string,
+  refusal: (uri: string) => string | undefined = artifactsOnly,
+  limits: ClipLimits = defaultClipLimits,
+): VideoViolation[] {
   if (video === undefined) return [{ field, description: 'is missing; give a clip by uri or inline' }];
   const found: VideoViolation[] = [];
   const wrong = (name: string, description: string) => found.push({ field: `${field}.${name}`, description });
   switch (video.source.case) {
-    case 'uri':
-      if (!allowedUri.test(video.source.value)) {
-        const shown = JSON.stringify(video.source.value.slice(0, 80));
-        wrong('uri', `is ${shown}; only artifact:sha256/<64 hexadecimal digits> is read`);
-      } else if (sha256Pattern.test(video.sha256) && !video.source.value.endsWith(video.sha256)) {
+    case 'uri': {
+      const uri = video.source.value;
+      const refused = refusal(uri);
+      if (refused !== undefined) {
+        wrong('uri', refused);
+      } else if (
+        artifactPattern.test(uri) &&
+        sha256Pattern.test(video.sha256) &&
+        !uri.endsWith(video.sha256)
+      ) {
         wrong('sha256', 'is another hash than the one in the uri; give the hash of the encoded bytes');
       }
       if (video.sha256 === '')
         wrong('sha256', 'is missing; a clip by uri needs the hash of its encoded bytes');
       break;
+    }
     case 'inline': {
       const size = video.source.value.length;
       if (size === 0) wrong('inline', 'is empty; give the encoded clip');
@@ -61,27 +93,33 @@ export function videoViolations(video: Video | undefined, field: string): VideoV
   if (video.sha256 !== '' && !sha256Pattern.test(video.sha256)) {
     wrong('sha256', `is ${JSON.stringify(video.sha256.slice(0, 80))}; give 64 lower-case hexadecimal digits`);
   }
-  if (video.mediaType !== clipMediaType) {
+  if (!readableMediaTypes.includes(video.mediaType)) {
     const shown = JSON.stringify(video.mediaType.slice(0, 80));
-    wrong('media_type', `is ${shown}; ${clipMediaType} (a film strip) is what is read`);
+    wrong('media_type', `is ${shown}; give one of ${readableMediaTypes.join(', ')}`);
   }
+  // A file that says its own shape is believed where the message says nothing.
+  const optional = describesItself(video.mediaType);
   for (const [name, value] of [
     ['width', video.width],
     ['height', video.height],
     ['frame_count', video.frameCount],
   ] as const) {
-    if (value < 1) wrong(name, `is ${value}; give a whole number of 1 or more`);
+    if (value < 0 || (value === 0 && !optional)) wrong(name, `is ${value}; give a whole number of 1 or more`);
   }
-  if (video.width * video.height * video.frameCount > maxClipPixels) {
+  if (video.frameCount > limits.maxFrames) {
+    wrong('frame_count', `is ${video.frameCount}, over the limit of ${limits.maxFrames}; cut the clip`);
+  }
+  if (video.width * video.height * video.frameCount > limits.maxPixels) {
     wrong(
       'frame_count',
-      `makes the clip larger than ${maxClipPixels} pixels; use fewer frames or a smaller picture`,
+      `makes the clip larger than ${limits.maxPixels} pixels; use fewer frames or a smaller picture`,
     );
   }
-  if (!Number.isFinite(video.fps) || video.fps <= 0)
+  if (!Number.isFinite(video.fps) || video.fps < 0 || (video.fps === 0 && !optional)) {
     wrong('fps', `is ${video.fps}; give frames per second above 0`);
-  if (video.valueRange !== ValueRange.UINT8) {
-    wrong('value_range', 'must be VALUE_RANGE_UINT8 for a PNG film strip');
+  }
+  if (video.valueRange !== ValueRange.UINT8 && !(optional && video.valueRange === ValueRange.UNSPECIFIED)) {
+    wrong('value_range', `must be VALUE_RANGE_UINT8 for ${filmStripMediaType} and ${rawMediaType}`);
   }
   return found;
 }
@@ -106,15 +144,62 @@ export function videoHash(video: Video, field: string): string {
  * Reads and decodes the clip of a Video message.
  *
  * @param field path of the message in its request, for errors
- * @throws PlumbError INVALID_ARGUMENT for a message that is wrong or does not fit its bytes; NOT_FOUND or DATA_LOSS for
- * bytes that are not there or not what the hash says
+ * @throws PlumbError INVALID_ARGUMENT for a message that is wrong, does not fit its bytes or passes the limits; NOT_FOUND or
+ * DATA_LOSS for bytes that are not there or not what the hash says; FAILED_PRECONDITION for a video without ffmpeg
  */
-export async function readVideo(video: Video, artifacts: ArtifactSource, field = 'video'): Promise<Clip> {
-  const violations = videoViolations(video, field);
+export async function readVideo(
+  video: Video,
+  artifacts: ArtifactSource,
+  field = 'video',
+  limits: ClipLimits = defaultClipLimits,
+): Promise<Clip> {
+  const bytes = await readVideoBytes(video, artifacts, field, limits);
+  const clip = await decode(bytes, video, limits);
+  for (const [name, said, found] of [
+    ['width', video.width, clip.width],
+    ['height', video.height, clip.height],
+    ['frame_count', video.frameCount, clip.frames],
+  ] as const) {
+    if (said !== 0 && said !== found) {
+      throw invalidArgument(
+        `${field}.${name}`,
+        `is ${said}, but the file has ${found}; give what is in the file`,
+        {
+          reason: 'CLIP_MISMATCH',
+        },
+      );
+    }
+  }
+  return clip;
+}
+
+/**
+ * The encoded bytes of a Video message, checked against their hash and not decoded.
+ *
+ * @throws PlumbError as `readVideo`, but for what only decoding finds
+ */
+export async function readVideoBytes(
+  video: Video,
+  artifacts: ArtifactSource,
+  field = 'video',
+  limits: ClipLimits = defaultClipLimits,
+): Promise<Uint8Array> {
+  const refusal = artifacts.refusal?.bind(artifacts) ?? artifactsOnly;
+  const violations = videoViolations(video, field, refusal, limits);
   if (violations.length > 0) throw invalidArguments(violations);
   const hash = videoHash(video, field);
-  const bytes =
-    video.source.case === 'uri' ? await artifacts.get(video.source.value, hash) : video.source.value;
-  const { width, height, frameCount, fps } = video;
-  return decodeClip(bytes ?? new Uint8Array(), { frames: frameCount, height, width, fps });
+  if (video.source.case === 'uri') return artifacts.get(video.source.value, hash);
+  return video.source.value ?? new Uint8Array();
+}
+
+async function decode(bytes: Uint8Array, video: Video, limits: ClipLimits): Promise<Clip> {
+  const { mediaType, width, height, frameCount: frames, fps } = video;
+  const rate = fps === 0 ? undefined : fps;
+  if (isAnimation(mediaType)) return decodeAnimation(bytes, mediaType, limits, rate);
+  if (isMovie(mediaType)) return decodeMovie(bytes, mediaType, limits, rate);
+  const shape = { frames, height, width, fps };
+  if (mediaType !== rawMediaType) return decodeClip(bytes, shape);
+  const clip = { ...shape, data: bytes };
+  checkClip(clip);
+  return clip;
 }

@@ -87,6 +87,18 @@ export type ModelCase = { readonly name: string; readonly kind: 'models' } & (
       readonly metrics: readonly string[];
     }
   | {
+      readonly check: 'adapters';
+      readonly settings: Readonly<Record<string, unknown>>;
+      readonly adapters: {
+        readonly rank: number;
+        readonly alpha: number;
+        readonly targets: readonly string[];
+      };
+      /** The reference is the base with the adapters off; otherwise it is the shared model `reference`. */
+      readonly referenceIsBase: boolean;
+      readonly metrics: readonly string[];
+    }
+  | {
       readonly check: 'training';
       readonly settings: Readonly<Record<string, unknown>>;
       readonly optimiser: {

@@ -71,6 +71,25 @@ def add_loss_cases(writer):
             weights,
         )
 
+    case(
+        "dpo, sftAnchor 3",
+        "dpo",
+        lambda live: dpo(own(live, "chosen"), own(live, "rejected"), live["weights"], 5.0, 3.0),
+        {"beta": 5.0, "sftAnchor": 3.0},
+        {"chosen": (0.5, 0.6), "rejected": (0.5, 0.6)},
+        weights,
+    )
+    # With rejected samples alone and z0 above 0 the mean margin would be exactly 0, which has no relative error.
+    for accepted, errors in (([1.0, 0.0, 0.0, 1.0], (0.5, 0.7)), ([0.0, 0.0, 0.0, 0.0], (0.7, 0.5))):
+        case(
+            f"kto, sftAnchor 3, {sum(accepted):g} accepted",
+            "kto",
+            lambda live: kto(own(live), None, live["accepted"], live["weights"], 5.0, 3.0),
+            {"beta": 5.0, "klEstimate": "batch", "sftAnchor": 3.0},
+            {"own": errors},
+            {**weights, "accepted": accepted},
+        )
+
     def reference_point_is(positive):
         def check(metrics):
             if (metrics["reference_point"].item() > 0) != positive:

@@ -2,6 +2,7 @@ import {
   denoise,
   noiseAndTarget,
   parameterSpecs,
+  parseAdapterSettings,
   preconditioning,
   REFERENCE_PREFIX,
   signalAndNoise,
@@ -276,6 +277,8 @@ function measureModel(engine: Engine, files: CaseFiles, one: ModelCase): Promise
       return measurePrediction(engine, files, one.name, config);
     case 'objective':
       return measureObjective(engine, files, one, config);
+    case 'adapters':
+      return measureAdapters(engine, files, one, config);
     case 'training':
       return measureTraining(engine, files, one, config);
   }
@@ -422,6 +425,42 @@ async function measureObjective(
         compare('objectives on the DiT, values', role, results[role], files.tensor('models', one.name, role)),
       ),
       ...compareGradients('objectives on the DiT, gradients', files, one.name, results),
+    ],
+    differentiated: operatorsBehind(loss),
+  };
+}
+
+/** As `measureObjective`, with the base frozen: gradients of the adapters alone. */
+async function measureAdapters(
+  engine: Engine,
+  files: CaseFiles,
+  one: Extract<ModelCase, { check: 'adapters' }>,
+  config: VideoModelConfig,
+): Promise<Measurement> {
+  const base = weightsOf(files, 'policy', config);
+  const reference = new Map(
+    [...weightsOf(files, 'reference', config)].map(
+      ([name, tensor]) => [`${REFERENCE_PREFIX}${name}`, tensor] as const,
+    ),
+  );
+  const adapters = files.group('models', one.name, 'adapter.');
+  const feeds = feedsOf(files, 'feeds.0', config);
+  const batch = required(feeds, 'time').shape[0] ?? 0;
+  const built = trainingGraph(config, parseObjectiveSettings(one.settings), batch, {
+    settings: parseAdapterSettings(one.adapters),
+    referenceIsBase: one.referenceIsBase,
+  });
+  const { graph, loss } = built;
+  if (built.usesReference === one.referenceIsBase) throw new TypeError(`${one.name} has the wrong reference`);
+  outputObjective(graph, built, one.metrics);
+  outputGradients(graph, loss, new Map(built.parameters.map((tensor) => [nameOf(tensor), tensor])));
+  const results = await run(engine, graph, liveFeeds(graph, adapters, base, reference, feeds));
+  return {
+    comparisons: [
+      ...['loss', ...one.metrics.map((name) => `metric.${name}`)].map((role) =>
+        compare('adapters on the DiT, values', role, results[role], files.tensor('models', one.name, role)),
+      ),
+      ...compareGradients('adapters on the DiT, gradients', files, one.name, results),
     ],
     differentiated: operatorsBehind(loss),
   };

@@ -81,6 +81,7 @@ def add_model_cases(writer):
     add_path_cases(writer)
     add_prediction_case(writer, policy, feeds[0])
     add_objective_cases(writer, policy, reference, feeds[0])
+    add_adapter_cases(writer, policy, reference, feeds[0])
     add_training_case(writer, policy, feeds)
 
 
@@ -154,6 +155,76 @@ def add_objective_cases(writer, policy, reference, feed):
             check="objective",
             parameterisation=parameterisation,
             settings=settings,
+            metrics=list(metrics),
+        )
+
+
+def draw_adapters(name, rank, targets):
+    """A and B of every adapted matrix; B is not 0 as it is at the start, or the gradient of A would be."""
+    random = random_of(name)
+    draw = lambda *shape: (random.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+    adapters = {}
+    for key in targets:
+        inputs, outputs = WEIGHTS[key]
+        adapters[f"{key}.lora_a"] = draw(inputs, rank)
+        adapters[f"{key}.lora_b"] = draw(rank, outputs)
+    return adapters
+
+
+def add_adapter_cases(writer, policy, other, feed):
+    """Objectives on W + (alpha / rank) A B with W frozen: gradients of A and B; the reference is W itself, or another model."""
+    cases = {
+        "adapters, rwr, klAnchor": ({"algorithm": "rwr", "klAnchor": 0.3}, 2, 2.0, True),
+        "adapters, dpo, alpha 6": ({"algorithm": "dpo", "beta": 50, "sftAnchor": 3.0}, 3, 6.0, True),
+        "adapters, dpo, another reference": ({"algorithm": "dpo", "beta": 50}, 2, 2.0, False),
+    }
+    targets = [
+        key
+        for key in WEIGHTS
+        if key.startswith("blocks.") and key.endswith(".weight") and (".attention." in key or ".mlp." in key)
+    ]
+    shape = Shape(CONFIG)
+    for name, (settings, rank, alpha, own_reference) in cases.items():
+        adapters = draw_adapters(name, rank, targets)
+        live, inputs = precise(adapters, True), precise(feed)
+        base = precise(policy)
+        frozen = base if own_reference else precise(other)
+        weights = {
+            key: tensor + alpha / rank * live[f"{key}.lora_a"] @ live[f"{key}.lora_b"] if key in targets else tensor
+            for key, tensor in base.items()
+        }
+
+        def predictions(clip):
+            noised, target = noised_and_target("flow", clip, inputs["noise"], inputs["time"])
+            policy_and_reference = (
+                denoise(shape, model, noised, inputs["time"], inputs["tokens"]) for model in (weights, frozen)
+            )
+            return target, *policy_and_reference
+
+        if settings["algorithm"] == "rwr":
+            loss, metrics = forward_projection(*predictions(inputs["x0"]), inputs["weights"], settings["klAnchor"])
+        else:
+            loss, metrics = dpo(
+                predictions(inputs["x0"]),
+                predictions(inputs["rejected"]),
+                inputs["weights"],
+                settings["beta"],
+                settings.get("sftAnchor", 0.0),
+            )
+        found = torch.autograd.grad(loss, list(live.values()))
+        writer.add(
+            "models",
+            name,
+            {
+                **{f"adapter.{key}": array for key, array in adapters.items()},
+                "loss": loss,
+                **{f"metric.{key}": metric for key, metric in metrics.items()},
+                **{f"gradient.{key}": gradient for key, gradient in zip(live, found)},
+            },
+            check="adapters",
+            settings=settings,
+            adapters={"rank": rank, "alpha": alpha, "targets": targets},
+            referenceIsBase=own_reference,
             metrics=list(metrics),
         )
 

@@ -26,7 +26,14 @@ def forward_projection(target, policy, reference, weights, anchor):
     return loss, metrics
 
 
-def dpo(chosen, rejected, weights, beta):
+def sft_anchor(loss, metrics, anchor, errors, weights, share):
+    """Adds anchor * mean of w ||target - policy||^2; `share` of the samples have an error that counts."""
+    if anchor == 0:
+        return loss, metrics
+    return loss + anchor * (weights * errors).mean(), {**metrics, "sft_error": errors.mean() / share}
+
+
+def dpo(chosen, rejected, weights, beta, anchor=0.0):
     """Diffusion-DPO, arXiv 2311.12908, equation 14, with the squared errors as means over elements."""
     won, lost = advantage(*chosen), advantage(*rejected)
     inside = -(beta / 2) * (won - lost)
@@ -37,10 +44,11 @@ def dpo(chosen, rejected, weights, beta):
         "implicit_reward_rejected": (-(beta / 2) * lost).mean(),
         "anchor_distance": torch.cat([distance(*chosen[1:]), distance(*rejected[1:])]).mean(),
     }
-    return (-F.logsigmoid(inside) * weights).mean(), metrics
+    loss = (-F.logsigmoid(inside) * weights).mean()
+    return sft_anchor(loss, metrics, anchor, distance(chosen[0], chosen[1]), weights, 1.0)
 
 
-def kto(own, mismatched, accepted, weights, beta):
+def kto(own, mismatched, accepted, weights, beta, anchor=0.0):
     """KTO, arXiv 2402.01306, equation 8, with lambda in the weights: 1 - sigma(r - z0) or 1 - sigma(z0 - r)."""
     rewards = -beta * advantage(*own)
     estimate = rewards if mismatched is None else -beta * advantage(*mismatched)
@@ -53,4 +61,7 @@ def kto(own, mismatched, accepted, weights, beta):
         "reference_point": z0,
         "anchor_distance": distance(own[1], own[2]).mean(),
     }
-    return ((1 - values) * weights).mean(), metrics
+    loss = ((1 - values) * weights).mean()
+    # Rejected samples count as 0, and a batch of them alone has an error of 0 and not of 0 / 0.
+    share = accepted.mean().clamp(min=1 / len(accepted))
+    return sft_anchor(loss, metrics, anchor, accepted * distance(own[0], own[1]), weights, share)

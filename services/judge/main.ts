@@ -4,25 +4,41 @@ import { runService, startFoundation } from '@plumb/kit/lifecycle';
 import { addService } from '@plumb/kit/rpc';
 import { openFolderStore } from '@plumb/media';
 import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
-import { endpointAccess } from './adapters/endpoint-access.ts';
+import { openEndpoints } from './adapters/endpoint-access.ts';
 import { judgingTelemetry } from './adapters/judging-telemetry.ts';
 import { readJudgesFile } from './adapters/judges-file.ts';
+import { openKeyValueAccounts } from './adapters/key-value-accounts.ts';
 import { openKeyValueVerdicts } from './adapters/key-value-verdicts.ts';
 import { judgeSettings } from './config.ts';
 import { createJudging } from './domain/judging.ts';
+import { createSpending } from './domain/spending.ts';
 import { judgeService } from './service.ts';
 
 await runService({
   name: 'judge',
   start: async (context) => {
     const { config, bus, server, serve } = await startFoundation(context, judgeSettings, { name: 'judge' });
-    const { endpoints, judges } = await readJudgesFile(config.judgesFile, context.env);
-    const judging = createJudging(
-      endpointAccess(endpoints),
-      await openKeyValueVerdicts(bus, context.signal),
-      judgingTelemetry(),
+    const configured = await readJudgesFile(config.judgesFile, context.env);
+    const telemetry = judgingTelemetry(configured.currency);
+    const endpoints = openEndpoints(configured.endpoints, telemetry.endpointChanged);
+    const spending = createSpending(
+      await openKeyValueAccounts(bus),
+      configured.budget,
+      telemetry.accountFailed,
     );
-    addService(server, JudgeService, judgeService(judges, judging, await openFolderStore(config.artifacts)));
+    context.onStop('accounts', () => spending.flush());
+    const judging = createJudging({
+      accessOf: endpoints.of,
+      store: await openKeyValueVerdicts(bus, context.signal),
+      spending,
+      events: telemetry,
+    });
+    const artifacts = await openFolderStore(config.artifacts);
+    addService(
+      server,
+      JudgeService,
+      judgeService({ ...configured, endpoints: endpoints.all, judging, spending, artifacts }),
+    );
     return await serve();
   },
 });

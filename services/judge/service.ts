@@ -3,22 +3,33 @@
 import { create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { DurationSchema } from '@bufbuild/protobuf/wkt';
-import { invalidArgument, invalidArguments, notFound } from '@plumb/kit/errors';
+import { failedPrecondition, invalidArgument, invalidArguments, notFound } from '@plumb/kit/errors';
 import type { FieldViolation } from '@plumb/kit/errors';
 import type { Implementation } from '@plumb/kit/rpc';
 import { videoViolations } from '@plumb/media';
 import type { ArtifactSource } from '@plumb/media';
-import { JudgeMode, VerdictSchema } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
-import type { JudgeService, TokenUsageSchema } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import { EndpointState, JudgeMode, Purpose, VerdictSchema } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import type {
+  CostSchema,
+  JudgeInfoSchema,
+  JudgeService,
+  SpendSchema,
+  TokenUsageSchema,
+} from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { Category } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import type { Prompt as PromptMessage } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
-import { judgedClip } from './adapters/clip-frames.ts';
-import type { Judge } from './domain/judge-definition.ts';
-import type { Judging } from './domain/judging.ts';
+import { judgedClip } from './adapters/clip-pictures.ts';
+import { toRequest } from './adapters/openai-endpoint.ts';
+import type { ClipVerdict } from './domain/clip-verdict.ts';
+import { contentHash } from '@plumb/kit/content-hash';
+import { rubricFor } from './domain/judge-definition.ts';
+import type { Judge, Panel } from './domain/judge-definition.ts';
+import type { EndpointAccess, JudgedClip, Judging } from './domain/judging.ts';
 import type { Prompt } from './domain/question.ts';
 import type { JudgeMode as Mode, Category as CategoryName } from './domain/rubric.ts';
-import type { ClipVerdict, Judged } from './domain/verdict.ts';
+import type { Budget, Spend, Spending } from './domain/spending.ts';
+import { costOf } from './domain/token-estimate.ts';
 
 /** Longest prompt, in characters (prompt.proto). */
 const longestPrompt = 2000;
@@ -39,46 +50,81 @@ const categoryNames: Record<Category, CategoryName | undefined> = {
   [Category.FALLING_DOWN]: 'FD',
 };
 
-/** The service's handlers. */
-export function judgeService(
-  judges: readonly Judge[],
-  judging: Judging,
-  artifacts: ArtifactSource,
-): Implementation<typeof JudgeService> {
-  const byName = new Map(judges.map((judge) => [judge.name, judge]));
+/** What the service needs. */
+export interface JudgeServiceParts {
+  readonly judges: readonly Judge[];
+  readonly panels: readonly Panel[];
+  readonly endpoints: readonly EndpointAccess[];
+  readonly currency: string;
+  readonly judging: Judging;
+  readonly spending: Spending;
+  readonly artifacts: ArtifactSource;
+}
 
-  function judgeNamed(name: string): Judge {
-    const judge = byName.get(name);
-    if (judge !== undefined) return judge;
-    if (name === '')
-      throw invalidArgument('judge', 'is empty; name a judge of ListJudges', { reason: 'MISSING_FIELD' });
-    throw notFound('judge', name.slice(0, 80), {
-      reason: 'JUDGE_UNKNOWN',
-      fix: `known are: ${[...byName.keys()].join(', ')}`,
-    });
+type Named = { readonly judge: Judge } | { readonly panel: Panel };
+
+/** The service's handlers. */
+export function judgeService(parts: JudgeServiceParts): Implementation<typeof JudgeService> {
+  const { judges, panels, endpoints, currency, judging, spending, artifacts } = parts;
+  const byName = new Map<string, Named>([
+    ...judges.map((judge): [string, Named] => [judge.name, { judge }]),
+    ...panels.map((panel): [string, Named] => [panel.name, { panel }]),
+  ]);
+
+  function named(name: string, purpose: Purpose): Named {
+    const found = byName.get(name);
+    if (found === undefined) {
+      if (name === '')
+        throw invalidArgument('judge', 'is empty; name a judge of ListJudges', { reason: 'MISSING_FIELD' });
+      throw notFound('judge', name.slice(0, 80), {
+        reason: 'JUDGE_UNKNOWN',
+        fix: `known are: ${[...byName.keys()].join(', ')}`,
+      });
+    }
+    const heldOut = 'judge' in found ? found.judge.definition.heldOut : found.panel.heldOut;
+    if (heldOut && purpose !== Purpose.EVALUATION) {
+      throw failedPrecondition(
+        `judge '${name}' is held out: it gives no verdicts for training; name another judge, or ask with PURPOSE_EVALUATION if nothing learns from the answer`,
+        { reason: 'JUDGE_HELD_OUT', metadata: { judge: name } },
+      );
+    }
+    return found;
+  }
+
+  async function explain(members: readonly Judge[], prompt: Prompt, clip: JudgedClip): Promise<string[]> {
+    const questions = await Promise.all(members.map((judge) => judging.questions(judge, prompt, clip)));
+    return questions.flat().map((question) => JSON.stringify(toRequest(question)));
   }
 
   return {
     async judge(request, { signal }) {
-      const judge = judgeNamed(request.judge);
-      if (judge.definition.mode === 'compare') {
+      const found = named(request.judge, request.purpose);
+      if ('judge' in found && found.judge.definition.mode === 'compare') {
         throw invalidArgument(
           'judge',
-          `'${judge.name}' compares two clips; call Compare or name another judge`,
+          `'${request.judge}' compares two clips; call Compare or name another judge`,
         );
       }
       const prompt = promptOf(request.prompt, [videoField(request.video, 'video')]);
       const clip = judgedClip(present(request.video, 'video'), artifacts, 'video');
-      const verdict = await judging.judge(judge, prompt, clip, signal);
-      return { verdict: toVerdict(judge, verdict) };
+      const asker = { runId: runIdOf(request.runId), signal };
+      const members = 'judge' in found ? [found.judge] : found.panel.members;
+      const requestBodies = request.explain ? await explain(members, prompt, clip) : [];
+      if ('judge' in found) {
+        const verdict = await judging.judge(found.judge, prompt, clip, asker);
+        return { verdict: toVerdict(found.judge, prompt, verdict, currency), requestBodies };
+      }
+      const { panel } = found;
+      const verdict = await judging.consult(panel, prompt, clip, asker);
+      return { verdict: toPanelVerdict(panel, prompt, verdict, currency), requestBodies };
     },
 
     async compare(request, { signal }) {
-      const judge = judgeNamed(request.judge);
-      if (judge.definition.mode !== 'compare') {
+      const found = named(request.judge, request.purpose);
+      if (!('judge' in found) || found.judge.definition.mode !== 'compare') {
         throw invalidArgument(
           'judge',
-          `'${judge.name}' judges one clip; call Judge or name a judge of mode compare`,
+          `'${request.judge}' judges one clip; call Judge or name a judge of mode compare`,
         );
       }
       const prompt = promptOf(request.prompt, [
@@ -87,7 +133,8 @@ export function judgeService(
       ]);
       const first = judgedClip(present(request.first, 'first'), artifacts, 'first');
       const second = judgedClip(present(request.second, 'second'), artifacts, 'second');
-      const verdict = await judging.compare(judge, prompt, [first, second], signal);
+      const asker = { runId: runIdOf(request.runId), signal };
+      const verdict = await judging.compare(found.judge, prompt, [first, second], asker);
       return {
         firstPreferred: verdict.firstPreferred,
         reason: verdict.reason,
@@ -97,49 +144,191 @@ export function judgeService(
     },
 
     listJudges(request) {
+      const infos = [...judges.map(judgeInfo), ...panels.map(panelInfo)];
       const { items, nextPageToken } = page(
-        judges,
-        (judge) => judge.name,
+        infos,
+        (info) => info.name ?? '',
         request.pageSize,
         request.pageToken,
       );
+      return Promise.resolve({ judges: items, nextPageToken });
+    },
+
+    listEndpoints() {
+      const states = {
+        serving: EndpointState.SERVING,
+        down: EndpointState.DOWN,
+        recovering: EndpointState.RECOVERING,
+      };
       return Promise.resolve({
-        judges: items.map(({ name, definition, rubric, hash }) => ({
-          name,
-          model: definition.model,
-          mode: modes[definition.mode],
-          rubricHash: rubric.hash,
-          heldOut: definition.heldOut,
-          judgeHash: hash,
-          version: definition.version,
-        })),
-        nextPageToken,
+        endpoints: endpoints.map(({ endpoint, admission }) => {
+          const { state, callsInFlight, concurrency, verdicts } = admission.occupancy();
+          return {
+            name: endpoint.name,
+            state: states[state],
+            callsInFlight,
+            concurrency,
+            verdictsInFlight: verdicts,
+          };
+        }),
       });
+    },
+
+    async setBudget({ runId, budget }) {
+      const limits: Budget = {
+        ...(budget?.tokens === undefined ? {} : { tokens: Number(budget.tokens) }),
+        ...(budget?.cost === undefined ? {} : { cost: budget.cost }),
+      };
+      for (const [name, value = 0] of Object.entries(limits)) {
+        if (!(value >= 0 && Number.isFinite(value)))
+          throw invalidArgument(
+            `budget.${name}`,
+            `is ${value}; give 0 or more, or leave it out for no limit`,
+          );
+      }
+      return { spend: spendMessage(await spending.setBudget(runIdOf(runId, 'needed'), limits), currency) };
+    },
+
+    async getSpend({ runId }) {
+      return { spend: spendMessage(await spending.spend(runIdOf(runId, 'needed')), currency) };
     },
   };
 }
 
-function toVerdict(judge: Judge, verdict: Judged<ClipVerdict>): MessageInitShape<typeof VerdictSchema> {
+function runIdOf(runId: string, need: 'needed' | 'optional' = 'optional'): string {
+  if (runId === '' && need === 'needed') {
+    throw invalidArgument('run_id', 'is empty; name the run whose budget is meant', {
+      reason: 'MISSING_FIELD',
+    });
+  }
+  if (runId.length > 200) throw invalidArgument('run_id', `has ${runId.length} characters; use at most 200`);
+  return runId;
+}
+
+function judgeInfo({
+  name,
+  definition,
+  rubric,
+  hash,
+  askHash,
+  calibration,
+}: Judge): MessageInitShape<typeof JudgeInfoSchema> {
+  return {
+    name,
+    model: definition.model,
+    mode: modes[definition.mode],
+    rubricHash: rubric.hash,
+    heldOut: definition.heldOut,
+    judgeHash: hash,
+    version: definition.version,
+    votes: definition.votes,
+    calibrationHash: calibration?.hash ?? '',
+    askHash,
+    threshold: definition.threshold,
+  };
+}
+
+function panelInfo({
+  name,
+  definition,
+  members,
+  heldOut,
+  hash,
+}: Panel): MessageInitShape<typeof JudgeInfoSchema> {
+  return {
+    name,
+    model: [...new Set(members.map((member) => member.definition.model))].join(', '),
+    mode: JudgeMode.BINARY,
+    heldOut,
+    judgeHash: hash,
+    version: definition.version,
+    votes: members.reduce((sum, member) => sum + member.definition.votes, 0),
+    members: members.map((member) => member.name),
+    threshold: definition.threshold,
+  };
+}
+
+function toVerdict(
+  judge: Judge,
+  prompt: Prompt,
+  verdict: ClipVerdict,
+  currency: string,
+): MessageInitShape<typeof VerdictSchema> {
+  const tokens = { input: verdict.inputTokens, output: verdict.outputTokens };
+  return create(VerdictSchema, {
+    judge: judge.name,
+    ...wordsOf(verdict),
+    rubricHash: rubricFor(judge, prompt.category).hash,
+    judgeHash: judge.hash,
+    judgeVersion: judge.definition.version,
+    calibrationHash: judge.calibration?.hash ?? '',
+    cost: money(costOf(tokens, judge.definition.price), currency),
+  });
+}
+
+function toPanelVerdict(
+  panel: Panel,
+  prompt: Prompt,
+  verdict: ClipVerdict & { readonly members: readonly ClipVerdict[] },
+  currency: string,
+): MessageInitShape<typeof VerdictSchema> {
+  const members = panel.members.flatMap((judge, index) => {
+    const member = verdict.members[index];
+    return member === undefined ? [] : [toVerdict(judge, prompt, member, currency)];
+  });
+  const rubrics = panel.members.map((judge) => rubricFor(judge, prompt.category).hash);
+  return create(VerdictSchema, {
+    judge: panel.name,
+    ...wordsOf(verdict),
+    rubricHash: contentHash({ rubrics }),
+    judgeHash: panel.hash,
+    judgeVersion: panel.definition.version,
+    cost: money(
+      members.reduce((sum, member) => sum + (member.cost?.amount ?? 0), 0),
+      currency,
+    ),
+    members,
+  });
+}
+
+function wordsOf(verdict: ClipVerdict) {
   const answer =
     verdict.accept === undefined
       ? { case: 'grade' as const, value: verdict.grade ?? 0 }
       : { case: 'accept' as const, value: verdict.accept };
-  return create(VerdictSchema, {
-    judge: judge.name,
+  return {
     answer,
     ...(verdict.probability === undefined ? {} : { probability: verdict.probability }),
     reason: verdict.reason,
     failureMode: verdict.failureMode,
     checks: verdict.checks,
     model: verdict.model,
-    rubricHash: judge.rubric.hash,
     usage: usageOf(verdict),
     endpointTime: duration(verdict.endpointMs),
     cached: verdict.cached,
     calls: verdict.calls,
-    judgeHash: judge.hash,
-    judgeVersion: judge.definition.version,
-  });
+    votes: verdict.votes,
+    score: verdict.score,
+  };
+}
+
+function money(amount: number, currency: string): MessageInitShape<typeof CostSchema> {
+  return { amount, currency };
+}
+
+function spendMessage(spend: Spend, currency: string): MessageInitShape<typeof SpendSchema> {
+  const { tokens, cost } = spend.budget;
+  return {
+    runId: spend.runId,
+    usage: usageOf(spend),
+    cost: money(spend.cost, currency),
+    calls: BigInt(spend.calls),
+    budget: {
+      ...(tokens === undefined ? {} : { tokens: BigInt(tokens) }),
+      ...(cost === undefined ? {} : { cost }),
+    },
+    exhausted: spend.exhausted,
+  };
 }
 
 function usageOf(verdict: {

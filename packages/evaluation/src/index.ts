@@ -3,6 +3,15 @@
  */
 export { agreement, cohenKappa, rocAuc, spearman } from './agreement.ts';
 export type { Agreement, AgreementReport, LabelledScore } from './agreement.ts';
+export {
+  brierScore,
+  calibrate,
+  calibrationMappingSchema,
+  fitIsotonic,
+  fitPlatt,
+  recommendThreshold,
+} from './calibration.ts';
+export type { CalibrationMapping, LabelledConfidence } from './calibration.ts';
 export type { BootstrapOptions, ClusteredEstimates } from './cluster-bootstrap.ts';
 export type { Estimate } from './estimate.ts';
 export { decideGate, defaultGate, gateSpec } from './gate.ts';

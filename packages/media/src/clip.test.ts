@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { checkClip, frameOf, sampleFrames } from './clip.ts';
+import { checkClip, frameOf, sampleFrames, sampleFramesByMotion } from './clip.ts';
 
 test('sampled frames are in order, without repeats, and hold the first and the last', () => {
   fc.assert(
@@ -40,4 +40,30 @@ test('a frame is a view of its own pixels', () => {
   const clip = { frames: 2, height: 2, width: 2, fps: 8, data };
   assert.deepEqual([...frameOf(clip, 1)], [...data.subarray(12)]);
   assert.throws(() => frameOf(clip, 2), { code: 'INVALID_ARGUMENT' });
+});
+
+test('frames by motion are close together where much changes', () => {
+  const clip = { frames: 12, height: 1, width: 1, fps: 8, data: new Uint8Array(36) };
+  // Nothing until frame 8, then one step a frame.
+  for (let frame = 8; frame < 12; frame += 1) clip.data.fill((frame - 7) * 50, frame * 3, frame * 3 + 3);
+  assert.deepEqual(sampleFramesByMotion(clip, 5), [0, 8, 9, 10, 11]);
+  const still = { ...clip, data: new Uint8Array(36) };
+  assert.deepEqual(sampleFramesByMotion(still, 5), sampleFrames(still, 5));
+});
+
+test('frames by motion are in order, without repeats, whatever moves', () => {
+  const clips = fc.array(fc.nat(255), { minLength: 1, maxLength: 40 }).map((values) => ({
+    frames: values.length,
+    height: 1,
+    width: 1,
+    fps: 8,
+    data: Uint8Array.from(values.flatMap((value) => [value, value, value])),
+  }));
+  fc.assert(
+    fc.property(clips, fc.integer({ min: 1, max: 50 }), (clip, count) => {
+      const indices = sampleFramesByMotion(clip, count);
+      assert.equal(indices.length, Math.min(clip.frames, count));
+      assert.ok(indices.every((index, place) => index < clip.frames && index > (indices[place - 1] ?? -1)));
+    }),
+  );
 });

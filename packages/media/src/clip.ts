@@ -80,15 +80,45 @@ export function frameOf(clip: Clip, index: number): Uint8Array {
  *
  * @throws PlumbError INVALID_ARGUMENT when count is not a whole number of 1 or more
  */
-export function sampleFrames(
-  clip: Pick<Clip, 'frames'>,
-  count: number,
-  spacing: 'uniform' = 'uniform',
-): number[] {
+export function sampleFrames(clip: Pick<Clip, 'frames'>, count: number): number[] {
   if (!Number.isSafeInteger(count) || count < 1) {
-    throw invalidArgument('frames', `is ${count}; ask for 1 or more frames (${spacing} spacing)`);
+    throw invalidArgument('frames', `is ${count}; ask for 1 or more frames`);
   }
   if (count >= clip.frames) return Array.from({ length: clip.frames }, (_, index) => index);
   if (count === 1) return [Math.floor((clip.frames - 1) / 2)];
   return Array.from({ length: count }, (_, index) => Math.round((index * (clip.frames - 1)) / (count - 1)));
+}
+
+/**
+ * Indices of `count` frames spread evenly over what happens: between two chosen frames about as much changes in the
+ * picture as between any other two. The first and the last frame are among them. A clip in which nothing moves gets
+ * evenly spaced frames.
+ *
+ * @throws PlumbError INVALID_ARGUMENT when count is not a whole number of 1 or more
+ */
+export function sampleFramesByMotion(clip: Clip, count: number): number[] {
+  const even = sampleFrames(clip, count);
+  if (count < 3 || count >= clip.frames) return even;
+  // Travelled[i]: change of the picture from the first frame to frame i, step by step.
+  const travelled = [0];
+  for (let index = 1; index < clip.frames; index += 1) {
+    const [before, after] = [frameOf(clip, index - 1), frameOf(clip, index)];
+    let change = 0;
+    for (let at = 0; at < after.length; at += 1) change += Math.abs((after[at] ?? 0) - (before[at] ?? 0));
+    travelled.push((travelled[index - 1] ?? 0) + change);
+  }
+  const whole = travelled.at(-1) ?? 0;
+  if (whole === 0) return even;
+  const chosen: number[] = [0];
+  for (let place = 1; place < count - 1; place += 1) {
+    const wanted = (whole * place) / (count - 1);
+    const nearest = travelled.reduce(
+      (best, distance, index) =>
+        Math.abs(distance - wanted) < Math.abs((travelled[best] ?? 0) - wanted) ? index : best,
+      0,
+    );
+    // Every frame once, in order, with room for those that are still to come.
+    chosen.push(Math.min(Math.max(nearest, (chosen.at(-1) ?? 0) + 1), clip.frames - count + place));
+  }
+  return [...chosen, clip.frames - 1];
 }

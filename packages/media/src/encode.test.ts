@@ -3,7 +3,16 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import sharp from 'sharp';
 import type { Clip } from './clip.ts';
-import { contactSheet, decodeClip, encodeClip, encodeFrames, encodePreview, enlarge } from './encode.ts';
+import {
+  contactSheet,
+  decodeClip,
+  encodeClip,
+  encodeFrames,
+  encodeGrid,
+  encodePreview,
+  enlarge,
+  isFilmStrip,
+} from './encode.ts';
 
 const clips: fc.Arbitrary<Clip> = fc
   .record({
@@ -124,7 +133,7 @@ test('frames for a model are single pictures, enlarged in sharp squares', async 
   clip.data.set([10, 20, 30, 200, 210, 220], 6);
   const pictures = await encodeFrames(clip, [1, 0], { scale: 4 });
   assert.equal(pictures.length, 2);
-  const { data, info } = await sharp(pictures[0]).raw().toBuffer({ resolveWithObject: true });
+  const { data, info } = await sharp(pictures[0]?.bytes).raw().toBuffer({ resolveWithObject: true });
   assert.deepEqual([info.width, info.height], [8, 4]);
   assert.deepEqual([...data.subarray(9, 15)], [10, 20, 30, 200, 210, 220]);
   await assert.rejects(encodeFrames(clip, [3]), { code: 'INVALID_ARGUMENT' });
@@ -159,4 +168,30 @@ test('a contact sheet shows every frame of every clip', async () => {
   assert.deepEqual([sheet.width, sheet.height], [2 * 2 * (8 * 7 + 1), 2 * (2 * 5 + 1)]);
   await assert.rejects(contactSheet([]), { code: 'INVALID_ARGUMENT' });
   await assert.rejects(contactSheet([still(8), still(4)]), { code: 'INVALID_ARGUMENT' });
+});
+
+test('a grid holds the frames in reading order, and a film strip is a grid of one column', async () => {
+  const clip = still(3, 2, 1);
+  clip.data.set([10, 20, 30, 200, 210, 220], 6);
+  const grid = await encodeGrid(clip, [1, 0, 2], 2);
+  assert.deepEqual([grid.width, grid.height, grid.mediaType], [4, 2, 'image/png']);
+  const { data } = await sharp(grid.bytes).raw().toBuffer({ resolveWithObject: true });
+  assert.deepEqual([...data.subarray(0, 6)], [10, 20, 30, 200, 210, 220]);
+  assert.deepEqual([...data.subarray(18, 24)], Array(6).fill(255), 'what is left over is white');
+  const strip = await encodeGrid(clip, [0, 1, 2], 1);
+  assert.deepEqual((await decodeClip(strip.bytes, clip)).data, clip.data);
+  assert.ok(isFilmStrip(strip.bytes, clip));
+  assert.ok(isFilmStrip(await encodeClip(clip), clip));
+  assert.ok(!isFilmStrip(strip.bytes, { ...clip, frames: 2 }) && !isFilmStrip(new Uint8Array(5), clip));
+});
+
+test('other formats are smaller, and large frames are made small', async () => {
+  const clip = still(2, 64, 32);
+  for (const format of ['jpeg', 'webp'] as const) {
+    const [picture] = await encodeFrames(clip, [0], { format, longestSide: 16 });
+    assert.ok(picture);
+    assert.equal((await sharp(picture.bytes).metadata()).format, format);
+    assert.equal(Math.max(picture.width, picture.height), 16);
+    assert.equal(Math.min(picture.width, picture.height), 8);
+  }
 });

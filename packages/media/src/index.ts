@@ -1,4 +1,12 @@
-export { checkClip, checkClipShape, clipBytes, frameOf, maxClipPixels, sampleFrames } from './clip.ts';
+export {
+  checkClip,
+  checkClipShape,
+  clipBytes,
+  frameOf,
+  maxClipPixels,
+  sampleFrames,
+  sampleFramesByMotion,
+} from './clip.ts';
 export type { Clip, ClipShape } from './clip.ts';
 export {
   clipMediaType,
@@ -6,11 +14,24 @@ export {
   decodeClip,
   encodeClip,
   encodeFrames,
+  encodeGrid,
   encodePreview,
+  isFilmStrip,
   previewMediaType,
 } from './encode.ts';
-export type { ContactSheetOptions, ScaleOptions } from './encode.ts';
-export { maxInlineClipBytes, readVideo, videoHash, videoViolations } from './video.ts';
+export type { ContactSheetOptions, EncodedPicture, PictureOptions, ScaleOptions } from './encode.ts';
+export { defaultClipLimits } from './clip-limits.ts';
+export type { ClipLimits } from './clip-limits.ts';
+export { openClipSource } from './clip-source.ts';
+export type { ClipSourceOptions } from './clip-source.ts';
+export {
+  artifactsOnly,
+  maxInlineClipBytes,
+  readVideo,
+  readVideoBytes,
+  videoHash,
+  videoViolations,
+} from './video.ts';
 export type { ArtifactSource, VideoViolation } from './video.ts';
 export { artifactUri, openFolderStore } from './folder-store.ts';
 export type { ArtifactStore, FolderStoreOptions, StoredArtifact } from './folder-store.ts';

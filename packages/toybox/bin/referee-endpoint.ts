@@ -4,6 +4,8 @@ import { parseArgs } from 'node:util';
 import { invalidArgument, PlumbError } from '@plumb/kit/errors';
 import { splitAddress } from '@plumb/kit/config';
 import { runService } from '@plumb/kit/lifecycle';
+import { categories } from '../src/captions.ts';
+import type { Category } from '../src/captions.ts';
 import { checkMisbehaviour, faultKinds, wellBehaved } from '../src/referee-endpoint/misbehaviour.ts';
 import type { Misbehaviour } from '../src/referee-endpoint/misbehaviour.ts';
 import { refereeDescription } from '../src/referee-endpoint/model.ts';
@@ -14,11 +16,13 @@ const usage = `${refereeDescription}
 node packages/toybox/bin/referee-endpoint.ts [options]
   --listen HOST:PORT        loopback address; default PLUMB_REFEREE_LISTEN, else 127.0.0.1:0
   --noise-rate SHARE        share of clips whose verdict is turned round, the same clips each time
+  --bias CATEGORY=SHARE,... share of a category's bad clips that are accepted; below 0, of its good ones that are rejected
   --latency-ms MS           added to every answer
   --fault-rate SHARE        share of calls that fail
   --faults KIND,...         of ${faultKinds.join(', ')}; default all but stall
   --retry-after SECONDS     what a 429 asks for; default 1
   --seed N                  decides which clips and calls are hit
+A request may ask for its own: model toybox-referee@noise=0.2,bias.FD=0.3,latency=100,fault=0.1,seed=4.
 PLUMB_REFEREE_API_KEY, if set, is the key that callers must send.`;
 
 function options(): { listen: string; misbehaviour: Misbehaviour; help: boolean } {
@@ -26,6 +30,7 @@ function options(): { listen: string; misbehaviour: Misbehaviour; help: boolean 
     options: {
       listen: { type: 'string' },
       'noise-rate': { type: 'string' },
+      bias: { type: 'string' },
       'latency-ms': { type: 'string' },
       'fault-rate': { type: 'string' },
       faults: { type: 'string' },
@@ -45,6 +50,7 @@ function options(): { listen: string; misbehaviour: Misbehaviour; help: boolean 
     listen: values.listen ?? process.env['PLUMB_REFEREE_LISTEN'] ?? '127.0.0.1:0',
     help: values.help,
     misbehaviour: checkMisbehaviour({
+      bias: Object.fromEntries((values.bias?.split(',') ?? []).map(biasOf)),
       noiseRate: Number(values['noise-rate'] ?? wellBehaved.noiseRate),
       latencyMs: Number(values['latency-ms'] ?? wellBehaved.latencyMs),
       faultRate: Number(values['fault-rate'] ?? wellBehaved.faultRate),
@@ -53,6 +59,15 @@ function options(): { listen: string; misbehaviour: Misbehaviour; help: boolean 
       seed: Number(values.seed ?? wellBehaved.seed),
     }),
   };
+}
+
+function biasOf(text: string): [Category, number] {
+  const [name, share] = text.split('=');
+  const category = categories.find((known) => known === name);
+  if (category === undefined) {
+    throw invalidArgument('--bias', `names the category '${name}'; known are ${categories.join(', ')}`);
+  }
+  return [category, Number(share)];
 }
 
 await runService({

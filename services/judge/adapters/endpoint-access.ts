@@ -1,27 +1,41 @@
 /** Opens the configured endpoints, each with its limits. */
 
 import { createAdmission } from '../domain/admission.ts';
+import type { EndpointState } from '../domain/admission.ts';
 import type { Judge } from '../domain/judge-definition.ts';
 import type { EndpointAccess } from '../domain/judging.ts';
 import type { ConfiguredEndpoint } from './judges-file.ts';
 import { openEndpoint } from './openai-endpoint.ts';
 
-/** The endpoint of a judge. Judges of one endpoint share its limits. */
-export function endpointAccess(endpoints: readonly ConfiguredEndpoint[]): (judge: Judge) => EndpointAccess {
+/** The endpoints, by judge and all together. */
+export interface Endpoints {
+  /** The endpoint of a judge. Judges of one endpoint share its limits. */
+  of(judge: Judge): EndpointAccess;
+  readonly all: readonly EndpointAccess[];
+}
+
+/** @param changed Told when an endpoint goes down and comes back. */
+export function openEndpoints(
+  endpoints: readonly ConfiguredEndpoint[],
+  changed: (endpoint: string, state: EndpointState) => void,
+): Endpoints {
   const opened = new Map(
     endpoints.map(({ name, definition, apiKey }): [string, EndpointAccess] => [
       name,
       {
         endpoint: openEndpoint(name, definition, apiKey),
         definition,
-        admission: createAdmission(name, definition),
+        admission: createAdmission(name, definition, (state) => changed(name, state)),
       },
     ]),
   );
-  return (judge) => {
-    const access = opened.get(judge.definition.endpoint);
-    // The judges file was checked for this.
-    if (access === undefined) throw new TypeError(`no endpoint ${judge.definition.endpoint}`);
-    return access;
+  return {
+    of(judge) {
+      const access = opened.get(judge.definition.endpoint);
+      // The judges file was checked for this.
+      if (access === undefined) throw new TypeError(`no endpoint ${judge.definition.endpoint}`);
+      return access;
+    },
+    all: [...opened.values()],
   };
 }

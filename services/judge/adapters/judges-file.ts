@@ -5,10 +5,13 @@ import { dirname, resolve } from 'node:path';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { PlumbError, describeError } from '@plumb/kit/errors';
-import { defineJudge, judgesFileSchema } from '../domain/judge-definition.ts';
-import type { EndpointDefinition, Judge } from '../domain/judge-definition.ts';
-import { parseRubric } from '../domain/rubric.ts';
-import type { Rubric } from '../domain/rubric.ts';
+import { parseCalibration } from '../domain/calibration.ts';
+import type { Calibration } from '../domain/calibration.ts';
+import { defineJudge, definePanel, judgesFileSchema } from '../domain/judge-definition.ts';
+import type { EndpointDefinition, Judge, Panel } from '../domain/judge-definition.ts';
+import { categories, parseRubric } from '../domain/rubric.ts';
+import type { Category, Rubric } from '../domain/rubric.ts';
+import type { Budget } from '../domain/spending.ts';
 
 /** The environment as Node gives it. */
 export type Environment = Readonly<Record<string, string | undefined>>;
@@ -24,6 +27,11 @@ export interface ConfiguredEndpoint {
 export interface ConfiguredJudges {
   readonly endpoints: readonly ConfiguredEndpoint[];
   readonly judges: readonly Judge[];
+  readonly panels: readonly Panel[];
+  /** ISO 4217 code of all prices and budgets. */
+  readonly currency: string;
+  /** Budget of a run for which nobody has set one. */
+  readonly budget: Budget;
 }
 
 /**
@@ -51,15 +59,54 @@ export async function readJudgesFile(path: string, env: Environment): Promise<Co
     }
     return { name, definition, apiKey };
   });
-  const rubrics = new Map<string, Promise<Rubric>>();
+  const known = new Map<string, Promise<Rubric>>();
+  const rubricAt = (relative: string, setting: string): Promise<Rubric> => {
+    const rubricPath = resolve(dirname(path), relative);
+    const rubric = known.get(rubricPath) ?? readRubric(rubricPath, `${setting} in ${path}`);
+    known.set(rubricPath, rubric);
+    return rubric;
+  };
   const judges: Judge[] = [];
   for (const [name, definition] of Object.entries(file.judges)) {
-    const rubricPath = resolve(dirname(path), definition.rubric);
-    const rubric = rubrics.get(rubricPath) ?? readRubric(rubricPath, `judges.${name}.rubric in ${path}`);
-    rubrics.set(rubricPath, rubric);
-    judges.push(defineJudge(name, definition, await rubric));
+    const rubrics: Partial<Record<Category, Rubric>> = {};
+    for (const category of categories) {
+      const relative = definition.rubrics[category];
+      if (relative === undefined) continue;
+      rubrics[category] = await rubricAt(relative, `judges.${name}.rubrics.${category}`);
+    }
+    const rubric = await rubricAt(definition.rubric, `judges.${name}.rubric`);
+    const uncalibrated = defineJudge(name, definition, { rubric, rubrics });
+    if (definition.calibration === undefined) {
+      judges.push(uncalibrated);
+      continue;
+    }
+    const setting = `judges.${name}.calibration in ${path}`;
+    const calibration = await readCalibration(resolve(dirname(path), definition.calibration), setting);
+    if (calibration.askHash !== uncalibrated.askHash || calibration.votes !== definition.votes) {
+      throw wrong(
+        `${setting} was fitted to another judge: model, rubric, frames, sampling or votes have changed since; run \`plumb judge calibrate\` again, or leave it out`,
+      );
+    }
+    judges.push(defineJudge(name, definition, { rubric, rubrics, calibration }));
   }
-  return { endpoints, judges };
+  const panels = Object.entries(file.panels).map(([name, definition]) =>
+    definePanel(
+      name,
+      definition,
+      // The schema has seen that every member is there.
+      definition.judges.flatMap((member) => judges.find((judge) => judge.name === member) ?? []),
+    ),
+  );
+  return { endpoints, judges, panels, currency: file.currency, budget: file.budget };
+}
+
+async function readCalibration(path: string, setting: string): Promise<Calibration> {
+  const text = await readText(path, setting);
+  try {
+    return parseCalibration(text);
+  } catch (error) {
+    throw wrong(`calibration ${path}: ${describeError(error)}`, error);
+  }
 }
 
 async function readRubric(path: string, setting: string): Promise<Rubric> {

@@ -2,10 +2,21 @@
 
 import { describeError } from '@plumb/kit/errors';
 import { logger, meter } from '@plumb/kit/telemetry';
+import type { EndpointState } from '../domain/admission.ts';
 import type { JudgingEvents } from '../domain/judging.ts';
 
-/** Events of judging go to counters, and faults to the log. */
-export function judgingTelemetry(): JudgingEvents {
+/** What is told besides the events of judging. */
+export interface JudgeTelemetry extends JudgingEvents {
+  endpointChanged(endpoint: string, state: EndpointState): void;
+  accountFailed(error: unknown): void;
+}
+
+/**
+ * Events of judging go to counters, and faults to the log. The keys of endpoints are nowhere near.
+ *
+ * @param currency Of the costs, as a label.
+ */
+export function judgingTelemetry(currency: string): JudgeTelemetry {
   const log = logger('judging');
   const instruments = meter('@plumb/judge-service');
   const verdicts = instruments.createCounter('plumb.judge.verdicts', {
@@ -17,7 +28,26 @@ export function judgingTelemetry(): JudgingEvents {
   const storeFailures = instruments.createCounter('plumb.judge.store.failures', {
     description: 'Reads and writes of the verdict store that failed; the verdict itself is not affected',
   });
+  const tokens = instruments.createCounter('plumb.judge.tokens', {
+    description: 'Tokens that were paid for, by judge and type',
+  });
+  const costs = instruments.createCounter('plumb.judge.cost', {
+    description: 'Money that was spent by the price lists of the judges file, by judge and currency',
+  });
   return {
+    spent: ({ name }, { input, output }, cost) => {
+      tokens.add(input, { 'plumb.judge': name, type: 'input' });
+      tokens.add(output, { 'plumb.judge': name, type: 'output' });
+      if (cost > 0) costs.add(cost, { 'plumb.judge': name, currency });
+    },
+    endpointChanged: (endpoint, state) => {
+      if (state === 'down') log.warn({ endpoint, state }, 'an endpoint fails all calls and is left alone');
+      else log.info({ endpoint, state }, 'an endpoint changed its state');
+    },
+    accountFailed: (error) => {
+      storeFailures.add(1);
+      log.warn({ error: describeError(error) }, 'what a run has spent could not be written; trying again');
+    },
     verdict: ({ name }, source) => verdicts.add(1, { 'plumb.judge': name, source }),
     fault: ({ name }, error, attempt) => {
       const { fault } = error;

@@ -77,7 +77,8 @@ async function endpointThat(
         {
           endpoint,
           retries: definition.retries,
-          admit: (call, callSignal) => admission.call(call, callSignal),
+          admit: (call, callSignal) => admission.call(call, 100, callSignal),
+          reserve: () => ({ settle: () => undefined }),
           parse: parseYes,
         },
         signal,
@@ -221,8 +222,15 @@ test('Retry-After is read in all its forms', () => {
   assert.equal(read({}), undefined);
 });
 
+const limits = {
+  requestsPerMinute: undefined,
+  tokensPerMinute: undefined,
+  breaker: { failures: 3, firstRestMs: 1000, longestRestMs: 4000 },
+  retries: { limit: 3, firstDelayMs: 0, longestDelayMs: 50 },
+};
+
 test('a full queue pushes back with a time to retry', async () => {
-  const admission = createAdmission('e', { concurrency: 1, queue: 1 });
+  const admission = createAdmission('e', { ...limits, concurrency: 1, queue: 1 });
   const gate = Promise.withResolvers<undefined>();
   const running = [admission.verdict(() => gate.promise), admission.verdict(() => gate.promise)];
   const error = await failureOf(admission.verdict(() => gate.promise));
@@ -231,7 +239,45 @@ test('a full queue pushes back with a time to retry', async () => {
   assert.ok((error.retryAfterMs ?? 0) > 0);
   gate.resolve(undefined);
   await Promise.all(running);
-  assert.equal(admission.load, 0);
+  assert.equal(admission.occupancy().verdicts, 0);
+});
+
+test('429 takes places away, once for all calls that were in flight together, and answers give them back', async () => {
+  const admission = createAdmission('e', { ...limits, concurrency: 10, queue: 100 });
+  const refuse = (): Promise<never> =>
+    Promise.reject(new EndpointError('rate-limited', 'HTTP 429', { status: 429, retryAfterMs: 5 }));
+  const gate = Promise.withResolvers<undefined>();
+  const together = Array.from({ length: 10 }, () =>
+    admission.call(() => gate.promise.then(refuse), 1, never),
+  );
+  gate.resolve(undefined);
+  await Promise.allSettled(together);
+  assert.equal(admission.occupancy().concurrency, 7);
+  for (let call = 0; call < 7; call += 1) await admission.call(() => Promise.resolve(), 1, never);
+  assert.equal(admission.occupancy().concurrency, 8);
+  for (let round = 0; round < 20; round += 1) await admission.call(refuse, 1, never).catch(() => undefined);
+  assert.equal(admission.occupancy().concurrency, 1, 'and never the last one');
+});
+
+test('an endpoint that is down is left alone until its rest is over', async (t) => {
+  t.mock.timers.enable({ apis: ['Date'], now: 1_000_000 });
+  const states: string[] = [];
+  const admission = createAdmission('e', { ...limits, concurrency: 4, queue: 4 }, (state) =>
+    states.push(state),
+  );
+  let calls = 0;
+  const failing = (): Promise<never> => {
+    calls += 1;
+    return Promise.reject(new EndpointError('connection', 'refused'));
+  };
+  for (let call = 0; call < 6; call += 1) await admission.call(failing, 1, never).catch(() => undefined);
+  assert.deepEqual([calls, admission.occupancy().state], [3, 'down']);
+  const error = await failureOf(admission.call(failing, 1, never));
+  assert.ok(error instanceof PlumbError && error.reason === 'JUDGE_UNAVAILABLE' && error.retryable);
+  t.mock.timers.setTime(1_100_000);
+  assert.equal(await admission.call(() => Promise.resolve('back'), 1, never), 'back');
+  assert.equal(admission.occupancy().state, 'serving');
+  assert.deepEqual(states, ['down', 'recovering', 'serving']);
 });
 
 test('an EndpointError names its fault', () => {

@@ -1,7 +1,33 @@
-/** How many calls an endpoint gets at a time, and how many verdicts may wait for one. */
+/** How many calls an endpoint gets, how fast, and whether it gets any at the moment. */
 
+import { setTimeout as delay } from 'node:timers/promises';
+import {
+  BrokenCircuitError,
+  CircuitState,
+  ConsecutiveBreaker,
+  ExponentialBackoff,
+  circuitBreaker,
+  handleWhen,
+} from 'cockatiel';
 import PQueue from 'p-queue';
-import { resourceExhausted } from '@plumb/kit/errors';
+import { resourceExhausted, unavailable } from '@plumb/kit/errors';
+import type { PlumbError } from '@plumb/kit/errors';
+import { EndpointError } from './endpoint.ts';
+import type { EndpointDefinition } from './judge-definition.ts';
+import { createRateWindow } from './rate-window.ts';
+
+/** Health of an endpoint: down while its circuit breaker is open, recovering while one call tries it. */
+export type EndpointState = 'serving' | 'down' | 'recovering';
+
+/** What an endpoint is doing. */
+export interface Occupancy {
+  readonly state: EndpointState;
+  readonly callsInFlight: number;
+  /** Calls allowed at a time at the moment. */
+  readonly concurrency: number;
+  /** Verdicts that are running or waiting. */
+  readonly verdicts: number;
+}
 
 /** Limits of one endpoint. */
 export interface Admission {
@@ -11,22 +37,93 @@ export interface Admission {
    * @throws PlumbError RESOURCE_EXHAUSTED at once, with a time to retry, if as many as allowed are running and waiting.
    */
   verdict<R>(work: () => Promise<R>): Promise<R>;
-  /** Runs one call when fewer than `concurrency` are in flight. An abort takes it out of the queue. */
-  call<R>(work: () => Promise<R>, signal: AbortSignal): Promise<R>;
-  /** Verdicts that are running or waiting. */
-  readonly load: number;
+  /**
+   * Runs one call when there is a place for it, rates allow it and the endpoint has not asked to be left alone. An abort
+   * takes it out of the queue.
+   *
+   * @param tokens Estimate of the tokens that the call takes.
+   * @throws PlumbError UNAVAILABLE (JUDGE_UNAVAILABLE) without a call while the endpoint is down.
+   */
+  call<R>(work: () => Promise<R>, tokens: number, signal: AbortSignal): Promise<R>;
+  /** Tells how many more tokens a call took than were estimated. */
+  tookMore(tokens: number): void;
+  occupancy(): Occupancy;
 }
 
+export type AdmissionLimits = Pick<
+  EndpointDefinition,
+  'concurrency' | 'queue' | 'requestsPerMinute' | 'tokensPerMinute' | 'breaker' | 'retries'
+>;
+
+// What an endpoint that is down looks like; other faults are about one call.
+const downFaults: ReadonlySet<string> = new Set(['timeout', 'connection', 'server', 'misconfigured']);
+// A 429 takes away this share of the places.
+const shrink = 0.3;
+
 /**
- * Limits for one endpoint.
+ * Limits for one endpoint. Concurrency begins at its limit, falls by a third with each 429 (once for all calls that were
+ * in flight together) and rises by one for each round of answers, as TCP's congestion window does (RFC 5681: additive
+ * increase, multiplicative decrease).
  *
- * @param limits.concurrency Calls in flight at a time.
- * @param limits.queue Verdicts that may wait besides.
+ * @param changed Told when the endpoint goes down and comes back.
  */
-export function createAdmission(name: string, limits: { concurrency: number; queue: number }): Admission {
+export function createAdmission(
+  name: string,
+  limits: AdmissionLimits,
+  changed: (state: EndpointState) => void = () => {},
+  now: () => number = () => performance.now(),
+): Admission {
   const calls = new PQueue({ concurrency: limits.concurrency });
   const most = limits.concurrency + limits.queue;
+  const { requestsPerMinute, tokensPerMinute, breaker: breakerLimits } = limits;
+  const requests = requestsPerMinute === undefined ? undefined : createRateWindow(requestsPerMinute, now);
+  const tokens = tokensPerMinute === undefined ? undefined : createRateWindow(tokensPerMinute, now, false);
+  const breaker = circuitBreaker(
+    handleWhen((error) => error instanceof EndpointError && downFaults.has(error.fault)),
+    {
+      halfOpenAfter: new ExponentialBackoff({
+        initialDelay: breakerLimits.firstRestMs,
+        maxDelay: breakerLimits.longestRestMs,
+      }),
+      breaker: new ConsecutiveBreaker(breakerLimits.failures),
+    },
+  );
+  breaker.onStateChange(() => changed(stateOf(breaker.state)));
   let load = 0;
+  let pausedUntil = 0;
+  let shrunkAt = -Infinity;
+  let answers = 0;
+
+  async function turn(units: number, signal: AbortSignal): Promise<void> {
+    for (;;) {
+      signal.throwIfAborted();
+      const wait = Math.max(pausedUntil - now(), requests?.wait(1) ?? 0, tokens?.wait(units) ?? 0);
+      if (wait <= 0) break;
+      await delay(Math.ceil(wait), undefined, { signal });
+    }
+    // Nothing is awaited between the look and the taking.
+    requests?.take(1);
+    tokens?.take(units);
+  }
+
+  function limited(error: EndpointError, start: number): void {
+    const rest = Math.min(error.retryAfterMs ?? 0, limits.retries.longestDelayMs);
+    pausedUntil = Math.max(pausedUntil, now() + rest);
+    // Calls that went out together are refused together; that is one sign and not many.
+    if (start < shrunkAt) return;
+    shrunkAt = now();
+    answers = 0;
+    calls.concurrency = Math.max(1, Math.floor(calls.concurrency * (1 - shrink)));
+  }
+
+  function answered(): void {
+    if (calls.concurrency >= limits.concurrency) return;
+    answers += 1;
+    if (answers < calls.concurrency) return;
+    answers = 0;
+    calls.concurrency += 1;
+  }
+
   return {
     async verdict(work) {
       if (load >= most) {
@@ -46,10 +143,48 @@ export function createAdmission(name: string, limits: { concurrency: number; que
         load -= 1;
       }
     },
+
     // A verdict that waits between two calls holds no place, so a slow one does not keep the others away.
-    call: (work, signal) => calls.add(work, { signal }),
-    get load() {
-      return load;
-    },
+    call: (work, units, signal) =>
+      calls.add(
+        async () => {
+          let start = now();
+          try {
+            const result = await breaker.execute(async () => {
+              await turn(units, signal);
+              start = now();
+              return work();
+            });
+            answered();
+            return result;
+          } catch (error) {
+            if (error instanceof BrokenCircuitError) throw down(name, breakerLimits.firstRestMs, error);
+            if (error instanceof EndpointError && error.fault === 'rate-limited') limited(error, start);
+            throw error;
+          }
+        },
+        { signal },
+      ),
+
+    tookMore: (more) => tokens?.correct(more),
+
+    occupancy: () => ({
+      state: stateOf(breaker.state),
+      callsInFlight: calls.pending,
+      concurrency: calls.concurrency,
+      verdicts: load,
+    }),
   };
+}
+
+function stateOf(state: CircuitState): EndpointState {
+  if (state === CircuitState.Open || state === CircuitState.Isolated) return 'down';
+  return state === CircuitState.HalfOpen ? 'recovering' : 'serving';
+}
+
+function down(name: string, retryAfterMs: number, cause?: unknown): PlumbError {
+  return unavailable(
+    `endpoint '${name}' has failed too often in a row and is left alone for a while; ListEndpoints tells how it does`,
+    { reason: 'JUDGE_UNAVAILABLE', retryAfterMs, metadata: { endpoint: name, fault: 'circuit-open' }, cause },
+  );
 }

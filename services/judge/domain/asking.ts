@@ -25,6 +25,8 @@ export interface Asking<T> {
   readonly retries: EndpointDefinition['retries'];
   /** Runs one call when the endpoint has room for it. */
   readonly admit: <R>(call: () => Promise<R>, signal: AbortSignal) => Promise<R>;
+  /** Sets aside what a call may take; throws if the budget does not allow it. */
+  readonly reserve: () => { settle(completion: Completion | undefined, error?: unknown): void };
   /** Understands an answer; throws AnswerError. */
   readonly parse: (completion: Completion) => T;
   /** Called for every failed call. */
@@ -39,7 +41,7 @@ export interface Asking<T> {
  * @throws PlumbError UNAVAILABLE (JUDGE_UNAVAILABLE, retryable) if the endpoint cannot be reached or has no room,
  *   FAILED_PRECONDITION if it lets nobody in (JUDGE_MISCONFIGURED) or
  *   rejects this request (JUDGE_REQUEST_REJECTED), INTERNAL (JUDGE_ANSWER_INVALID) if no answer
- *   could be used. The signal's reason if it was aborted.
+ *   could be used. RESOURCE_EXHAUSTED (JUDGE_BUDGET_EXHAUSTED) before a call that the budget does not allow. The signal's reason if it was aborted.
  */
 export async function ask<T>(question: Question, asking: Asking<T>, signal: AbortSignal): Promise<Asked<T>> {
   const { endpoint, retries } = asking;
@@ -49,9 +51,18 @@ export async function ask<T>(question: Question, asking: Asking<T>, signal: Abor
       () =>
         asking.admit(async () => {
           signal.throwIfAborted();
+          const reserved = asking.reserve();
           calls += 1;
           const start = performance.now();
-          const completion = await endpoint.complete(question, signal);
+          let completion: Completion;
+          try {
+            completion = await endpoint.complete(question, signal);
+          } catch (error) {
+            reserved.settle(undefined, error);
+            throw error;
+          }
+          // An answer that cannot be used is paid for like any other.
+          reserved.settle(completion);
           const endpointMs = performance.now() - start;
           return { answer: asking.parse(completion), completion, calls, endpointMs };
         }, signal),

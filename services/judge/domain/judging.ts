@@ -1,26 +1,33 @@
-/** One judge at work: kept verdict, else a call in flight, else a call. */
+/** Judges at work: kept answer, else a call in flight, else a call. */
 
 import { LRUCache } from 'lru-cache';
 import { parseClipAnswer, parseComparisonAnswer } from './answer.ts';
 import type { AnswerError, ComparisonAnswer } from './answer.ts';
 import type { Admission } from './admission.ts';
 import { ask } from './asking.ts';
-import type { Asked } from './asking.ts';
+import type { Asked, Asking } from './asking.ts';
+import { combinePanel, combineVotes } from './clip-verdict.ts';
+import type { ClipVerdict, Vote } from './clip-verdict.ts';
 import { acceptProbability } from './confidence.ts';
-import type { Endpoint, EndpointError } from './endpoint.ts';
-import type { EndpointDefinition, Judge } from './judge-definition.ts';
+import { EndpointError } from './endpoint.ts';
+import type { Endpoint } from './endpoint.ts';
+import { rubricFor } from './judge-definition.ts';
+import type { EndpointDefinition, Judge, Panel } from './judge-definition.ts';
 import { askAbout } from './question.ts';
-import type { EncodedFrame, Prompt } from './question.ts';
+import type { ClipPictures, Prompt, Question } from './question.ts';
 import { createSingleFlight } from './single-flight.ts';
+import type { Account, Spending } from './spending.ts';
+import { costOf, estimateTokens } from './token-estimate.ts';
+import type { Tokens } from './token-estimate.ts';
 import { verdictKey } from './verdict.ts';
-import type { ClipIdentity, ClipVerdict, ComparisonVerdict, Judged, StoredVerdict } from './verdict.ts';
+import type { ClipIdentity, ComparisonVerdict, Judged, StoredVerdict } from './verdict.ts';
 import type { VerdictStore } from './verdict-store.ts';
 
 /** A clip to be judged. Its frames are only made when an endpoint has to be asked. */
 export interface JudgedClip {
   readonly identity: ClipIdentity;
   /** Frames as the judge wants them. */
-  frames(judge: Judge): Promise<readonly EncodedFrame[]>;
+  pictures(judge: Judge): Promise<ClipPictures>;
 }
 
 /** An endpoint with its limits. */
@@ -37,6 +44,21 @@ export interface JudgingEvents {
   /** The store could not be read or written; the verdict is not affected. */
   storeFailed?(error: unknown): void;
   verdict?(judge: Judge, source: 'memory' | 'store' | 'endpoint'): void;
+  /** A call was paid for. */
+  spent?(judge: Judge, tokens: Tokens, cost: number): void;
+}
+
+/** Who asks. */
+export interface Asker {
+  /** Whose budget pays; empty for nobody's. */
+  readonly runId: string;
+  /** The caller's deadline and cancellation. */
+  readonly signal: AbortSignal;
+}
+
+/** A panel's verdict with those of its members. */
+export interface PanelVerdict extends ClipVerdict {
+  readonly members: readonly ClipVerdict[];
 }
 
 /** Judges clips. */
@@ -44,29 +66,41 @@ export interface Judging {
   /**
    * A verdict on one clip, by a judge of mode binary or grade.
    *
-   * @param signal The caller's deadline and cancellation.
    * @throws PlumbError as `ask` does, RESOURCE_EXHAUSTED if the endpoint's queue is full, or the signal's reason.
    */
-  judge(judge: Judge, prompt: Prompt, clip: JudgedClip, signal: AbortSignal): Promise<Judged<ClipVerdict>>;
+  judge(judge: Judge, prompt: Prompt, clip: JudgedClip, asker: Asker): Promise<ClipVerdict>;
+  /** A verdict of several judges, who are asked side by side. Throws as judge does, if any member does. */
+  consult(panel: Panel, prompt: Prompt, clip: JudgedClip, asker: Asker): Promise<PanelVerdict>;
   /** Which of two clips is better, by a judge of mode compare. Asked in both orders and averaged. Throws as judge does. */
   compare(
     judge: Judge,
     prompt: Prompt,
     clips: readonly [JudgedClip, JudgedClip],
-    signal: AbortSignal,
+    asker: Asker,
   ): Promise<Judged<ComparisonVerdict>>;
+  /** The questions that `judge` puts, one for each vote. */
+  questions(judge: Judge, prompt: Prompt, clip: JudgedClip): Promise<Question[]>;
 }
 
-/**
- * @param accessOf The endpoint of a judge.
- * @param remembered Verdicts that are kept in memory besides the store.
- */
-export function createJudging(
-  accessOf: (judge: Judge) => EndpointAccess,
-  store: VerdictStore,
-  events: JudgingEvents = {},
+/** What judging needs. */
+export interface JudgingParts {
+  /** The endpoint of a judge. */
+  readonly accessOf: (judge: Judge) => EndpointAccess;
+  readonly store: VerdictStore;
+  readonly spending: Pick<Spending, 'account'>;
+  readonly events?: JudgingEvents;
+  /** Answers that are kept in memory besides the store; 20,000 by default. */
+  readonly remembered?: number;
+}
+
+/** Judging with these parts. */
+export function createJudging({
+  accessOf,
+  store,
+  spending,
+  events = {},
   remembered = 20_000,
-): Judging {
+}: JudgingParts): Judging {
   const memory = new LRUCache<string, StoredVerdict>({ max: remembered });
   const flights = createSingleFlight<Judged<StoredVerdict>>();
 
@@ -81,16 +115,10 @@ export function createJudging(
 
   async function once(
     judge: Judge,
-    prompt: Prompt,
-    clips: readonly JudgedClip[],
+    key: string,
     signal: AbortSignal,
     work: (signal: AbortSignal) => Promise<StoredVerdict>,
   ): Promise<Judged<StoredVerdict>> {
-    const key = verdictKey(
-      judge,
-      prompt,
-      clips.map((clip) => clip.identity),
-    );
     const known = memory.get(key);
     if (known !== undefined) {
       events.verdict?.(judge, 'memory');
@@ -116,61 +144,110 @@ export function createJudging(
     });
   }
 
-  function asking<T>(judge: Judge, parse: (completion: Asked<T>['completion']) => T) {
+  function asking<T>(
+    judge: Judge,
+    question: Question,
+    account: Account,
+    parse: (completion: Asked<T>['completion']) => T,
+  ): Asking<T> {
     const { endpoint, definition, admission } = accessOf(judge);
+    const { price } = judge.definition;
+    const estimate = estimateTokens(question, judge.definition);
     return {
       endpoint,
       retries: definition.retries,
-      admit: <R>(call: () => Promise<R>, signal: AbortSignal) => admission.call(call, signal),
+      admit: (call, signal) => admission.call(call, estimate.input + estimate.output, signal),
+      reserve() {
+        const reservation = account.reserve({
+          inputTokens: estimate.input,
+          outputTokens: estimate.output,
+          cost: costOf(estimate, price),
+        });
+        return {
+          settle(completion, error) {
+            // An endpoint that was still at work when time was up bills what it was sent; one that refused does not.
+            const timedOut = error instanceof EndpointError && error.fault === 'timeout';
+            const input = completion?.inputTokens ?? (timedOut ? estimate.input : 0);
+            const tokens = { input, output: completion?.outputTokens ?? 0 };
+            const cost = costOf(tokens, price);
+            reservation.settle({ inputTokens: tokens.input, outputTokens: tokens.output, cost });
+            admission.tookMore(tokens.input + tokens.output - estimate.input - estimate.output);
+            events.spent?.(judge, tokens, cost);
+          },
+        };
+      },
       parse,
-      onFault: (error: EndpointError | AnswerError, attempt: number): void =>
-        events.fault?.(judge, error, attempt),
+      onFault: (error, attempt) => events.fault?.(judge, error, attempt),
     };
   }
 
-  return {
-    async judge(judge, prompt, clip, signal) {
-      const { mode } = judge.definition;
+  async function answer(
+    judge: Judge,
+    mode: 'binary' | 'grade',
+    prompt: Prompt,
+    clip: JudgedClip,
+    vote: number,
+    { runId, signal }: Asker,
+    pictures: () => Promise<ClipPictures>,
+  ): Promise<Vote> {
+    const key = verdictKey(judge, prompt, [clip.identity], vote);
+    const kept = await once(judge, key, signal, (flightSignal) =>
+      accessOf(judge).admission.verdict(async () => {
+        const account = await spending.account(runId);
+        const question = askAbout(judge, prompt, [await pictures()], vote);
+        const asked = await ask(
+          question,
+          asking(judge, question, account, (completion) =>
+            parseClipAnswer(completion, mode, rubricFor(judge, prompt.category)),
+          ),
+          flightSignal,
+        );
+        const { tokens } = asked.completion;
+        const probability = mode === 'binary' && tokens !== undefined ? acceptProbability(tokens) : undefined;
+        return {
+          kind: 'clip' as const,
+          ...asked.answer,
+          checks: { ...asked.answer.checks },
+          ...(probability === undefined ? {} : { probability }),
+          ...cost([asked]),
+        };
+      }),
+    );
+    if (kept.kind !== 'clip') throw new TypeError('an answer about one clip is kept under the key of two');
+    return kept;
+  }
+
+  const judging: Judging = {
+    async judge(judge, prompt, clip, asker) {
+      const { mode, votes } = judge.definition;
       if (mode === 'compare') throw new TypeError(`judge ${judge.name} compares clips`);
-      const verdict = await once(judge, prompt, [clip], signal, (flightSignal) =>
-        accessOf(judge).admission.verdict(async () => {
-          const question = askAbout(judge, prompt, [await clip.frames(judge)]);
-          const asked = await ask(
-            question,
-            asking(judge, (completion) => parseClipAnswer(completion, mode, judge.rubric)),
-            flightSignal,
-          );
-          const { tokens } = asked.completion;
-          const probability =
-            mode === 'binary' && tokens !== undefined ? acceptProbability(tokens) : undefined;
-          return {
-            kind: 'clip' as const,
-            ...asked.answer,
-            checks: { ...asked.answer.checks },
-            ...(probability === undefined ? {} : { probability }),
-            ...cost([asked]),
-          };
-        }),
+      // Made once for all votes.
+      let made: Promise<ClipPictures> | undefined;
+      const pictures = (): Promise<ClipPictures> => (made ??= clip.pictures(judge));
+      const answers = await settled(
+        Array.from({ length: votes }, (_, vote) => answer(judge, mode, prompt, clip, vote, asker, pictures)),
       );
-      if (verdict.kind !== 'clip') throw new TypeError('a verdict on two clips is kept under the key of one');
-      return verdict;
+      return combineVotes(judge, answers);
     },
 
-    async compare(judge, prompt, clips, signal) {
-      const verdict = await once(judge, prompt, clips, signal, (flightSignal) =>
+    async consult(panel, prompt, clip, asker) {
+      const members = await settled(panel.members.map((judge) => judging.judge(judge, prompt, clip, asker)));
+      return { ...combinePanel(panel, members), members };
+    },
+
+    async compare(judge, prompt, clips, { runId, signal }) {
+      const identities = clips.map((clip) => clip.identity);
+      const verdict = await once(judge, verdictKey(judge, prompt, identities, 0), signal, (flightSignal) =>
         accessOf(judge).admission.verdict(async () => {
-          const [first, second] = await Promise.all([clips[0].frames(judge), clips[1].frames(judge)]);
+          const account = await spending.account(runId);
+          const [first, second] = await Promise.all([clips[0].pictures(judge), clips[1].pictures(judge)]);
+          const put = (order: readonly ClipPictures[]): Promise<Asked<ComparisonAnswer>> => {
+            const question = askAbout(judge, prompt, order);
+            return ask(question, asking(judge, question, account, parseComparisonAnswer), flightSignal);
+          };
           // One order after the other: two calls at once would let a comparison take two places of the endpoint.
-          const forward = await ask(
-            askAbout(judge, prompt, [first, second]),
-            asking(judge, parseComparisonAnswer),
-            flightSignal,
-          );
-          const backward = await ask(
-            askAbout(judge, prompt, [second, first]),
-            asking(judge, parseComparisonAnswer),
-            flightSignal,
-          );
+          const forward = await put([first, second]);
+          const backward = await put([second, first]);
           return {
             kind: 'comparison' as const,
             firstPreferred: (preference(forward.answer) + 1 - preference(backward.answer)) / 2,
@@ -183,7 +260,21 @@ export function createJudging(
         throw new TypeError('a verdict on one clip is kept under the key of two');
       return verdict;
     },
+
+    async questions(judge, prompt, clip) {
+      const pictures = await clip.pictures(judge);
+      return Array.from({ length: judge.definition.votes }, (_, vote) =>
+        askAbout(judge, prompt, [pictures], vote),
+      );
+    },
   };
+  return judging;
+}
+
+/** All results, or the first error once all are over: an answer that was paid for is kept before anybody asks again. */
+async function settled<T>(work: readonly Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(work);
+  return Promise.all(work);
 }
 
 /** P(the clip shown first is better). */

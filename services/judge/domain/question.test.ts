@@ -9,7 +9,8 @@ import injections from './injections.json' with { type: 'json' };
 
 const rubricText = readFileSync(new URL('../rubrics/physics-and-alignment.yaml', import.meta.url), 'utf8');
 const rubric = parseRubric(rubricText);
-const frame = { mediaType: 'image/png' as const, bytes: new Uint8Array([1, 2, 3]) };
+const frame = { mediaType: 'image/png' as const, bytes: new Uint8Array([1, 2, 3]), width: 8, height: 8 };
+const seen = (...pictures: (typeof frame)[]) => ({ pictures, frames: pictures.length });
 
 function definition(changes: Partial<JudgeDefinition> = {}): JudgeDefinition {
   const file = judgesFileSchema.parse({
@@ -25,9 +26,9 @@ function definition(changes: Partial<JudgeDefinition> = {}): JudgeDefinition {
 
 for (const injection of injections) {
   test(`a caption stays in its delimiters: ${JSON.stringify(injection.slice(0, 40))}`, () => {
-    const judge = defineJudge('j', definition(), rubric);
-    const harmless = askAbout(judge, { text: 'a red ball falls', category: 'FD' }, [[frame]]);
-    const question = askAbout(judge, { text: injection, category: 'FD' }, [[frame]]);
+    const judge = defineJudge('j', definition(), { rubric });
+    const harmless = askAbout(judge, { text: 'a red ball falls', category: 'FD' }, [seen(frame)]);
+    const question = askAbout(judge, { text: injection, category: 'FD' }, [seen(frame)]);
     assert.equal(question.system, harmless.system, 'nothing of it reaches the system text');
     assert.equal(question.parts.length, harmless.parts.length);
     const [caption, ...rest] = question.parts;
@@ -38,19 +39,20 @@ for (const injection of injections) {
 }
 
 test('every category has its own section, and a prompt without one has none', () => {
-  const judge = defineJudge('j', definition(), rubric);
-  const texts = categories.map((category) => askAbout(judge, { text: 'x', category }, [[frame]]).system);
+  const judge = defineJudge('j', definition(), { rubric });
+  const texts = categories.map((category) => askAbout(judge, { text: 'x', category }, [seen(frame)]).system);
   assert.equal(new Set(texts).size, categories.length);
-  const without = askAbout(judge, { text: 'x', category: undefined }, [[frame]]).system;
-  for (const category of categories) assert.ok(!without.includes(rubric.categories[category].trim()));
+  const without = askAbout(judge, { text: 'x', category: undefined }, [seen(frame)]).system;
+  for (const category of categories)
+    assert.ok(!without.includes((rubric.categories[category] ?? 'missing').trim()));
 });
 
 test('frames are sent in order, and two clips by name', () => {
-  const judge = defineJudge('j', definition({ mode: 'compare' }), rubric);
+  const judge = defineJudge('j', definition({ mode: 'compare' }), { rubric });
   const other = { ...frame, bytes: new Uint8Array([9]) };
   const question = askAbout(judge, { text: 'x', category: undefined }, [
-    [frame, other],
-    [other, frame],
+    seen(frame, other),
+    seen(other, frame),
   ]);
   const kinds = question.parts.map((part) =>
     part.kind === 'text' ? part.text.slice(0, 6) : part.image.bytes[0],
@@ -60,7 +62,7 @@ test('frames are sent in order, and two clips by name', () => {
 
 test('the hash of a judge changes with all that its verdicts depend on, and with nothing else', () => {
   const hash = (changes: Partial<JudgeDefinition>): string =>
-    defineJudge('j', definition(changes), rubric).hash;
+    defineJudge('j', definition(changes), { rubric }).hash;
   const base = hash({});
   assert.equal(hash({}), base);
   assert.equal(hash({ endpoint: 'elsewhere' }), base);
@@ -69,7 +71,7 @@ test('the hash of a judge changes with all that its verdicts depend on, and with
   assert.notEqual(hash({ model: 'other' }), base);
   assert.notEqual(hash({ frames: { count: 4, sampling: 'uniform' } }), base);
   const changedRubric = parseRubric(`${rubricText}\n# one more line\n`);
-  assert.notEqual(defineJudge('j', definition(), changedRubric).hash, base);
+  assert.notEqual(defineJudge('j', definition(), { rubric: changedRubric }).hash, base);
 });
 
 test('a judges file that is wrong says where', () => {

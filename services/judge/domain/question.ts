@@ -2,19 +2,24 @@
 
 import { delimitCaption } from './untrusted-text.ts';
 import { systemText } from './rubric.ts';
-import type { Category } from './rubric.ts';
+import type { Category, Rubric } from './rubric.ts';
 import { answerJsonSchema } from './answer.ts';
-import type { Judge } from './judge-definition.ts';
+import { rubricFor } from './judge-definition.ts';
+import type { Judge, JudgeDefinition } from './judge-definition.ts';
 
-/** One frame as it is sent. */
-export interface EncodedFrame {
-  readonly mediaType: 'image/png';
+/** One picture as it is sent: a frame, or several in a grid. */
+export interface EncodedPicture {
+  readonly mediaType: 'image/png' | 'image/jpeg' | 'image/webp';
   readonly bytes: Uint8Array;
+  /** Pixels. */
+  readonly width: number;
+  readonly height: number;
 }
 
 /** A part of the user message. */
 export type QuestionPart =
-  { readonly kind: 'text'; readonly text: string } | { readonly kind: 'image'; readonly image: EncodedFrame };
+  | { readonly kind: 'text'; readonly text: string }
+  | { readonly kind: 'image'; readonly image: EncodedPicture };
 
 /** Everything that one call sends. */
 export interface Question {
@@ -41,37 +46,49 @@ export interface Prompt {
   readonly category: Category | undefined;
 }
 
+/** What is seen of a clip. */
+export interface ClipPictures {
+  /** Pictures, in their order in time. */
+  readonly pictures: readonly EncodedPicture[];
+  /** Frames in them. */
+  readonly frames: number;
+  /** Set if all frames stand in one picture. */
+  readonly grid?: { readonly columns: number; readonly rows: number };
+}
+
 /**
  * The question about one clip (modes binary and grade) or two (mode compare).
  *
- * @param clips Frames of each clip, in their order in time.
+ * @param vote Number of the answer, from 0: each gets its own seed.
  */
-export function askAbout(
-  judge: Judge,
-  prompt: Prompt,
-  clips: readonly (readonly EncodedFrame[])[],
-): Question {
-  const { definition, rubric } = judge;
+export function askAbout(judge: Judge, prompt: Prompt, clips: readonly ClipPictures[], vote = 0): Question {
+  const { definition } = judge;
+  const rubric = rubricFor(judge, prompt.category);
   const parts: QuestionPart[] = [{ kind: 'text', text: `Caption: ${delimitCaption(prompt.text)}` }];
-  for (const [index, frames] of clips.entries()) {
+  for (const [index, { frames, pictures, grid }] of clips.entries()) {
     const name = clips.length === 1 ? 'The video' : `Clip ${index === 0 ? 'A' : 'B'}`;
-    parts.push({ kind: 'text', text: `${name}: ${frames.length} frames in their order in time.` });
-    for (const image of frames) parts.push({ kind: 'image', image });
+    const order = 'in their order in time';
+    const text =
+      grid === undefined
+        ? `${name}: ${frames} frames ${order}.`
+        : `${name}: ${frames} frames in one picture of ${grid.columns} columns and ${grid.rows} rows, ${order} from left to right and from top to bottom.`;
+    parts.push({ kind: 'text', text });
+    for (const image of pictures) parts.push({ kind: 'image', image });
   }
   return {
     model: definition.model,
     system: systemText(rubric, definition.mode, prompt.category),
     parts,
-    answer: answerShape(judge),
+    answer: answerShape(definition, rubric),
     temperature: definition.sampling.temperature,
-    seed: definition.sampling.seed,
+    seed: definition.sampling.seed === undefined ? undefined : definition.sampling.seed + vote,
     maxOutputTokens: definition.sampling.maxOutputTokens,
     tokenLimitParameter: definition.sampling.tokenLimitParameter,
     logProbabilities: definition.sampling.logProbabilities,
   };
 }
 
-function answerShape({ definition, rubric }: Judge): Question['answer'] {
+function answerShape(definition: JudgeDefinition, rubric: Rubric): Question['answer'] {
   const kind = definition.structuredOutput;
   if (kind === 'none') return undefined;
   if (kind === 'json-object') return { kind };

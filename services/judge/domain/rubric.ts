@@ -23,8 +23,8 @@ const rubricSchema = z.strictObject({
   version: words,
   /** System text for every clip. */
   system: words,
-  /** System text added for a clip whose prompt has a category; all five are asked for. */
-  categories: z.strictObject({ OR: words, MO: words, DO: words, DM: words, FD: words }),
+  /** System text added for a clip whose prompt has a category; a rubric for one category needs none. */
+  categories: z.partialRecord(z.enum(categories), words).default({}),
   /** System text that asks the question, one for each mode. */
   questions: z.strictObject({ binary: words, grade: words, compare: words }),
   /** Checks that are reported as passed or failed: name and meaning. */

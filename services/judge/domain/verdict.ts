@@ -1,4 +1,4 @@
-/** Verdicts as they are kept: everything but how this caller came by it. */
+/** Answers and comparisons as they are kept: everything but how this caller came by it. */
 
 import { z } from 'zod';
 import { contentHash } from '@plumb/kit/content-hash';
@@ -16,7 +16,7 @@ const cost = {
   calls: z.int().min(1),
 };
 
-const clipVerdictSchema = z.strictObject({
+const clipAnswerSchema = z.strictObject({
   kind: z.literal('clip'),
   accept: z.boolean().optional(),
   grade: z.int().min(1).max(5).optional(),
@@ -28,7 +28,7 @@ const clipVerdictSchema = z.strictObject({
   ...cost,
 });
 
-const comparisonVerdictSchema = z.strictObject({
+const comparisonSchema = z.strictObject({
   kind: z.literal('comparison'),
   /** P(first is better), 0 to 1, averaged over both orders. */
   firstPreferred: z.number().min(0).max(1),
@@ -36,11 +36,12 @@ const comparisonVerdictSchema = z.strictObject({
   ...cost,
 });
 
-/** Shape of a kept verdict; what a store holds is checked against it when read. */
-export const storedVerdictSchema = z.discriminatedUnion('kind', [clipVerdictSchema, comparisonVerdictSchema]);
+/** Shape of what is kept; what a store holds is checked against it when read. */
+export const storedVerdictSchema = z.discriminatedUnion('kind', [clipAnswerSchema, comparisonSchema]);
 
-export type ClipVerdict = z.output<typeof clipVerdictSchema>;
-export type ComparisonVerdict = z.output<typeof comparisonVerdictSchema>;
+/** One answer about one clip. */
+export type KeptAnswer = z.output<typeof clipAnswerSchema>;
+export type ComparisonVerdict = z.output<typeof comparisonSchema>;
 export type StoredVerdict = z.output<typeof storedVerdictSchema>;
 
 /** A verdict and whether it was there already. */
@@ -58,8 +59,16 @@ export interface ClipIdentity {
   readonly fps: number;
 }
 
-/** Key of a verdict: SHA-256 over the clips, the prompt and everything that makes the judge. */
-export function verdictKey(judge: Judge, prompt: Prompt, clips: readonly ClipIdentity[]): string {
+/**
+ * Key of what is kept: SHA-256 over the clips, the prompt, everything that makes the judge's answers, and the number of the
+ * vote. A judge that takes more votes than before asks for the new ones only.
+ */
+export function verdictKey(
+  judge: Judge,
+  prompt: Prompt,
+  clips: readonly ClipIdentity[],
+  vote: number,
+): string {
   const content = clips.map(({ sha256, mediaType, width, height, frameCount, fps }) => ({
     sha256,
     mediaType,
@@ -69,7 +78,8 @@ export function verdictKey(judge: Judge, prompt: Prompt, clips: readonly ClipIde
     fps,
   }));
   return contentHash({
-    judge: judge.hash,
+    judge: judge.askHash,
+    vote,
     text: prompt.text,
     category: prompt.category ?? '',
     clips: content,

@@ -17,6 +17,8 @@ export const errorReasons = [
   'CANCELLED',
   'DEADLINE_EXCEEDED',
   'OVERLOADED',
+  'RATE_LIMITED',
+  'QUOTA_EXHAUSTED',
   'SHUTTING_DOWN',
   'UNEXPECTED',
   'REMOTE_ERROR',
@@ -53,6 +55,7 @@ export const errorReasons = [
   // scoring and judging
   'REWARD_UNKNOWN',
   'REWARD_FAILED',
+  'REWARD_GOLDEN_MISMATCH',
   'JUDGE_UNKNOWN',
   'JUDGE_UNAVAILABLE',
   'JUDGE_ANSWER_INVALID',
@@ -72,6 +75,7 @@ export const errorReasons = [
   'RUN_CONFLICT',
   'LEDGER_FAILED',
   'TOO_MANY_ERRORS',
+  'BUDGET_EXHAUSTED',
 ] as const;
 
 export type ErrorReason = (typeof errorReasons)[number];

@@ -335,7 +335,11 @@ describe('the life of a server', () => {
       () => createServer({ host: '0.0.0.0' }),
       isError('FAILED_PRECONDITION', 'ADDRESS_NOT_LOOPBACK'),
     );
-    createServer({ host: '0.0.0.0', insecure: true });
+    assert.throws(
+      () => createServer({ host: '0.0.0.0', insecurePlaintext: true }),
+      isError('FAILED_PRECONDITION', 'ADDRESS_NOT_LOOPBACK', /PLUMB_AUTH_CALLERS_FILE/),
+    );
+    createServer({ host: '0.0.0.0', insecurePlaintext: true, insecureNoAuth: true });
   });
 
   test('a busy port is one error with host, port and fix', async (t) => {
@@ -436,6 +440,9 @@ test('reflection lists the services of the descriptor set', async (t) => {
     judge: unimplemented,
     compare: unimplemented,
     listJudges: unimplemented,
+    listEndpoints: unimplemented,
+    setBudget: unimplemented,
+    getSpend: unimplemented,
   });
   const { address } = await server.listen();
   const client = new Client(address, credentials.createInsecure());

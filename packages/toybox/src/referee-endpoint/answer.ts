@@ -1,10 +1,11 @@
 import { referee } from '../referee.ts';
 import type { RefereeVerdict } from '../referee.ts';
+import { LRUCache } from 'lru-cache';
+import { categoryOf, parseCaption } from '../captions.ts';
 import { clipOf } from './chat.ts';
 import type { ChatRequest, Question } from './chat.ts';
 import { isNoisy } from './misbehaviour.ts';
 import type { Misbehaviour } from './misbehaviour.ts';
-import { refereeModel } from './model.ts';
 
 /** A token with its natural log-probability. */
 type Token = { token: string; logprob: number; bytes: null };
@@ -42,22 +43,24 @@ export async function answer(
   chat: ChatRequest,
   misbehaviour: Misbehaviour,
 ): Promise<ChatCompletion> {
-  const verdicts: RefereeVerdict[] = [];
-  for (const frames of question.clips) verdicts.push(referee(await clipOf(frames), question.caption));
-  const noisy = isNoisy(misbehaviour, question.hash);
+  const verdicts = await judged(question);
+  const category = categoryOf(parseCaption(question.caption));
+  const sampled = (chat.temperature ?? 0) > 0 ? `/${chat.seed ?? 0}` : '';
+  const accept = verdicts[0]?.accept === true;
+  const noisy = isNoisy(misbehaviour, question.hash + sampled, category, accept);
   const { before, value, after } = wording(question, verdicts, noisy);
   const content = before + value + after;
   const inputCharacters = chat.messages
     .flatMap(({ content: parts }) => parts)
     .reduce((sum, part) => sum + (part.type === 'text' ? part.text.length : 0), 0);
-  const frames = question.clips.reduce((sum, clip) => sum + clip.length, 0);
+  const frames = question.clips.reduce((sum, clip) => sum + clip.pictures.length, 0);
   const prompt_tokens = Math.ceil(inputCharacters / charactersPerToken) + frames * tokensPerFrame;
   const completion_tokens = Math.ceil(content.length / charactersPerToken);
   return {
     id: `toybox-${question.hash.slice(0, 24)}`,
     object: 'chat.completion',
     created: 0,
-    model: refereeModel,
+    model: chat.model,
     choices: [
       {
         index: 0,
@@ -68,6 +71,18 @@ export async function answer(
     ],
     usage: { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens },
   };
+}
+
+// A caller that asks again after a fault, or for another vote, gets the verdict without another look.
+const known = new LRUCache<string, readonly RefereeVerdict[]>({ max: 10_000 });
+
+async function judged({ hash, clips, caption }: Question): Promise<readonly RefereeVerdict[]> {
+  const before = known.get(hash);
+  if (before !== undefined) return before;
+  const verdicts: RefereeVerdict[] = [];
+  for (const clip of clips) verdicts.push(referee(await clipOf(clip), caption));
+  known.set(hash, verdicts);
+  return verdicts;
 }
 
 type Wording = { readonly before: string; readonly value: string; readonly after: string };

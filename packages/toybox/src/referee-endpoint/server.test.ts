@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { TestContext } from 'node:test';
-import { encodeFrames } from '@plumb/media';
+import { encodeFrames, encodeGrid } from '@plumb/media';
 import type { Clip } from '@plumb/media';
 import { z } from 'zod';
 import { renderClip } from '../clips.ts';
 import { toyboxPrompts } from '../prompt-split.ts';
 import { referee } from '../referee.ts';
-import { faultKinds, faultOf, isNoisy, wellBehaved } from './misbehaviour.ts';
+import { faultKinds, faultOf, isNoisy, misbehaviourOf, wellBehaved } from './misbehaviour.ts';
 import type { FaultKind, Misbehaviour } from './misbehaviour.ts';
 import { refereeEndpoint } from './server.ts';
 
@@ -33,8 +33,8 @@ async function request(
   const content: unknown[] = [{ type: 'text', text: `Caption: <caption>${text}</caption>` }];
   for (const [index, clip] of clips.entries()) {
     content.push({ type: 'text', text: `Clip ${index === 0 ? 'A' : 'B'}: 8 frames` });
-    for (const png of await encodeFrames(clip, [0, 1, 2, 3, 4, 5, 6, 7])) {
-      const url = `data:image/png;base64,${Buffer.from(png).toString('base64')}`;
+    for (const { bytes } of await encodeFrames(clip, [0, 1, 2, 3, 4, 5, 6, 7])) {
+      const url = `data:image/png;base64,${Buffer.from(bytes).toString('base64')}`;
       content.push({ type: 'image_url', image_url: { url } });
     }
   }
@@ -107,7 +107,7 @@ test('a request that it cannot judge is refused with the reason, and never judge
   const good = await request([right]);
   const table: readonly [string, unknown, RegExp][] = [
     ['no JSON', '{"model":', /JSON/],
-    ['no messages', { model: 'x', messages: [] }, /messages/],
+    ['no messages', { model: 'toybox-referee', messages: [] }, /messages/],
     ['no caption', { ...good, messages: [{ role: 'user', content: 'hello' }] }, /0 captions/],
     ['two captions', await request([right], 'a</caption><caption>b'), /2 captions/],
     ['an unknown word', await request([right], 'the red elephant falls'), /elephant/],
@@ -158,6 +158,10 @@ test('misbehaves as told, in every way', async (t) => {
       const content = await contentOf(await ask(base, body));
       assert.ok(typeof content === 'object' && content !== null && !('accept' in content));
     },
+    'wrong-language': async (base, body) => {
+      const { choices } = completionSchema.parse(await (await ask(base, body)).json());
+      assert.match(choices[0].message.content ?? '', /^Das Video/);
+    },
     stall: async (base, body) => {
       const signal = AbortSignal.timeout(200);
       const call = fetch(`${base}/v1/chat/completions`, {
@@ -186,7 +190,9 @@ test('faults and noise are decided by content, at the rate that was asked for', 
   );
   // Four standard deviations of a share of 5,000 draws.
   assert.ok(Math.abs(faults.filter((fault) => fault !== undefined).length / 5000 - 0.2) < 0.023);
-  assert.ok(Math.abs(hashes.filter((hash) => isNoisy(settings, hash)).length / 5000 - 0.1) < 0.017);
+  assert.ok(
+    Math.abs(hashes.filter((hash) => isNoisy(settings, hash, 'FD', true)).length / 5000 - 0.1) < 0.017,
+  );
   assert.equal(new Set(faults).size, settings.faults.length + 1);
 });
 
@@ -207,5 +213,68 @@ test('agrees with the referee on every prompt of the set', async (t) => {
       .object({ accept: z.boolean() })
       .parse(await contentOf(await ask(base, await request([clip], text))));
     assert.equal(content.accept, referee(clip, text).accept);
+  }
+});
+
+test('a bias turns round bad clips of its category, or good ones, and no others', () => {
+  const settings: Misbehaviour = { ...wellBehaved, bias: { FD: 0.3, OR: -0.3 } };
+  const share = (category: 'FD' | 'OR' | 'MO', accept: boolean): number =>
+    Array.from({ length: 5000 }, (_, index) => isNoisy(settings, `clip ${index}`, category, accept)).filter(
+      Boolean,
+    ).length / 5000;
+  assert.ok(Math.abs(share('FD', false) - 0.3) < 0.027 && Math.abs(share('OR', true) - 0.3) < 0.027);
+  assert.deepEqual(
+    [share('FD', true), share('OR', false), share('MO', true), share('MO', false)],
+    [0, 0, 0, 0],
+  );
+});
+
+test('a request chooses its misbehaviour by the name of the model', async (t) => {
+  const given = misbehaviourOf('toybox-referee@noise=0.2,bias.FD=-0.3,latency=5,seed=4', wellBehaved);
+  assert.deepEqual(given, { ...wellBehaved, noiseRate: 0.2, bias: { FD: -0.3 }, latencyMs: 5, seed: 4 });
+  for (const [model, message] of [
+    ['gpt-5', /toybox-referee is the only one/],
+    ['toybox-referee@noise=2', /noiseRate: is 2/],
+    ['toybox-referee@mood=1', /known are noise, latency, fault, seed and bias/],
+    ['toybox-referee@noise', /known are noise/],
+  ] as const) {
+    assert.throws(() => misbehaviourOf(model, wellBehaved), message);
+  }
+  const base = await serve(t);
+  const accepts = async (model: string, more: Record<string, unknown> = {}): Promise<unknown> => {
+    const body = { ...(await request([right])), model, ...more };
+    return z.object({ accept: z.boolean() }).parse(await contentOf(await ask(base, body))).accept;
+  };
+  assert.equal(await accepts('toybox-referee'), true);
+  assert.equal(await accepts('toybox-referee@noise=1'), false);
+  const votes = await Promise.all(
+    Array.from({ length: 40 }, (_, seed) => accepts('toybox-referee@noise=0.5', { temperature: 1, seed })),
+  );
+  assert.equal(new Set(votes).size, 2, 'votes of a noisy judge differ');
+});
+
+test('frames in a grid are the same clip', async (t) => {
+  const base = await serve(t);
+  for (const columns of [1, 3]) {
+    const { bytes } = await encodeGrid(wrong, [0, 1, 2, 3, 4, 5, 6, 7], columns);
+    const url = `data:image/png;base64,${Buffer.from(bytes).toString('base64')}`;
+    const rows = Math.ceil(8 / columns);
+    const question = await request([]);
+    const content = [
+      { type: 'text', text: `Caption: <caption>${caption}</caption>` },
+      { type: 'text', text: `The video: 8 frames in one picture of ${columns} columns and ${rows} rows.` },
+      { type: 'image_url', image_url: { url } },
+    ];
+    const system = { role: 'system', content: 'Answer with one JSON object: {"accept": ...}' };
+    const answer = await contentOf(
+      await ask(base, { ...question, messages: [system, { role: 'user', content }] }),
+    );
+    assert.equal(z.object({ failure_mode: z.string() }).parse(answer).failure_mode, 'static');
+    const broken = { ...content[1], text: content[1]?.text?.replace('8 frames', '99 frames') };
+    const refused = await ask(base, {
+      ...question,
+      messages: [system, { role: 'user', content: [content[0], broken, content[2]] }],
+    });
+    assert.match(await refused.text(), /for a grid/);
   }
 });

@@ -6,7 +6,7 @@ import Fastify from 'fastify';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { answer } from './answer.ts';
 import { chatRequestSchema, understand } from './chat.ts';
-import { faultOf } from './misbehaviour.ts';
+import { faultOf, misbehaviourOf } from './misbehaviour.ts';
 import type { FaultKind, Misbehaviour } from './misbehaviour.ts';
 import { refereeDescription, refereeModel } from './model.ts';
 
@@ -53,6 +53,7 @@ export function refereeEndpoint({ misbehaviour, apiKey }: RefereeEndpointOptions
       empty: 0,
       refusal: 0,
       'wrong-json': 0,
+      'wrong-language': 0,
       stall: 0,
     },
   };
@@ -107,18 +108,19 @@ export function refereeEndpoint({ misbehaviour, apiKey }: RefereeEndpointOptions
       }
     });
     const chat = chatRequestSchema.parse(request.body);
+    const behaviour = misbehaviourOf(chat.model, misbehaviour);
     const question = understand(chat);
     const attempt = calls.get(question.hash) ?? 0;
     if (calls.size >= maxRemembered) calls.clear();
     calls.set(question.hash, attempt + 1);
 
-    if (misbehaviour.latencyMs > 0) await delay(misbehaviour.latencyMs, undefined, { signal: gone.signal });
-    const fault = faultOf(misbehaviour, question.hash, attempt);
+    if (behaviour.latencyMs > 0) await delay(behaviour.latencyMs, undefined, { signal: gone.signal });
+    const fault = faultOf(behaviour, question.hash, attempt);
     if (fault !== undefined) statistics.faults[fault] += 1;
     if (fault === 'server-error' || fault === 'rate-limit' || fault === 'stall') {
-      return refuse(fault, reply, misbehaviour);
+      return refuse(fault, reply, behaviour);
     }
-    const completion = await answer(question, chat, misbehaviour);
+    const completion = await answer(question, chat, behaviour);
     const [choice] = completion.choices;
     switch (fault) {
       case 'reset': {
@@ -140,6 +142,9 @@ export function refereeEndpoint({ misbehaviour, apiKey }: RefereeEndpointOptions
         break;
       case 'wrong-json':
         choice.message.content = '{"verdict": "accepted"}';
+        break;
+      case 'wrong-language':
+        choice.message.content = 'Das Video zeigt einen roten Ball, der auf den Boden fällt. Akzeptiert.';
         break;
       case undefined:
         statistics.answered += 1;

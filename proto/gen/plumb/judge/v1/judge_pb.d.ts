@@ -40,6 +40,18 @@ export declare type JudgeRequest = Message<"plumb.judge.v1.JudgeRequest"> & {
    * @generated from field: string run_id = 4;
    */
   runId: string;
+
+  /**
+   * @generated from field: plumb.judge.v1.Purpose purpose = 5;
+   */
+  purpose: Purpose;
+
+  /**
+   * Also answer with the bodies of the calls.
+   *
+   * @generated from field: bool explain = 6;
+   */
+  explain: boolean;
 };
 
 /**
@@ -56,6 +68,13 @@ export declare type JudgeResponse = Message<"plumb.judge.v1.JudgeResponse"> & {
    * @generated from field: plumb.judge.v1.Verdict verdict = 1;
    */
   verdict?: Verdict | undefined;
+
+  /**
+   * When asked to explain: the JSON bodies of the calls as they are sent, one for each vote of each judge.
+   *
+   * @generated from field: repeated string request_bodies = 2;
+   */
+  requestBodies: string[];
 };
 
 /**
@@ -171,6 +190,41 @@ export declare type Verdict = Message<"plumb.judge.v1.Verdict"> & {
    * @generated from field: string judge_version = 15;
    */
   judgeVersion: string;
+
+  /**
+   * Answers that the verdict rests on; of a panel, those of all members.
+   *
+   * @generated from field: int32 votes = 16;
+   */
+  votes: number;
+
+  /**
+   * Before calibration, 0 to 1: the mean of the votes' P(accept), or of their grades moved from 1..5 to 0..1.
+   *
+   * @generated from field: double score = 17;
+   */
+  score: number;
+
+  /**
+   * SHA-256 of the calibration that made the probability; empty for none.
+   *
+   * @generated from field: string calibration_hash = 18;
+   */
+  calibrationHash: string;
+
+  /**
+   * What the calls of this verdict cost by the judge's price list, whoever paid for them.
+   *
+   * @generated from field: plumb.judge.v1.Cost cost = 19;
+   */
+  cost?: Cost | undefined;
+
+  /**
+   * Verdicts of a panel's members.
+   *
+   * @generated from field: repeated plumb.judge.v1.Verdict members = 20;
+   */
+  members: Verdict[];
 };
 
 /**
@@ -178,6 +232,31 @@ export declare type Verdict = Message<"plumb.judge.v1.Verdict"> & {
  * Use `create(VerdictSchema)` to create a new message.
  */
 export declare const VerdictSchema: GenMessage<Verdict>;
+
+/**
+ * An amount of money.
+ *
+ * @generated from message plumb.judge.v1.Cost
+ */
+export declare type Cost = Message<"plumb.judge.v1.Cost"> & {
+  /**
+   * @generated from field: double amount = 1;
+   */
+  amount: number;
+
+  /**
+   * ISO 4217 code, such as USD.
+   *
+   * @generated from field: string currency = 2;
+   */
+  currency: string;
+};
+
+/**
+ * Describes the message plumb.judge.v1.Cost.
+ * Use `create(CostSchema)` to create a new message.
+ */
+export declare const CostSchema: GenMessage<Cost>;
 
 /**
  * @generated from message plumb.judge.v1.TokenUsage
@@ -228,6 +307,11 @@ export declare type CompareRequest = Message<"plumb.judge.v1.CompareRequest"> & 
    * @generated from field: string run_id = 5;
    */
   runId: string;
+
+  /**
+   * @generated from field: plumb.judge.v1.Purpose purpose = 6;
+   */
+  purpose: Purpose;
 };
 
 /**
@@ -309,6 +393,41 @@ export declare type JudgeInfo = Message<"plumb.judge.v1.JudgeInfo"> & {
    * @generated from field: string version = 7;
    */
   version: string;
+
+  /**
+   * Answers that are taken for a verdict.
+   *
+   * @generated from field: int32 votes = 8;
+   */
+  votes: number;
+
+  /**
+   * SHA-256 of the calibration; empty for none.
+   *
+   * @generated from field: string calibration_hash = 9;
+   */
+  calibrationHash: string;
+
+  /**
+   * Names of a panel's members; empty for a single judge.
+   *
+   * @generated from field: repeated string members = 10;
+   */
+  members: string[];
+
+  /**
+   * SHA-256 over what the model's answers depend on: a calibration is fitted to it.
+   *
+   * @generated from field: string ask_hash = 11;
+   */
+  askHash: string;
+
+  /**
+   * P(accept) from which a clip is accepted.
+   *
+   * @generated from field: double threshold = 12;
+   */
+  threshold: number;
 };
 
 /**
@@ -360,6 +479,248 @@ export declare type ListJudgesResponse = Message<"plumb.judge.v1.ListJudgesRespo
 export declare const ListJudgesResponseSchema: GenMessage<ListJudgesResponse>;
 
 /**
+ * @generated from message plumb.judge.v1.EndpointInfo
+ */
+export declare type EndpointInfo = Message<"plumb.judge.v1.EndpointInfo"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: plumb.judge.v1.EndpointState state = 2;
+   */
+  state: EndpointState;
+
+  /**
+   * @generated from field: int32 calls_in_flight = 3;
+   */
+  callsInFlight: number;
+
+  /**
+   * Calls that are allowed at a time at the moment: falls when the endpoint says 429, and rises again.
+   *
+   * @generated from field: int32 concurrency = 4;
+   */
+  concurrency: number;
+
+  /**
+   * Verdicts that are running or waiting.
+   *
+   * @generated from field: int32 verdicts_in_flight = 5;
+   */
+  verdictsInFlight: number;
+};
+
+/**
+ * Describes the message plumb.judge.v1.EndpointInfo.
+ * Use `create(EndpointInfoSchema)` to create a new message.
+ */
+export declare const EndpointInfoSchema: GenMessage<EndpointInfo>;
+
+/**
+ * @generated from message plumb.judge.v1.ListEndpointsRequest
+ */
+export declare type ListEndpointsRequest = Message<"plumb.judge.v1.ListEndpointsRequest"> & {
+};
+
+/**
+ * Describes the message plumb.judge.v1.ListEndpointsRequest.
+ * Use `create(ListEndpointsRequestSchema)` to create a new message.
+ */
+export declare const ListEndpointsRequestSchema: GenMessage<ListEndpointsRequest>;
+
+/**
+ * @generated from message plumb.judge.v1.ListEndpointsResponse
+ */
+export declare type ListEndpointsResponse = Message<"plumb.judge.v1.ListEndpointsResponse"> & {
+  /**
+   * @generated from field: repeated plumb.judge.v1.EndpointInfo endpoints = 1;
+   */
+  endpoints: EndpointInfo[];
+};
+
+/**
+ * Describes the message plumb.judge.v1.ListEndpointsResponse.
+ * Use `create(ListEndpointsResponseSchema)` to create a new message.
+ */
+export declare const ListEndpointsResponseSchema: GenMessage<ListEndpointsResponse>;
+
+/**
+ * Limits of a run; a limit that is absent does not limit.
+ *
+ * @generated from message plumb.judge.v1.Budget
+ */
+export declare type Budget = Message<"plumb.judge.v1.Budget"> & {
+  /**
+   * Input and output tokens together.
+   *
+   * @generated from field: optional int64 tokens = 1;
+   */
+  tokens?: bigint | undefined;
+
+  /**
+   * In the currency of the judges file.
+   *
+   * @generated from field: optional double cost = 2;
+   */
+  cost?: number | undefined;
+};
+
+/**
+ * Describes the message plumb.judge.v1.Budget.
+ * Use `create(BudgetSchema)` to create a new message.
+ */
+export declare const BudgetSchema: GenMessage<Budget>;
+
+/**
+ * @generated from message plumb.judge.v1.SetBudgetRequest
+ */
+export declare type SetBudgetRequest = Message<"plumb.judge.v1.SetBudgetRequest"> & {
+  /**
+   * @generated from field: string run_id = 1;
+   */
+  runId: string;
+
+  /**
+   * Replaces the budget of the run.
+   *
+   * @generated from field: plumb.judge.v1.Budget budget = 2;
+   */
+  budget?: Budget | undefined;
+};
+
+/**
+ * Describes the message plumb.judge.v1.SetBudgetRequest.
+ * Use `create(SetBudgetRequestSchema)` to create a new message.
+ */
+export declare const SetBudgetRequestSchema: GenMessage<SetBudgetRequest>;
+
+/**
+ * @generated from message plumb.judge.v1.SetBudgetResponse
+ */
+export declare type SetBudgetResponse = Message<"plumb.judge.v1.SetBudgetResponse"> & {
+  /**
+   * @generated from field: plumb.judge.v1.Spend spend = 1;
+   */
+  spend?: Spend | undefined;
+};
+
+/**
+ * Describes the message plumb.judge.v1.SetBudgetResponse.
+ * Use `create(SetBudgetResponseSchema)` to create a new message.
+ */
+export declare const SetBudgetResponseSchema: GenMessage<SetBudgetResponse>;
+
+/**
+ * @generated from message plumb.judge.v1.GetSpendRequest
+ */
+export declare type GetSpendRequest = Message<"plumb.judge.v1.GetSpendRequest"> & {
+  /**
+   * @generated from field: string run_id = 1;
+   */
+  runId: string;
+};
+
+/**
+ * Describes the message plumb.judge.v1.GetSpendRequest.
+ * Use `create(GetSpendRequestSchema)` to create a new message.
+ */
+export declare const GetSpendRequestSchema: GenMessage<GetSpendRequest>;
+
+/**
+ * @generated from message plumb.judge.v1.GetSpendResponse
+ */
+export declare type GetSpendResponse = Message<"plumb.judge.v1.GetSpendResponse"> & {
+  /**
+   * @generated from field: plumb.judge.v1.Spend spend = 1;
+   */
+  spend?: Spend | undefined;
+};
+
+/**
+ * Describes the message plumb.judge.v1.GetSpendResponse.
+ * Use `create(GetSpendResponseSchema)` to create a new message.
+ */
+export declare const GetSpendResponseSchema: GenMessage<GetSpendResponse>;
+
+/**
+ * @generated from message plumb.judge.v1.Spend
+ */
+export declare type Spend = Message<"plumb.judge.v1.Spend"> & {
+  /**
+   * @generated from field: string run_id = 1;
+   */
+  runId: string;
+
+  /**
+   * @generated from field: plumb.judge.v1.TokenUsage usage = 2;
+   */
+  usage?: TokenUsage | undefined;
+
+  /**
+   * @generated from field: plumb.judge.v1.Cost cost = 3;
+   */
+  cost?: Cost | undefined;
+
+  /**
+   * Calls to endpoints, failed ones included.
+   *
+   * @generated from field: int64 calls = 4;
+   */
+  calls: bigint;
+
+  /**
+   * @generated from field: plumb.judge.v1.Budget budget = 5;
+   */
+  budget?: Budget | undefined;
+
+  /**
+   * No call fits into what is left of the budget: verdicts wait until it is raised.
+   *
+   * @generated from field: bool exhausted = 6;
+   */
+  exhausted: boolean;
+};
+
+/**
+ * Describes the message plumb.judge.v1.Spend.
+ * Use `create(SpendSchema)` to create a new message.
+ */
+export declare const SpendSchema: GenMessage<Spend>;
+
+/**
+ * What a verdict is for.
+ *
+ * @generated from enum plumb.judge.v1.Purpose
+ */
+export enum Purpose {
+  /**
+   * The same as training, so that a caller who says nothing cannot reach a held-out judge.
+   *
+   * @generated from enum value: PURPOSE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * @generated from enum value: PURPOSE_TRAINING = 1;
+   */
+  TRAINING = 1,
+
+  /**
+   * Evaluation, calibration and inspection: held-out judges may be asked.
+   *
+   * @generated from enum value: PURPOSE_EVALUATION = 2;
+   */
+  EVALUATION = 2,
+}
+
+/**
+ * Describes the enum plumb.judge.v1.Purpose.
+ */
+export declare const PurposeSchema: GenEnum<Purpose>;
+
+/**
  * @generated from enum plumb.judge.v1.JudgeMode
  */
 export enum JudgeMode {
@@ -394,6 +755,40 @@ export enum JudgeMode {
 export declare const JudgeModeSchema: GenEnum<JudgeMode>;
 
 /**
+ * @generated from enum plumb.judge.v1.EndpointState
+ */
+export enum EndpointState {
+  /**
+   * @generated from enum value: ENDPOINT_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * @generated from enum value: ENDPOINT_STATE_SERVING = 1;
+   */
+  SERVING = 1,
+
+  /**
+   * Its circuit breaker is open: it is left alone for a while.
+   *
+   * @generated from enum value: ENDPOINT_STATE_DOWN = 2;
+   */
+  DOWN = 2,
+
+  /**
+   * It is being tried.
+   *
+   * @generated from enum value: ENDPOINT_STATE_RECOVERING = 3;
+   */
+  RECOVERING = 3,
+}
+
+/**
+ * Describes the enum plumb.judge.v1.EndpointState.
+ */
+export declare const EndpointStateSchema: GenEnum<EndpointState>;
+
+/**
  * Asks a vision-language model about clips.
  *
  * @generated from service plumb.judge.v1.JudgeService
@@ -426,6 +821,36 @@ export declare const JudgeService: GenService<{
     methodKind: "unary";
     input: typeof ListJudgesRequestSchema;
     output: typeof ListJudgesResponseSchema;
+  },
+  /**
+   * How the endpoints are doing.
+   *
+   * @generated from rpc plumb.judge.v1.JudgeService.ListEndpoints
+   */
+  listEndpoints: {
+    methodKind: "unary";
+    input: typeof ListEndpointsRequestSchema;
+    output: typeof ListEndpointsResponseSchema;
+  },
+  /**
+   * Sets what a run may spend. A run that waits for money goes on when its budget is raised.
+   *
+   * @generated from rpc plumb.judge.v1.JudgeService.SetBudget
+   */
+  setBudget: {
+    methodKind: "unary";
+    input: typeof SetBudgetRequestSchema;
+    output: typeof SetBudgetResponseSchema;
+  },
+  /**
+   * What a run has spent so far.
+   *
+   * @generated from rpc plumb.judge.v1.JudgeService.GetSpend
+   */
+  getSpend: {
+    methodKind: "unary";
+    input: typeof GetSpendRequestSchema;
+    output: typeof GetSpendResponseSchema;
   },
 }>;
 

@@ -11,7 +11,7 @@ import { file_plumb_prompts_v1_prompt } from "../../prompts/v1/prompt_pb.js";
  * Describes the file plumb/judge/v1/judge.proto.
  */
 export const file_plumb_judge_v1_judge = /*@__PURE__*/
-  fileDesc("ChpwbHVtYi9qdWRnZS92MS9qdWRnZS5wcm90bxIOcGx1bWIuanVkZ2UudjEifQoMSnVkZ2VSZXF1ZXN0Eg0KBWp1ZGdlGAEgASgJEiQKBXZpZGVvGAIgASgLMhUucGx1bWIubWVkaWEudjEuVmlkZW8SKAoGcHJvbXB0GAMgASgLMhgucGx1bWIucHJvbXB0cy52MS5Qcm9tcHQSDgoGcnVuX2lkGAQgASgJIjkKDUp1ZGdlUmVzcG9uc2USKAoHdmVyZGljdBgBIAEoCzIXLnBsdW1iLmp1ZGdlLnYxLlZlcmRpY3QixAMKB1ZlcmRpY3QSDQoFanVkZ2UYASABKAkSEAoGYWNjZXB0GAIgASgISAASDwoFZ3JhZGUYAyABKAVIABIYCgtwcm9iYWJpbGl0eRgEIAEoAUgBiAEBEg4KBnJlYXNvbhgFIAEoCRIUCgxmYWlsdXJlX21vZGUYBiABKAkSMwoGY2hlY2tzGAcgAygLMiMucGx1bWIuanVkZ2UudjEuVmVyZGljdC5DaGVja3NFbnRyeRINCgVtb2RlbBgIIAEoCRITCgtydWJyaWNfaGFzaBgJIAEoCRIpCgV1c2FnZRgKIAEoCzIaLnBsdW1iLmp1ZGdlLnYxLlRva2VuVXNhZ2USMAoNZW5kcG9pbnRfdGltZRgLIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZjYWNoZWQYDCABKAgSDQoFY2FsbHMYDSABKAUSEgoKanVkZ2VfaGFzaBgOIAEoCRIVCg1qdWRnZV92ZXJzaW9uGA8gASgJGi0KC0NoZWNrc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCDoCOAFCCAoGYW5zd2VyQg4KDF9wcm9iYWJpbGl0eSI5CgpUb2tlblVzYWdlEhQKDGlucHV0X3Rva2VucxgBIAEoAxIVCg1vdXRwdXRfdG9rZW5zGAIgASgDIqYBCg5Db21wYXJlUmVxdWVzdBINCgVqdWRnZRgBIAEoCRIkCgVmaXJzdBgCIAEoCzIVLnBsdW1iLm1lZGlhLnYxLlZpZGVvEiUKBnNlY29uZBgDIAEoCzIVLnBsdW1iLm1lZGlhLnYxLlZpZGVvEigKBnByb21wdBgEIAEoCzIYLnBsdW1iLnByb21wdHMudjEuUHJvbXB0Eg4KBnJ1bl9pZBgFIAEoCSJ1Cg9Db21wYXJlUmVzcG9uc2USFwoPZmlyc3RfcHJlZmVycmVkGAEgASgBEg4KBnJlYXNvbhgCIAEoCRIpCgV1c2FnZRgDIAEoCzIaLnBsdW1iLmp1ZGdlLnYxLlRva2VuVXNhZ2USDgoGY2FjaGVkGAQgASgIIp0BCglKdWRnZUluZm8SDAoEbmFtZRgBIAEoCRINCgVtb2RlbBgCIAEoCRInCgRtb2RlGAMgASgOMhkucGx1bWIuanVkZ2UudjEuSnVkZ2VNb2RlEhMKC3J1YnJpY19oYXNoGAQgASgJEhAKCGhlbGRfb3V0GAUgASgIEhIKCmp1ZGdlX2hhc2gYBiABKAkSDwoHdmVyc2lvbhgHIAEoCSI6ChFMaXN0SnVkZ2VzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJYChJMaXN0SnVkZ2VzUmVzcG9uc2USKQoGanVkZ2VzGAEgAygLMhkucGx1bWIuanVkZ2UudjEuSnVkZ2VJbmZvEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSpsCglKdWRnZU1vZGUSGgoWSlVER0VfTU9ERV9VTlNQRUNJRklFRBAAEhUKEUpVREdFX01PREVfQklOQVJZEAESFAoQSlVER0VfTU9ERV9HUkFERRACEhYKEkpVREdFX01PREVfQ09NUEFSRRADMoQCCgxKdWRnZVNlcnZpY2USSQoFSnVkZ2USHC5wbHVtYi5qdWRnZS52MS5KdWRnZVJlcXVlc3QaHS5wbHVtYi5qdWRnZS52MS5KdWRnZVJlc3BvbnNlIgOQAgISTwoHQ29tcGFyZRIeLnBsdW1iLmp1ZGdlLnYxLkNvbXBhcmVSZXF1ZXN0Gh8ucGx1bWIuanVkZ2UudjEuQ29tcGFyZVJlc3BvbnNlIgOQAgISWAoKTGlzdEp1ZGdlcxIhLnBsdW1iLmp1ZGdlLnYxLkxpc3RKdWRnZXNSZXF1ZXN0GiIucGx1bWIuanVkZ2UudjEuTGlzdEp1ZGdlc1Jlc3BvbnNlIgOQAgFiBnByb3RvMw", [file_google_protobuf_duration, file_plumb_media_v1_video, file_plumb_prompts_v1_prompt]);
+  fileDesc("ChpwbHVtYi9qdWRnZS92MS9qdWRnZS5wcm90bxIOcGx1bWIuanVkZ2UudjEiuAEKDEp1ZGdlUmVxdWVzdBINCgVqdWRnZRgBIAEoCRIkCgV2aWRlbxgCIAEoCzIVLnBsdW1iLm1lZGlhLnYxLlZpZGVvEigKBnByb21wdBgDIAEoCzIYLnBsdW1iLnByb21wdHMudjEuUHJvbXB0Eg4KBnJ1bl9pZBgEIAEoCRIoCgdwdXJwb3NlGAUgASgOMhcucGx1bWIuanVkZ2UudjEuUHVycG9zZRIPCgdleHBsYWluGAYgASgIIlEKDUp1ZGdlUmVzcG9uc2USKAoHdmVyZGljdBgBIAEoCzIXLnBsdW1iLmp1ZGdlLnYxLlZlcmRpY3QSFgoOcmVxdWVzdF9ib2RpZXMYAiADKAkiygQKB1ZlcmRpY3QSDQoFanVkZ2UYASABKAkSEAoGYWNjZXB0GAIgASgISAASDwoFZ3JhZGUYAyABKAVIABIYCgtwcm9iYWJpbGl0eRgEIAEoAUgBiAEBEg4KBnJlYXNvbhgFIAEoCRIUCgxmYWlsdXJlX21vZGUYBiABKAkSMwoGY2hlY2tzGAcgAygLMiMucGx1bWIuanVkZ2UudjEuVmVyZGljdC5DaGVja3NFbnRyeRINCgVtb2RlbBgIIAEoCRITCgtydWJyaWNfaGFzaBgJIAEoCRIpCgV1c2FnZRgKIAEoCzIaLnBsdW1iLmp1ZGdlLnYxLlRva2VuVXNhZ2USMAoNZW5kcG9pbnRfdGltZRgLIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZjYWNoZWQYDCABKAgSDQoFY2FsbHMYDSABKAUSEgoKanVkZ2VfaGFzaBgOIAEoCRIVCg1qdWRnZV92ZXJzaW9uGA8gASgJEg0KBXZvdGVzGBAgASgFEg0KBXNjb3JlGBEgASgBEhgKEGNhbGlicmF0aW9uX2hhc2gYEiABKAkSIgoEY29zdBgTIAEoCzIULnBsdW1iLmp1ZGdlLnYxLkNvc3QSKAoHbWVtYmVycxgUIAMoCzIXLnBsdW1iLmp1ZGdlLnYxLlZlcmRpY3QaLQoLQ2hlY2tzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgIOgI4AUIICgZhbnN3ZXJCDgoMX3Byb2JhYmlsaXR5IigKBENvc3QSDgoGYW1vdW50GAEgASgBEhAKCGN1cnJlbmN5GAIgASgJIjkKClRva2VuVXNhZ2USFAoMaW5wdXRfdG9rZW5zGAEgASgDEhUKDW91dHB1dF90b2tlbnMYAiABKAMi0AEKDkNvbXBhcmVSZXF1ZXN0Eg0KBWp1ZGdlGAEgASgJEiQKBWZpcnN0GAIgASgLMhUucGx1bWIubWVkaWEudjEuVmlkZW8SJQoGc2Vjb25kGAMgASgLMhUucGx1bWIubWVkaWEudjEuVmlkZW8SKAoGcHJvbXB0GAQgASgLMhgucGx1bWIucHJvbXB0cy52MS5Qcm9tcHQSDgoGcnVuX2lkGAUgASgJEigKB3B1cnBvc2UYBiABKA4yFy5wbHVtYi5qdWRnZS52MS5QdXJwb3NlInUKD0NvbXBhcmVSZXNwb25zZRIXCg9maXJzdF9wcmVmZXJyZWQYASABKAESDgoGcmVhc29uGAIgASgJEikKBXVzYWdlGAMgASgLMhoucGx1bWIuanVkZ2UudjEuVG9rZW5Vc2FnZRIOCgZjYWNoZWQYBCABKAgi/AEKCUp1ZGdlSW5mbxIMCgRuYW1lGAEgASgJEg0KBW1vZGVsGAIgASgJEicKBG1vZGUYAyABKA4yGS5wbHVtYi5qdWRnZS52MS5KdWRnZU1vZGUSEwoLcnVicmljX2hhc2gYBCABKAkSEAoIaGVsZF9vdXQYBSABKAgSEgoKanVkZ2VfaGFzaBgGIAEoCRIPCgd2ZXJzaW9uGAcgASgJEg0KBXZvdGVzGAggASgFEhgKEGNhbGlicmF0aW9uX2hhc2gYCSABKAkSDwoHbWVtYmVycxgKIAMoCRIQCghhc2tfaGFzaBgLIAEoCRIRCgl0aHJlc2hvbGQYDCABKAEiOgoRTGlzdEp1ZGdlc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiWAoSTGlzdEp1ZGdlc1Jlc3BvbnNlEikKBmp1ZGdlcxgBIAMoCzIZLnBsdW1iLmp1ZGdlLnYxLkp1ZGdlSW5mbxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkilAEKDEVuZHBvaW50SW5mbxIMCgRuYW1lGAEgASgJEiwKBXN0YXRlGAIgASgOMh0ucGx1bWIuanVkZ2UudjEuRW5kcG9pbnRTdGF0ZRIXCg9jYWxsc19pbl9mbGlnaHQYAyABKAUSEwoLY29uY3VycmVuY3kYBCABKAUSGgoSdmVyZGljdHNfaW5fZmxpZ2h0GAUgASgFIhYKFExpc3RFbmRwb2ludHNSZXF1ZXN0IkgKFUxpc3RFbmRwb2ludHNSZXNwb25zZRIvCgllbmRwb2ludHMYASADKAsyHC5wbHVtYi5qdWRnZS52MS5FbmRwb2ludEluZm8iRAoGQnVkZ2V0EhMKBnRva2VucxgBIAEoA0gAiAEBEhEKBGNvc3QYAiABKAFIAYgBAUIJCgdfdG9rZW5zQgcKBV9jb3N0IkoKEFNldEJ1ZGdldFJlcXVlc3QSDgoGcnVuX2lkGAEgASgJEiYKBmJ1ZGdldBgCIAEoCzIWLnBsdW1iLmp1ZGdlLnYxLkJ1ZGdldCI5ChFTZXRCdWRnZXRSZXNwb25zZRIkCgVzcGVuZBgBIAEoCzIVLnBsdW1iLmp1ZGdlLnYxLlNwZW5kIiEKD0dldFNwZW5kUmVxdWVzdBIOCgZydW5faWQYASABKAkiOAoQR2V0U3BlbmRSZXNwb25zZRIkCgVzcGVuZBgBIAEoCzIVLnBsdW1iLmp1ZGdlLnYxLlNwZW5kIrABCgVTcGVuZBIOCgZydW5faWQYASABKAkSKQoFdXNhZ2UYAiABKAsyGi5wbHVtYi5qdWRnZS52MS5Ub2tlblVzYWdlEiIKBGNvc3QYAyABKAsyFC5wbHVtYi5qdWRnZS52MS5Db3N0Eg0KBWNhbGxzGAQgASgDEiYKBmJ1ZGdldBgFIAEoCzIWLnBsdW1iLmp1ZGdlLnYxLkJ1ZGdldBIRCglleGhhdXN0ZWQYBiABKAgqUAoHUHVycG9zZRIXChNQVVJQT1NFX1VOU1BFQ0lGSUVEEAASFAoQUFVSUE9TRV9UUkFJTklORxABEhYKElBVUlBPU0VfRVZBTFVBVElPThACKmwKCUp1ZGdlTW9kZRIaChZKVURHRV9NT0RFX1VOU1BFQ0lGSUVEEAASFQoRSlVER0VfTU9ERV9CSU5BUlkQARIUChBKVURHRV9NT0RFX0dSQURFEAISFgoSSlVER0VfTU9ERV9DT01QQVJFEAMqgwEKDUVuZHBvaW50U3RhdGUSHgoaRU5EUE9JTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZFTkRQT0lOVF9TVEFURV9TRVJWSU5HEAESFwoTRU5EUE9JTlRfU1RBVEVfRE9XThACEh0KGUVORFBPSU5UX1NUQVRFX1JFQ09WRVJJTkcQAzKSBAoMSnVkZ2VTZXJ2aWNlEkkKBUp1ZGdlEhwucGx1bWIuanVkZ2UudjEuSnVkZ2VSZXF1ZXN0Gh0ucGx1bWIuanVkZ2UudjEuSnVkZ2VSZXNwb25zZSIDkAICEk8KB0NvbXBhcmUSHi5wbHVtYi5qdWRnZS52MS5Db21wYXJlUmVxdWVzdBofLnBsdW1iLmp1ZGdlLnYxLkNvbXBhcmVSZXNwb25zZSIDkAICElgKCkxpc3RKdWRnZXMSIS5wbHVtYi5qdWRnZS52MS5MaXN0SnVkZ2VzUmVxdWVzdBoiLnBsdW1iLmp1ZGdlLnYxLkxpc3RKdWRnZXNSZXNwb25zZSIDkAIBEmEKDUxpc3RFbmRwb2ludHMSJC5wbHVtYi5qdWRnZS52MS5MaXN0RW5kcG9pbnRzUmVxdWVzdBolLnBsdW1iLmp1ZGdlLnYxLkxpc3RFbmRwb2ludHNSZXNwb25zZSIDkAIBElUKCVNldEJ1ZGdldBIgLnBsdW1iLmp1ZGdlLnYxLlNldEJ1ZGdldFJlcXVlc3QaIS5wbHVtYi5qdWRnZS52MS5TZXRCdWRnZXRSZXNwb25zZSIDkAICElIKCEdldFNwZW5kEh8ucGx1bWIuanVkZ2UudjEuR2V0U3BlbmRSZXF1ZXN0GiAucGx1bWIuanVkZ2UudjEuR2V0U3BlbmRSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_google_protobuf_duration, file_plumb_media_v1_video, file_plumb_prompts_v1_prompt]);
 
 /**
  * Describes the message plumb.judge.v1.JudgeRequest.
@@ -35,58 +35,154 @@ export const VerdictSchema = /*@__PURE__*/
   messageDesc(file_plumb_judge_v1_judge, 2);
 
 /**
+ * Describes the message plumb.judge.v1.Cost.
+ * Use `create(CostSchema)` to create a new message.
+ */
+export const CostSchema = /*@__PURE__*/
+  messageDesc(file_plumb_judge_v1_judge, 3);
+
+/**
  * Describes the message plumb.judge.v1.TokenUsage.
  * Use `create(TokenUsageSchema)` to create a new message.
  */
 export const TokenUsageSchema = /*@__PURE__*/
-  messageDesc(file_plumb_judge_v1_judge, 3);
+  messageDesc(file_plumb_judge_v1_judge, 4);
 
 /**
  * Describes the message plumb.judge.v1.CompareRequest.
  * Use `create(CompareRequestSchema)` to create a new message.
  */
 export const CompareRequestSchema = /*@__PURE__*/
-  messageDesc(file_plumb_judge_v1_judge, 4);
+  messageDesc(file_plumb_judge_v1_judge, 5);
 
 /**
  * Describes the message plumb.judge.v1.CompareResponse.
  * Use `create(CompareResponseSchema)` to create a new message.
  */
 export const CompareResponseSchema = /*@__PURE__*/
-  messageDesc(file_plumb_judge_v1_judge, 5);
+  messageDesc(file_plumb_judge_v1_judge, 6);
 
 /**
  * Describes the message plumb.judge.v1.JudgeInfo.
  * Use `create(JudgeInfoSchema)` to create a new message.
  */
 export const JudgeInfoSchema = /*@__PURE__*/
-  messageDesc(file_plumb_judge_v1_judge, 6);
+  messageDesc(file_plumb_judge_v1_judge, 7);
 
 /**
  * Describes the message plumb.judge.v1.ListJudgesRequest.
  * Use `create(ListJudgesRequestSchema)` to create a new message.
  */
 export const ListJudgesRequestSchema = /*@__PURE__*/
-  messageDesc(file_plumb_judge_v1_judge, 7);
+  messageDesc(file_plumb_judge_v1_judge, 8);
 
 /**
  * Describes the message plumb.judge.v1.ListJudgesResponse.
  * Use `create(ListJudgesResponseSchema)` to create a new message.
  */
 export const ListJudgesResponseSchema = /*@__PURE__*/
-  messageDesc(file_plumb_judge_v1_judge, 8);
+  messageDesc(file_plumb_judge_v1_judge, 9);
+
+/**
+ * Describes the message plumb.judge.v1.EndpointInfo.
+ * Use `create(EndpointInfoSchema)` to create a new message.
+ */
+export const EndpointInfoSchema = /*@__PURE__*/
+  messageDesc(file_plumb_judge_v1_judge, 10);
+
+/**
+ * Describes the message plumb.judge.v1.ListEndpointsRequest.
+ * Use `create(ListEndpointsRequestSchema)` to create a new message.
+ */
+export const ListEndpointsRequestSchema = /*@__PURE__*/
+  messageDesc(file_plumb_judge_v1_judge, 11);
+
+/**
+ * Describes the message plumb.judge.v1.ListEndpointsResponse.
+ * Use `create(ListEndpointsResponseSchema)` to create a new message.
+ */
+export const ListEndpointsResponseSchema = /*@__PURE__*/
+  messageDesc(file_plumb_judge_v1_judge, 12);
+
+/**
+ * Describes the message plumb.judge.v1.Budget.
+ * Use `create(BudgetSchema)` to create a new message.
+ */
+export const BudgetSchema = /*@__PURE__*/
+  messageDesc(file_plumb_judge_v1_judge, 13);
+
+/**
+ * Describes the message plumb.judge.v1.SetBudgetRequest.
+ * Use `create(SetBudgetRequestSchema)` to create a new message.
+ */
+export const SetBudgetRequestSchema = /*@__PURE__*/
+  messageDesc(file_plumb_judge_v1_judge, 14);
+
+/**
+ * Describes the message plumb.judge.v1.SetBudgetResponse.
+ * Use `create(SetBudgetResponseSchema)` to create a new message.
+ */
+export const SetBudgetResponseSchema = /*@__PURE__*/
+  messageDesc(file_plumb_judge_v1_judge, 15);
+
+/**
+ * Describes the message plumb.judge.v1.GetSpendRequest.
+ * Use `create(GetSpendRequestSchema)` to create a new message.
+ */
+export const GetSpendRequestSchema = /*@__PURE__*/
+  messageDesc(file_plumb_judge_v1_judge, 16);
+
+/**
+ * Describes the message plumb.judge.v1.GetSpendResponse.
+ * Use `create(GetSpendResponseSchema)` to create a new message.
+ */
+export const GetSpendResponseSchema = /*@__PURE__*/
+  messageDesc(file_plumb_judge_v1_judge, 17);
+
+/**
+ * Describes the message plumb.judge.v1.Spend.
+ * Use `create(SpendSchema)` to create a new message.
+ */
+export const SpendSchema = /*@__PURE__*/
+  messageDesc(file_plumb_judge_v1_judge, 18);
+
+/**
+ * Describes the enum plumb.judge.v1.Purpose.
+ */
+export const PurposeSchema = /*@__PURE__*/
+  enumDesc(file_plumb_judge_v1_judge, 0);
+
+/**
+ * What a verdict is for.
+ *
+ * @generated from enum plumb.judge.v1.Purpose
+ */
+export const Purpose = /*@__PURE__*/
+  tsEnum(PurposeSchema);
 
 /**
  * Describes the enum plumb.judge.v1.JudgeMode.
  */
 export const JudgeModeSchema = /*@__PURE__*/
-  enumDesc(file_plumb_judge_v1_judge, 0);
+  enumDesc(file_plumb_judge_v1_judge, 1);
 
 /**
  * @generated from enum plumb.judge.v1.JudgeMode
  */
 export const JudgeMode = /*@__PURE__*/
   tsEnum(JudgeModeSchema);
+
+/**
+ * Describes the enum plumb.judge.v1.EndpointState.
+ */
+export const EndpointStateSchema = /*@__PURE__*/
+  enumDesc(file_plumb_judge_v1_judge, 2);
+
+/**
+ * @generated from enum plumb.judge.v1.EndpointState
+ */
+export const EndpointState = /*@__PURE__*/
+  tsEnum(EndpointStateSchema);
 
 /**
  * Asks a vision-language model about clips.

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
@@ -115,6 +115,10 @@ async function watch(
 
 const range = (from: number, to: number): number[] =>
   Array.from({ length: to - from + 1 }, (_, index) => from + index);
+const artifactCount = async (): Promise<number> =>
+  (await readdir(path.join(folder, 'artifacts'), { recursive: true, withFileTypes: true })).filter((entry) =>
+    entry.isFile(),
+  ).length;
 const reasonOf = (job: Job | undefined): string =>
   job?.error === undefined ? '' : fromStatus(job.error).reason;
 
@@ -125,6 +129,7 @@ test('a job trains a model, streams every step, and leaves a manifest', { timeou
   assert.equal(job?.state, JobState.SUCCEEDED);
   assert.equal(job.step, steps);
   assert.equal(job.dataSetSummary?.samples, 24);
+  assert.ok(job.dataSetSummary.largestWeight > 1 && job.dataSetSummary.cappedWeights === 0);
   assert.ok(job.checkpoint !== undefined && job.manifest !== undefined);
   assert.notEqual(job.checkpoint.sha256, base.weights?.sha256);
   decodeModel(await artifacts.get(job.checkpoint.uri, job.checkpoint.sha256), 'the checkpoint');
@@ -236,6 +241,26 @@ test(
         error.message.includes('spec.optimisation.learning_rate'),
     );
     await assert.rejects(
+      createJob('rank 0', specOf({ adapters: { rank: 0 } })),
+      (error: unknown) =>
+        error instanceof PlumbError && error.fieldViolations?.[0]?.field === 'spec.adapters.rank',
+    );
+    await assert.rejects(
+      createJob('no reward service', {
+        ...specOf(),
+        probe: {
+          prompts: [{ id: 'held', text: 'red ball' }],
+          sampler: { steps: 4, guidance: 1, shift: 1 },
+          everySteps: 10,
+          heldOutReward: 'motion_floor',
+        },
+      }),
+      (error: unknown) =>
+        error instanceof PlumbError &&
+        error.code === 'FAILED_PRECONDITION' &&
+        error.message.includes('PLUMB_REWARD_ADDRESS'),
+    );
+    await assert.rejects(
       createJob('bad', specOf({ optimisation: { steps: 0 }, objective: { algorithm: 'ppo' } })),
       (error: unknown) => {
         assert.ok(error instanceof PlumbError && error.code === 'INVALID_ARGUMENT');
@@ -281,9 +306,11 @@ test('data sets that cannot be trained on end the job with a typed reason', { ti
     key: string,
     spec: MessageInitShape<typeof JobSpecSchema>,
   ): Promise<Job | undefined> => {
+    const before = await artifactCount();
     const { job } = await watch(await createJob(key, spec));
     assert.equal(job?.state, JobState.FAILED, key);
     assert.equal(job.checkpoint, undefined);
+    assert.equal(await artifactCount(), before, `${key}: something was written`);
     return job;
   };
   const oneClass = await storeDataSet(artifacts, base, { samplesPerPrompt: 2, label: () => 1 });
@@ -308,6 +335,15 @@ test('data sets that cannot be trained on end the job with a typed reason', { ti
   const damaged = await failureOf('tampered', specOf({ dataSet: tampered }));
   assert.equal(damaged?.error === undefined ? '' : fromStatus(damaged.error).code, 'DATA_LOSS');
   assert.match(damaged?.error?.message ?? '', /clip of sample/);
+
+  const other = 'ab'.repeat(32);
+  await mkdir(path.join(folder, 'artifacts', 'sha256', 'ab'), { recursive: true });
+  await writeFile(path.join(folder, 'artifacts', 'sha256', 'ab', other), JSON.stringify(oneClass.manifest));
+  const mismatched = await failureOf(
+    'another manifest',
+    specOf({ dataSet: { uri: `artifact:sha256/${other}`, sha256: other } }),
+  );
+  assert.match(mismatched?.error?.message ?? '', /data set manifest.*abab.*is damaged.*make it again/);
 
   const unknown = await failureOf('unknown reward', specOf({ objective: { reward: 'clip-score' } }));
   assert.match(unknown?.error?.message ?? '', /clip-score/);

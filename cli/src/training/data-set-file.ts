@@ -4,6 +4,7 @@ import { dirname, resolve } from 'node:path';
 import { dataLoss, describeError, fieldPath, invalidArguments, notFound } from '@plumb/kit/errors';
 import type { ArtifactStore } from '@plumb/media';
 import { dataSetManifestSchema, dataSetMediaType } from '@plumb/objective';
+import type { DataSetManifest } from '@plumb/objective';
 import { artifactScheme } from './job-spec-file.ts';
 
 /** Most bad fields of a manifest that an error names. */
@@ -41,18 +42,27 @@ export async function storeDataSet(
     // As it is, so that its hash stays the one that others know.
     return store.put(bytes, { mediaType: dataSetMediaType });
   }
-  for (const { sampleId, video } of samples) {
-    if (video.uri.startsWith(artifactScheme)) continue;
-    const clip = await read(resolve(dirname(source), video.uri), `clip of sample ${sampleId}`);
-    const sha256 = createHash('sha256').update(clip).digest('hex');
-    if (sha256 !== video.sha256) {
-      throw dataLoss(
-        `${video.uri}, the clip of sample ${sampleId}, has the hash ${sha256} and not ${video.sha256} as the manifest says; get it again`,
-      );
-    }
-    video.uri = (await store.put(clip, { mediaType: video.mediaType })).uri;
+  const files = samples.filter(({ video }) => !video.uri.startsWith(artifactScheme));
+  // All of them before the first is stored: a data set that is refused leaves nothing behind.
+  for (const sample of files) await readClip(source, sample);
+  for (const sample of files) {
+    const clip = await readClip(source, sample);
+    sample.video.uri = (await store.put(clip, { mediaType: sample.video.mediaType })).uri;
   }
   return store.put(new TextEncoder().encode(JSON.stringify(parsed.data)), { mediaType: dataSetMediaType });
+}
+
+/** @throws PlumbError NOT_FOUND, or DATA_LOSS when the bytes are not those that the manifest means */
+async function readClip(
+  source: string,
+  { sampleId, video }: DataSetManifest['samples'][number],
+): Promise<Uint8Array> {
+  const clip = await read(resolve(dirname(source), video.uri), `clip of sample ${sampleId}`);
+  const sha256 = createHash('sha256').update(clip).digest('hex');
+  if (sha256 === video.sha256) return clip;
+  throw dataLoss(
+    `${video.uri}, the clip of sample ${sampleId}, has the hash ${sha256} and not ${video.sha256} as the manifest says; get it again`,
+  );
 }
 
 async function read(path: string, what: string): Promise<Uint8Array> {

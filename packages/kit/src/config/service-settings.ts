@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { accessSettings } from './access-settings.ts';
 
 /** host:port; port 0 takes a free one. */
 const listenAddress = z.string().regex(/^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$/, 'must be host:port');
@@ -8,7 +9,8 @@ const listenAddress = z.string().regex(/^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$/, 
  * `z.object({ ...serviceSettings, batchSize: z.coerce.number()... })`.
  */
 export const serviceSettings = {
-  /** gRPC address. Anything but loopback needs TLS or PLUMB_INSECURE=true. */
+  ...accessSettings,
+  /** gRPC address. Anything but loopback needs TLS and control of access, or the settings that call themselves insecure. */
   listen: listenAddress
     .default('127.0.0.1:0')
     .describe('host:port, for example 127.0.0.1:50051 (port 0: a free one)'),
@@ -16,8 +18,6 @@ export const serviceSettings = {
   metricsListen: listenAddress
     .default('127.0.0.1:0')
     .describe('host:port, for example 127.0.0.1:9464 (port 0: a free one)'),
-  /** True allows plain text on an address that is not loopback (inside a mesh that encrypts by itself). */
-  insecure: z.stringbool().default(false).describe('true or false'),
   natsUrl: z
     .string()
     .regex(/^(nats|tls):\/\/[^\s]+$/, 'must be a nats:// or tls:// URL')
@@ -25,15 +25,22 @@ export const serviceSettings = {
     .describe('the broker, for example nats://127.0.0.1:4222'),
   /** Folder of the local span files; unset writes none. */
   spanDirectory: z.string().optional().describe('a folder that can be written to'),
+  /** Traces that went wrong or were slow are written whatever the share. */
+  traceRatio: z.coerce
+    .number()
+    .min(0)
+    .max(1)
+    .default(1)
+    .describe('the share of traces whose spans are written, 0 to 1'),
+  traceSlowSeconds: z.coerce
+    .number()
+    .positive()
+    .default(60)
+    .describe('seconds from which a span counts as slow and is written, whatever the share'),
   logLevel: z
     .enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal'])
     .default('info')
     .describe('trace, debug, info, warn, error or fatal'),
-  /** PEM files. With a certificate the server speaks TLS only. */
-  tlsCertificate: z.string().optional().describe('the path of a PEM file'),
-  tlsKey: z.string().optional().describe('the path of a PEM file'),
-  /** PEM file of the authority that signed the certificates of clients (mutual TLS) and of servers we call. */
-  tlsAuthority: z.string().optional().describe('the path of a PEM file'),
 } as const satisfies z.ZodRawShape;
 
 /** A host:port setting in its parts. Brackets of an IPv6 address are removed. */

@@ -1,7 +1,10 @@
+import { fileURLToPath } from 'node:url';
 import type { DescService } from '@bufbuild/protobuf';
 import { z } from 'zod';
+import { openServiceAccess } from '../access/from-settings.ts';
 import { connectBus } from '../bus/connect-bus.ts';
 import type { Bus } from '../bus/connect-bus.ts';
+import { checkAccessSettings } from '../config/access-settings.ts';
 import { loadConfig } from '../config/load-config.ts';
 import { serviceSettings, splitAddress } from '../config/service-settings.ts';
 import { createClient } from '../rpc/client.ts';
@@ -12,6 +15,9 @@ import type { RpcClient } from '../rpc/types.ts';
 import { startTelemetry } from '../telemetry/start-telemetry.ts';
 import packageJson from '../../package.json' with { type: 'json' };
 import type { ServiceAddresses, ServiceContext } from './run-service.ts';
+
+// The contracts' descriptors, for reflection.
+const descriptorSet = fileURLToPath(import.meta.resolve('@plumb/proto/descriptors.binpb'));
 
 /** What the server of a service needs beyond its settings. */
 export interface FoundationOptions {
@@ -52,6 +58,7 @@ export async function startFoundation<Shape extends z.ZodRawShape & typeof servi
   const config = loadConfig(schema, ctx.env);
   // The compiler cannot see that the wider schema's output has these.
   const settings = loadConfig(z.object(serviceSettings), ctx.env);
+  checkAccessSettings(settings);
   const metrics = splitAddress(settings.metricsListen);
   const telemetry = await startTelemetry({
     service: `plumb-${options.name}`,
@@ -60,15 +67,37 @@ export async function startFoundation<Shape extends z.ZodRawShape & typeof servi
     metricsHost: metrics.host,
     metricsPort: metrics.port,
     logLevel: settings.logLevel,
+    traceRatio: settings.traceRatio,
+    slowSeconds: settings.traceSlowSeconds,
   });
   ctx.onStop('telemetry', () => telemetry.shutdown());
+  const access = await openServiceAccess(settings);
+  ctx.onStop('access', () => {
+    access.close();
+  });
   const server = createServer({
     ...splitAddress(settings.listen),
-    insecure: settings.insecure,
+    tls: access.tls?.credentials,
+    access: access.access,
+    insecurePlaintext: settings.insecurePlaintext,
+    insecureNoAuth: settings.insecureNoAuth,
+    descriptorSet: settings.reflection ? descriptorSet : undefined,
+    maxConnectionAgeMs:
+      settings.maxConnectionAgeSeconds === undefined ? undefined : settings.maxConnectionAgeSeconds * 1000,
     signal: ctx.signal,
     ...(options.maxReceiveBytes === undefined ? {} : { maxReceiveBytes: options.maxReceiveBytes }),
   });
-  const bus = await connectBus({ url: settings.natsUrl, name: options.name, signal: ctx.signal });
+  const bus = await connectBus({
+    url: settings.natsUrl,
+    name: options.name,
+    signal: ctx.signal,
+    access: {
+      user: settings.natsUser,
+      passwordFile: settings.natsPasswordFile,
+      credentialsFile: settings.natsCredentialsFile,
+      caFile: settings.natsCa,
+    },
+  });
   ctx.onStop('bus', () => bus.close());
   await bus.ensureStreams();
   return {
@@ -76,7 +105,7 @@ export async function startFoundation<Shape extends z.ZodRawShape & typeof servi
     bus,
     server,
     connect: (service, address, clientOptions) => {
-      const client = createClient(service, address, clientOptions);
+      const client = createClient(service, address, { credentials: access.outgoing, ...clientOptions });
       ctx.onStop(`client of ${service.typeName}`, () => {
         client.close();
       });

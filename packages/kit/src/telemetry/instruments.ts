@@ -1,5 +1,12 @@
 import { metrics } from '@opentelemetry/api';
-import type { Counter, Histogram, MeterProvider, MetricOptions, UpDownCounter } from '@opentelemetry/api';
+import type {
+  Counter,
+  Gauge,
+  Histogram,
+  MeterProvider,
+  MetricOptions,
+  UpDownCounter,
+} from '@opentelemetry/api';
 
 /**
  * Instruments that may be declared where they are used, at the top of a module: each finds the real one at its first use
@@ -38,6 +45,16 @@ export function upDownCounter(
   return {
     add: (value, attributes) => {
       get().add(value, attributes);
+    },
+  };
+}
+
+/** The latest value of something that is measured now and then. */
+export function gauge(meterName: string, name: string, options: MetricOptions): Pick<Gauge, 'record'> {
+  const get = late((provider) => provider.getMeter(meterName).createGauge(name, options));
+  return {
+    record: (value, attributes) => {
+      get().record(value, attributes);
     },
   };
 }

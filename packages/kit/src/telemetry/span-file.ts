@@ -21,14 +21,12 @@ const defaultLimits: SpanFileLimits = {
 
 /**
  * Writes spans as JSON lines to `<directory>/<service>-<pid>.jsonl`, so that traces can be read where there is no
- * collector. Files are rotated and bounded; a write that fails loses spans, which are counted, and nothing else.
+ * collector. Files are rotated and bounded; a write that fails loses its spans and nothing else.
  */
 export class SpanFile implements SpanExporter {
   readonly directory: string;
   readonly service: string;
   readonly limits: SpanFileLimits;
-  /** Spans that could not be written. */
-  lostSpans = 0;
   #bytes = 0;
   #rotations = 0;
   #writing: Promise<void> = Promise.resolve();
@@ -47,7 +45,7 @@ export class SpanFile implements SpanExporter {
 
   export(spans: ReadableSpan[], done: (result: ExportResult) => void): void {
     const lines = spans.map((span) => `${JSON.stringify(toSpanRecord(span))}\n`).join('');
-    this.#writing = this.#write(this.#writing, lines, spans.length, done);
+    this.#writing = this.#write(this.#writing, lines, done);
   }
 
   async shutdown(): Promise<void> {
@@ -59,17 +57,11 @@ export class SpanFile implements SpanExporter {
   }
 
   /** One write after the other; never rejects. */
-  async #write(
-    previous: Promise<void>,
-    lines: string,
-    spans: number,
-    done: (result: ExportResult) => void,
-  ): Promise<void> {
+  async #write(previous: Promise<void>, lines: string, done: (result: ExportResult) => void): Promise<void> {
     await previous;
     try {
       await this.#append(lines);
     } catch (error) {
-      this.lostSpans += spans;
       const cause =
         error instanceof Error ? error : new Error('the span file cannot be written', { cause: error });
       done({ code: ExportResultCode.FAILED, error: cause });

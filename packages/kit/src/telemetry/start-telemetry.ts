@@ -5,13 +5,16 @@ import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto';
 import { resourceFromAttributes } from '@opentelemetry/resources';
 import { MeterProvider, PeriodicExportingMetricReader } from '@opentelemetry/sdk-metrics';
 import type { IMetricReader } from '@opentelemetry/sdk-metrics';
-import { BatchSpanProcessor, NodeTracerProvider } from '@opentelemetry/sdk-trace-node';
+import { NodeTracerProvider } from '@opentelemetry/sdk-trace-node';
 import type { SpanProcessor } from '@opentelemetry/sdk-trace-node';
 import { ATTR_SERVICE_NAME, ATTR_SERVICE_VERSION } from '@opentelemetry/semantic-conventions';
 import { ATTR_SERVICE_INSTANCE_ID } from '@opentelemetry/semantic-conventions/incubating';
 import type { Level } from 'pino';
+import { CountedSpans } from './counted-spans.ts';
 import { logger, setLogLevel } from './logger.ts';
 import { serveMetrics } from './metrics-endpoint.ts';
+import { observeProcess } from './process-metrics.ts';
+import { headSampler, NotableSpans } from './sampling.ts';
 import { SpanFile } from './span-file.ts';
 
 export interface TelemetryOptions {
@@ -27,12 +30,16 @@ export interface TelemetryOptions {
   /** 0, the default, takes a free port. */
   readonly metricsPort?: number;
   readonly logLevel?: Level;
+  /** Share of traces whose spans are written, 0 to 1, decided where a trace begins; 1 by default. */
+  readonly traceRatio?: number;
+  /** A span of another trace that lasts this long is kept with its trace, like one that failed; 60 s by default. */
+  readonly slowSeconds?: number;
 }
 
 export interface Telemetry {
   /** `host:port` of the Prometheus endpoint. */
   readonly metricsAddress: string;
-  /** Writes out what is pending and stops. An unreachable collector delays it by 2 s at most and loses its spans only. */
+  /** Writes out what is pending and stops. An unreachable collector delays it by 4 s at most and loses its spans only. */
   shutdown(): Promise<void>;
 }
 
@@ -54,31 +61,35 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
   });
   const otlp = (options.otlpEndpoint ?? process.env['OTEL_EXPORTER_OTLP_ENDPOINT'])?.replace(/\/+$/, '');
 
-  const spanProcessors: SpanProcessor[] = [];
-  let spanFile: SpanFile | undefined;
+  const destinations: SpanProcessor[] = [];
   if (options.spanDirectory !== undefined) {
-    spanFile = new SpanFile(options.spanDirectory, options.service);
-    spanProcessors.push(
-      new BatchSpanProcessor(spanFile, {
-        scheduledDelayMillis: 250,
+    destinations.push(
+      new CountedSpans(new SpanFile(options.spanDirectory, options.service), {
+        destination: 'file',
         maxQueueSize: 8192,
-        maxExportBatchSize: 1024,
+        delayMs: 250,
+        maxBatchSize: 1024,
+        timeoutMs: 10_000,
       }),
     );
   }
   if (otlp !== undefined && otlp !== '') {
-    spanProcessors.push(
-      new BatchSpanProcessor(
-        new OTLPTraceExporter({ url: `${otlp}/v1/traces`, timeoutMillis: otlpTimeoutMs }),
-        {
-          scheduledDelayMillis: 1000,
-          maxQueueSize: 8192,
-          exportTimeoutMillis: otlpTimeoutMs,
-        },
-      ),
+    destinations.push(
+      new CountedSpans(new OTLPTraceExporter({ url: `${otlp}/v1/traces`, timeoutMillis: otlpTimeoutMs }), {
+        destination: 'collector',
+        maxQueueSize: 8192,
+        delayMs: 1000,
+        maxBatchSize: 512,
+        timeoutMs: otlpTimeoutMs,
+      }),
     );
   }
-  const tracerProvider = new NodeTracerProvider({ resource, spanProcessors });
+  const notable = new NotableSpans(destinations, (options.slowSeconds ?? 60) * 1000);
+  const tracerProvider = new NodeTracerProvider({
+    resource,
+    sampler: headSampler(options.traceRatio ?? 1),
+    spanProcessors: destinations.length === 0 ? [] : [notable],
+  });
   tracerProvider.register();
 
   const prometheus = new PrometheusExporter({ preventServerStart: true });
@@ -94,6 +105,7 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
   }
   const meterProvider = new MeterProvider({ resource, readers });
   metrics.setGlobalMeterProvider(meterProvider);
+  observeProcess(meterProvider);
   const endpoint = await serveMetrics(
     prometheus,
     options.metricsHost ?? '127.0.0.1',
@@ -103,17 +115,14 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
   return {
     metricsAddress: endpoint.address,
     shutdown: async () => {
-      const results = await Promise.allSettled([
-        tracerProvider.shutdown(),
-        meterProvider.shutdown(),
-        endpoint.close(),
-      ]);
+      // The metrics last: they count the spans that could not be written.
+      const results = [
+        ...(await Promise.allSettled([tracerProvider.shutdown()])),
+        ...(await Promise.allSettled([meterProvider.shutdown(), endpoint.close()])),
+      ];
       for (const result of results) {
         if (result.status === 'rejected')
           log.warn({ error: result.reason }, 'telemetry was not all written out');
-      }
-      if (spanFile !== undefined && spanFile.lostSpans > 0) {
-        log.warn({ lostSpans: spanFile.lostSpans }, 'spans could not be written to the span file');
       }
     },
   };

@@ -74,7 +74,14 @@ const imageSchema = z.strictObject({
     z.strictObject({ mode: z.literal('exact'), width: side, height: side }),
   ]),
   /** The middle of the picture that is kept; where it is larger than the picture, black surrounds it. */
-  crop: z.strictObject({ width: side, height: side }).optional(),
+  crop: z
+    .strictObject({
+      width: side,
+      height: side,
+      /** Where the middle lies when an odd number of pixels is cut: as transformers has it, or as torchvision. */
+      rounding: z.enum(['down', 'half-even']).default('down'),
+    })
+    .optional(),
   /** As Pillow computes it: with antialiasing, in fixed point, rounded to whole levels after each axis. */
   interpolation: z.enum(['nearest', 'bilinear', 'bicubic', 'lanczos']),
   /** Of the channels red, green, blue at 0..1. */
@@ -99,21 +106,15 @@ const textSchema = fileSchema.extend({
 const clipFamily = {
   ...shared,
   /** A vision and a text tower. Where one file holds both, both name it and their own inputs and outputs. */
-  model: z.strictObject({
-    vision: visionSchema,
-    text: textSchema,
-    /**
-     * Inputs that a file with both towers wants although the other tower's output does not depend on them get zeros; so
-     * do none unless this is `one-file`.
-     */
-    layout: z.enum(['two-files', 'one-file']).default('two-files'),
-  }),
+  model: z.strictObject({ vision: visionSchema, text: textSchema }),
   /** tokenizer.json of the model (Hugging Face tokenizers). */
   tokenizer: fileSchema.extend({
     /** Longest prompt in tokens, with those for begin and end. Longer ones are cut and keep their last token. */
     maxLength: z.int().min(2).max(4096).default(77),
     /** Shorter prompts are filled up to maxLength with this token; left out, they stay as long as they are. */
     padId: z.int().min(0).optional(),
+    /** A prompt in which this token occurs is refused; left out where the tokeniser knows every word. */
+    unknownId: z.int().min(0).optional(),
   }),
   /** Written out, or read from the model's preprocessor_config.json. */
   image: z.union([imageSchema, fileSchema]),
@@ -200,6 +201,6 @@ export function definitionHash(definition: RewardDefinition): string {
  * SHA-256 over everything that a value depends on besides clip and prompt. Files are in it through their own hashes;
  * golden clips and words for people are not.
  */
-export function weightsHash({ golden, description, ...rest }: RewardDefinition): string {
-  return contentHash(rest);
+export function weightsHash(definition: RewardDefinition): string {
+  return contentHash({ ...definition, golden: undefined, description: undefined });
 }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Clip } from '@plumb/media';
 import fc from 'fast-check';
-import { colourStability, motionFloor, objectPersistence, pixelGuards } from './pixel-guards.ts';
+import { colourStability, motionFloor, objectPersistence } from './pixel-guards.ts';
 
 /** A clip of grey 220 with a square of 4x4 whose place and colour are given for each frame; null is no square. */
 function clip(squares: readonly (readonly [x: number, colour: readonly number[]] | null)[], size = 16): Clip {
@@ -90,13 +90,4 @@ test('every guard is from 0 to 1 for any clip, and always the same', () => {
       }
     }),
   );
-});
-
-test('guards have names, versions and hashes of their own', () => {
-  const guards = pixelGuards().map(({ info }) => info);
-  assert.deepEqual(
-    guards.map(({ name }) => name),
-    ['motion_floor', 'object_persistence', 'colour_stability'],
-  );
-  assert.equal(new Set(guards.map(({ weightsHash }) => weightsHash)).size, 3);
 });

@@ -1,0 +1,211 @@
+/** Opens a reward off the caller's thread. */
+
+import { fork } from 'node:child_process';
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import { cancelled, unavailable } from '@plumb/kit/errors';
+import type { PlumbError } from '@plumb/kit/errors';
+import { fromWireError } from '@plumb/tensor-graph/engine';
+import { definitionHash, weightsHash } from './definition.ts';
+import { checkGoldenClips } from './golden.ts';
+import { fromWire } from './host.ts';
+import type { HostOptions, HostReply, HostRequest } from './host.ts';
+import type { LocatedDefinition } from './read-definitions.ts';
+import type { Reward, RewardResult } from './reward.ts';
+
+/** How a reward uses the machine. */
+export interface OpenRewardOptions {
+  /**
+   * `process`: a forked process; a native crash takes only this reward. `worker`: a thread of this process; it needs less
+   * memory, and a native crash is everybody's. `process` unless given.
+   */
+  readonly form?: 'process' | 'worker';
+  /** Threads of the model runtime; one for each core unless given. */
+  readonly intraOpThreads?: number;
+  /** Whether golden clips are checked; true unless given. Only what records them anew does without. */
+  readonly checkGolden?: boolean;
+}
+
+/** How long a closing process may take to finish its batch before it is ended by force, in milliseconds. */
+const closeDeadlineMs = 10_000;
+
+/** One end of a channel to a host. */
+interface Channel {
+  send(request: HostRequest): void;
+  /** Ends the host at once, where that is possible. */
+  kill(): void;
+}
+
+/** What a channel tells; `how` completes the sentence "the reward ...". */
+interface ChannelEvents {
+  reply(reply: HostReply): void;
+  exit(how: string): void;
+}
+
+/**
+ * Loads the models of a definition off the caller's thread, and scores its golden clips.
+ *
+ * @throws PlumbError NOT_FOUND or DATA_LOSS for a file that is missing, has another hash or cannot be loaded;
+ *   FAILED_PRECONDITION, reason REWARD_GOLDEN_MISMATCH, for a golden clip with another value, and for kind ai-feedback, which
+ *   only a judge can score; UNAVAILABLE when the host does not start
+ */
+export async function openReward(
+  located: LocatedDefinition,
+  options: OpenRewardOptions = {},
+): Promise<Reward> {
+  const { form = 'process', intraOpThreads = availableParallelism(), checkGolden = true } = options;
+  const reward = new HostedReward(located, (events) =>
+    form === 'process'
+      ? forkHost({ located, intraOpThreads }, events)
+      : startHostThread({ located, intraOpThreads }, events),
+  );
+  try {
+    await reward.ready;
+    if (checkGolden) await checkGoldenClips(located, (inputs) => reward.score(inputs));
+  } catch (error) {
+    await reward.close();
+    throw error;
+  }
+  return reward;
+}
+
+function forkHost(options: HostOptions, events: ChannelEvents): Channel {
+  const child = fork(fileURLToPath(new URL('host-process.ts', import.meta.url)), [JSON.stringify(options)], {
+    serialization: 'advanced',
+    // Standard output belongs to the service, which prints one line on it.
+    stdio: ['ignore', 2, 2, 'ipc'],
+  });
+  child.on('message', (reply: HostReply) => {
+    events.reply(reply);
+  });
+  child.on('error', (error) => {
+    events.exit(`failed: ${error.message}`);
+  });
+  child.once('exit', (code, signal) => {
+    events.exit(
+      signal === null
+        ? `process ended with code ${code}`
+        : `process was killed by ${signal}; if that is SIGKILL, the machine may have run out of memory`,
+    );
+  });
+  return {
+    send(request) {
+      // An error here means that the process is gone, which `exit` reports.
+      if (child.connected) child.send(request, () => undefined);
+    },
+    kill: () => child.kill('SIGKILL'),
+  };
+}
+
+function startHostThread(options: HostOptions, events: ChannelEvents): Channel {
+  const worker = new Worker(new URL('host-thread.ts', import.meta.url), { workerData: options });
+  worker.on('message', (reply: HostReply) => {
+    events.reply(reply);
+  });
+  worker.on('error', (error: unknown) => {
+    events.exit(`thread failed: ${error instanceof Error ? error.message : String(error)}`);
+  });
+  worker.once('exit', (code) => {
+    events.exit(`thread ended with code ${code}`);
+  });
+  return {
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- that is for windows
+    send: (request) => worker.postMessage(request),
+    // Native work cannot be interrupted within a process.
+    kill: () => undefined,
+  };
+}
+
+/** The caller's side of a reward in another thread or process. */
+class HostedReward implements Reward {
+  readonly definition;
+  readonly definitionHash: string;
+  readonly weightsHash: string;
+  readonly ready: Promise<void>;
+  readonly ended: Promise<PlumbError | undefined>;
+  readonly #channel: Channel;
+  readonly #pending = new Map<number, PromiseWithResolvers<readonly RewardResult[]>>();
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #ended = Promise.withResolvers<PlumbError | undefined>();
+  #nextId = 0;
+  #closing = false;
+  #failure: PlumbError | undefined;
+
+  constructor({ definition }: LocatedDefinition, connect: (events: ChannelEvents) => Channel) {
+    this.definition = definition;
+    this.definitionHash = definitionHash(definition);
+    this.weightsHash = weightsHash(definition);
+    this.ready = this.#ready.promise;
+    this.ended = this.#ended.promise;
+    this.#channel = connect({
+      reply: (reply) => {
+        this.#onReply(reply);
+      },
+      exit: (how) => {
+        this.#onExit(how);
+      },
+    });
+  }
+
+  score(inputs: Parameters<Reward['score']>[0]): Promise<readonly RewardResult[]> {
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    const id = this.#nextId;
+    this.#nextId += 1;
+    const settle = Promise.withResolvers<readonly RewardResult[]>();
+    this.#pending.set(id, settle);
+    this.#channel.send({ kind: 'score', id, inputs });
+    return settle.promise;
+  }
+
+  async close(): Promise<void> {
+    if (!this.#closing) {
+      this.#closing = true;
+      this.#failure ??= unavailable(`reward '${this.definition.name}' is closed`, {
+        reason: 'SHUTTING_DOWN',
+      });
+      this.#rejectAll(cancelled('the reward was closed before the batch had been scored'));
+      this.#channel.send({ kind: 'close' });
+    }
+    const timer = setTimeout(() => {
+      this.#channel.kill();
+    }, closeDeadlineMs);
+    await this.ended;
+    clearTimeout(timer);
+  }
+
+  #onReply(reply: HostReply): void {
+    switch (reply.kind) {
+      case 'ready':
+        this.#ready.resolve();
+        return;
+      case 'failed':
+        this.#ready.reject(fromWireError(reply.error));
+        return;
+      case 'results':
+        this.#take(reply.id)?.resolve(reply.results.map(fromWire));
+        return;
+      case 'error':
+        this.#take(reply.id)?.reject(fromWireError(reply.error));
+    }
+  }
+
+  #take(id: number): PromiseWithResolvers<readonly RewardResult[]> | undefined {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    return pending;
+  }
+
+  #onExit(how: string): void {
+    const error = unavailable(`reward '${this.definition.name}': its ${how}`, { reason: 'ENGINE_FAILED' });
+    this.#failure ??= error;
+    this.#ready.reject(error);
+    this.#rejectAll(error);
+    this.#ended.resolve(this.#closing ? undefined : error);
+  }
+
+  #rejectAll(error: PlumbError): void {
+    for (const pending of this.#pending.values()) pending.reject(error);
+    this.#pending.clear();
+  }
+}

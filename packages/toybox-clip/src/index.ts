@@ -1,0 +1,2 @@
+export { heldOutCaptions, preferencePair } from './data.ts';
+export type { PreferencePair } from './data.ts';

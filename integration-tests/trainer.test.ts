@@ -3,6 +3,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
+import { create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { decodeAdapters, decodeModel, encodeModel, mergeAdapters } from '@plumb/diffusion';
 import { fromStatus, PlumbError } from '@plumb/kit/errors';
@@ -18,6 +19,7 @@ import type {
   JobSpecSchema,
   ObjectiveSchema,
   OptimisationSchema,
+  ProbeSchema,
 } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { JobState, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
@@ -248,12 +250,12 @@ test(
     await assert.rejects(
       createJob('no reward service', {
         ...specOf(),
-        probe: {
+        probe: create(ProbeSchema, {
           prompts: [{ id: 'held', text: 'red ball' }],
           sampler: { steps: 4, guidance: 1, shift: 1 },
           everySteps: 10,
           heldOutReward: 'motion_floor',
-        },
+        }),
       }),
       (error: unknown) =>
         error instanceof PlumbError &&

@@ -75,7 +75,7 @@ export async function syntheticReport(): Promise<ReportData> {
       algorithm: 'rwr',
       steps: 250,
       batchSize: 32,
-      learningRate: 6e-4,
+      learningRate: 4e-4,
       schedule: 'trapezoid',
       points: Array.from({ length: 250 }, (_, index) => ({
         step: index + 1,

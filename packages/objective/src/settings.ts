@@ -42,11 +42,6 @@ const common = {
    * easy category from crowding out the others; `prompt` goes further; `none` follows the weights alone.
    */
   balance: z.enum(['none', 'category', 'prompt']).default('category'),
-  /**
-   * The frozen model of `p_ref`. `previous` anchors each iteration on the model that made its data, which lets the
-   * policy travel; `pretrained` anchors all iterations on the first model, which bounds how far it can go.
-   */
-  reference: z.enum(['previous', 'pretrained']).default('previous'),
   /** Largest share of samples that may be missing for want of a score before the data step refuses the data set. */
   maxUnscoredShare: finite.min(0, 'must be at least 0').max(1, 'must be at most 1').default(0.5),
 };

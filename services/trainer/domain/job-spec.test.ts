@@ -9,6 +9,7 @@ import {
   JobSpecSchema,
   ObjectiveSchema,
   OptimisationSchema,
+  ProbeSchema,
 } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { JobSpec } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { firstDifference, planJob } from './job-spec.ts';
@@ -25,6 +26,7 @@ function spec(fields: {
   objective?: MessageInitShape<typeof ObjectiveSchema>;
   optimisation?: MessageInitShape<typeof OptimisationSchema>;
   adapters?: MessageInitShape<typeof AdaptersSchema>;
+  probe?: MessageInitShape<typeof ProbeSchema>;
   seed?: bigint;
 }): JobSpec {
   return create(JobSpecSchema, {
@@ -36,6 +38,7 @@ function spec(fields: {
       fields.optimisation ?? { steps: 10, batchSize: 4, learningRate: 1e-4 },
     ),
     ...(fields.adapters === undefined ? {} : { adapters: create(AdaptersSchema, fields.adapters) }),
+    ...(fields.probe === undefined ? {} : { probe: create(ProbeSchema, fields.probe) }),
     seed: fields.seed ?? 2n ** 64n - 1n,
   });
 }
@@ -177,4 +180,81 @@ test('the first difference of two specs is named with both values', () => {
     firstDifference(spec({}), spec({ optimisation: { steps: 11, batchSize: 4, learningRate: 1e-4 } }))?.field,
     'spec.optimisation.steps',
   );
+});
+
+test('the whole data step can be set', () => {
+  const { objective } = planJob(
+    spec({
+      objective: {
+        algorithm: 'dpo',
+        reward: 'flow',
+        standardise: 'per-prompt',
+        clipLow: -2,
+        clipHigh: 2,
+        pairs: 'best-worst',
+        maxUsesPerSample: 3,
+        maxUnscoredShare: 0.1,
+        balance: 'prompt',
+      },
+    }),
+    defaults,
+  );
+  assert.ok(objective.algorithm === 'dpo');
+  assert.deepEqual(objective.shaping, { standardise: 'per-prompt', eta: 1, gamma: 0, clip: [-2, 2] });
+  assert.deepEqual(
+    [objective.pairs, objective.maxUsesPerSample, objective.maxUnscoredShare, objective.balance],
+    ['best-worst', 3, 0.1, 'prompt'],
+  );
+  const rwr = (objectiveFields: MessageInitShape<typeof ObjectiveSchema>): string[] =>
+    fieldsOf(
+      spec({ objective: create(ObjectiveSchema, { algorithm: 'rwr', reward: 'aif', ...objectiveFields }) }),
+    );
+  assert.deepEqual(rwr({ clipLow: 0 }), ['spec.objective.clip_high']);
+  assert.deepEqual(rwr({ clipLow: 1, clipHigh: 1 }), ['spec.objective.clip_high']);
+  assert.deepEqual(rwr({ standardise: 'all' }), ['spec.objective.standardise']);
+  assert.deepEqual(rwr({ pairs: 'binary' }), ['spec.objective.pairs']);
+});
+
+const held = {
+  prompts: [{ id: 'held/1', text: 'the ball falls' }],
+  sampler: { steps: 4, guidance: 1, shift: 1 },
+  everySteps: 5,
+  heldOutReward: 'referee',
+};
+
+test('a short probe is complete: it watches the reward that is trained on, and fails without scores', () => {
+  const { probe } = planJob(spec({ probe: held as MessageInitShape<typeof ProbeSchema> }), defaults);
+  assert.deepEqual(
+    [probe?.trainedReward, probe?.samplesPerPrompt, probe?.patience, probe?.onError],
+    ['aif', 1, 2, 'fail'],
+  );
+  assert.deepEqual([probe?.trainedTolerance, probe?.heldOutTolerance, probe?.guardTolerance], [0, 0.05, 0.1]);
+});
+
+test('every bad field of a probe is named', () => {
+  const bad = (changes: object): string[] =>
+    fieldsOf(spec({ probe: { ...held, ...changes } as MessageInitShape<typeof ProbeSchema> }));
+  const cases: [object, string][] = [
+    [{ prompts: [] }, 'prompts'],
+    [{ prompts: [{ id: '', text: 'x' }] }, 'prompts[0].id'],
+    [{ prompts: [...held.prompts, ...held.prompts] }, 'prompts[1].id'],
+    [{ prompts: [{ id: 'a', text: ' ' }] }, 'prompts[0].text'],
+    [{ samplesPerPrompt: -1 }, 'samples_per_prompt'],
+    [{ samplesPerPrompt: 2000 }, 'samples_per_prompt'],
+    [{ sampler: undefined }, 'sampler'],
+    [{ sampler: { steps: 0, guidance: 1, shift: 1 } }, 'sampler.steps'],
+    [{ everySteps: 0 }, 'every_steps'],
+    [{ heldOutReward: '' }, 'held_out_reward'],
+    [{ heldOutReward: 'aif' }, 'held_out_reward'],
+    [{ guards: ['referee'] }, 'guards[0]'],
+    [{ guards: ['motion_floor', 'motion_floor'] }, 'guards[1]'],
+    [{ heldOutTolerance: -1 }, 'held_out_tolerance'],
+    [{ guardTolerance: Number.NaN }, 'guard_tolerance'],
+    [{ patience: -1 }, 'patience'],
+    [{ maxErrorShare: 1 }, 'max_error_share'],
+    [{ onError: 'ignore' }, 'on_error'],
+  ];
+  for (const [changes, field] of cases) {
+    assert.deepEqual(bad(changes), [`spec.probe.${field}`], JSON.stringify(changes));
+  }
 });

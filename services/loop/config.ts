@@ -12,6 +12,8 @@ export const loopSettings = z.object({
   trainerAddress: z.string().min(1).describe('host:port of the trainer service'),
   /** Lets samples that take over a clip take over its scores as well, when the reward's version is still the same. */
   rewardAddress: z.string().min(1).optional().describe('host:port of the reward service'),
+  /** Keeps the budgets of tokens and money, and tells what the judges of a run have cost. */
+  judgeAddress: z.string().min(1).optional().describe('host:port of the judge service'),
   /** More keeps workers busier between two looks at the ledger; less loses less work when a run is cancelled. */
   maxOutstandingTasks: z.coerce
     .number()

@@ -16,6 +16,7 @@ import { pageOf, pageSizeOf, readPageToken, timePosition } from './adapters/page
 import { labelIdOf } from './domain/identity.ts';
 import { labelViolations } from './domain/label.ts';
 import { checkKey } from './loop-service.ts';
+import { currentTraceId } from './reconciler/iteration-trace.ts';
 
 /** LabelService: what people say of samples. */
 export function labelService(database: Kysely<Tables>): Implementation<typeof LabelService> {
@@ -57,6 +58,7 @@ export function labelService(database: Kysely<Tables>): Implementation<typeof La
         accept: label.answer.case === 'accept' ? label.answer.value : null,
         preferredTo: label.answer.case === 'preferredToSampleId' ? label.answer.value : null,
         failureMode: label.failureMode,
+        traceId: currentTraceId(),
         createdAt: new Date(),
       });
       checkSameLabel(row, label);

@@ -10,24 +10,28 @@ import {
 } from '@plumb/kit/errors';
 import type { Implementation } from '@plumb/kit/rpc';
 import { RunState } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import type { LoopService, Run, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Budgets, LoopService, Run, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ModelState, ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { z } from 'zod';
 import { abandonFailedJobs, findLatestJob } from './adapters/ledger/iterations.ts';
-import { findRun, findRunByKey, insertRun, listRuns, moveRun } from './adapters/ledger/runs.ts';
+import { findRun, findRunByKey, insertRun, listRuns, moveRun, setBudgets } from './adapters/ledger/runs.ts';
 import type { RunRow } from './adapters/ledger/runs.ts';
 import { listSamples, reopenFailed, scoresOf } from './adapters/ledger/samples.ts';
-import { modelToText, specFromText, specToText } from './adapters/messages.ts';
+import { budgetsToText, modelToText, specFromText, specToText } from './adapters/messages.ts';
 import { pageOf, pageSizeOf, readPageToken, timePosition } from './adapters/pages.ts';
 import { reportView } from './adapters/report-view.ts';
 import { runView } from './adapters/run-view.ts';
 import { sampleView } from './adapters/sample-view.ts';
+import { budgetViolations } from './domain/budget.ts';
 import { runIdOf } from './domain/identity.ts';
 import { firstDifference, specViolations, withDefaults } from './domain/run-spec.ts';
+import { exportRun } from './export-run.ts';
+import { overrideDecision } from './override-decision.ts';
 import { loopLogger } from './reconciler/context.ts';
 import type { LoopContext } from './reconciler/context.ts';
+import { currentTraceId } from './reconciler/iteration-trace.ts';
 import type { Reconciler } from './reconciler/reconciler.ts';
 
 /** Shortest time between two states of a watched run, in milliseconds. */
@@ -57,7 +61,7 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
   }
 
   async function view(row: RunRow): Promise<Run> {
-    return await runView(database, row, reconciler.haltedBy(row.id));
+    return await runView(loop, row, reconciler.haltedBy(row.id));
   }
 
   async function viewOf(id: string): Promise<Run> {
@@ -97,6 +101,7 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
       }
       const violations = specViolations(spec);
       if (violations.length > 0) throw invalidArguments(violations);
+      await holdJudgeBudget(loop, runIdOf(idempotencyKey), spec.budgets, 'spec.budgets');
       const base = await registerBase(loop, spec);
       const row = await insertRun(database, {
         id: runIdOf(idempotencyKey),
@@ -104,6 +109,7 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
         name: spec.name,
         spec: specToText(spec),
         model: modelToText(base),
+        traceId: currentTraceId(),
         createdAt: new Date(),
       });
       checkSameSpec(row, spec, idempotencyKey);
@@ -148,8 +154,15 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
       return { run: await viewOf(id) };
     },
 
-    async resumeRun({ id }) {
+    async resumeRun({ id, budgets }) {
       const row = await requireRun(id);
+      if (budgets !== undefined) {
+        // What has been used is in the past: only numbers that are none are refused here.
+        const violations = budgetViolations({ ...specFromText(row.spec), budgets });
+        if (violations.length > 0) throw invalidArguments(violations);
+        await holdJudgeBudget(loop, id, budgets, 'budgets');
+        await setBudgets(database, id, budgetsToText(budgets));
+      }
       if (reconciler.haltedBy(id) === undefined && row.state === 'running') return { run: await view(row) };
       if (row.state === 'paused' || row.state === 'running') {
         await reconciler.release(id);
@@ -173,6 +186,17 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
 
     async getReport({ runId }) {
       return { report: await reportView(database, await requireRun(runId)) };
+    },
+
+    async overrideDecision(request) {
+      checkKey(request.idempotencyKey);
+      const answer = await overrideDecision(loop, await requireRun(request.runId), request);
+      loop.changes.notify(request.runId);
+      return answer;
+    },
+
+    async *exportRun({ runId, tables }) {
+      yield* exportRun(database, await requireRun(runId), tables);
     },
 
     async listSamples({ runId, pageSize, pageToken, split }) {
@@ -261,6 +285,23 @@ async function registerBase(loop: LoopContext, spec: RunSpec): Promise<ModelVers
   );
   await loop.registry.promoteFirst(registered.version, [`First version of ${registered.model}`]);
   return base;
+}
+
+/** Tells the judge service what the run may spend there, when the run has such a budget. */
+async function holdJudgeBudget(
+  loop: LoopContext,
+  runId: string,
+  budgets: Budgets | undefined,
+  field: string,
+): Promise<void> {
+  if (budgets === undefined || (budgets.judgeTokens === 0n && budgets.cost === 0)) return;
+  if (!loop.judgeBudgets.available) {
+    throw invalidArgument(
+      `${field}.${budgets.judgeTokens > 0n ? 'judge_tokens' : 'cost'}`,
+      'nobody could hold it: this loop service knows no judge service; set PLUMB_JUDGE_ADDRESS for it, or leave the budget out',
+    );
+  }
+  await loop.judgeBudgets.set(runId, budgets);
 }
 
 /** Stops the run's training job. A trainer that cannot be reached is not worth keeping a run for: the log tells. */

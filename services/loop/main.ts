@@ -6,9 +6,12 @@ import { LoopService } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ModelRegistryService } from '@plumb/proto/plumb/loop/v1/model_registry_pb.js';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import { judgeBudgetsOf, noJudgeBudgets } from './adapters/judge-budgets.ts';
 import { openDatabase } from './adapters/ledger/database.ts';
 import { withLedgerErrors } from './adapters/ledger/handler-errors.ts';
 import { openModelRegistry } from './adapters/model-registry.ts';
+import { queueDepthsOf } from './adapters/queue-depths.ts';
 import { noRewardVersions, rewardVersionsOf } from './adapters/reward-versions.ts';
 import { consumeSampleEvents } from './adapters/sample-events.ts';
 import { trainerOf } from './adapters/trainer.ts';
@@ -37,6 +40,11 @@ await runService({
         ? noRewardVersions
         : rewardVersionsOf(connect(RewardService, config.rewardAddress, { defaultDeadlineMs: 5000 }));
 
+    const judgeBudgets =
+      config.judgeAddress === undefined
+        ? noJudgeBudgets
+        : judgeBudgetsOf(connect(JudgeService, config.judgeAddress, { defaultDeadlineMs: 5000 }));
+
     const changes = new RunChanges();
     const registry = await openModelRegistry(bus);
     const loop = {
@@ -46,6 +54,8 @@ await runService({
       registry,
       trainer,
       rewardVersions,
+      judgeBudgets,
+      queueDepths: queueDepthsOf(bus),
       changes,
       maxOutstanding: config.maxOutstandingTasks,
       republishAfterSeconds: config.republishAfterSeconds,

@@ -62,6 +62,27 @@ describe('decideGate', () => {
     assert.deepEqual(reasons, ['The difference in FD by judge is -20.0 points, below -5.0 points.']);
   });
 
+  test('a loss within the noise refuses only where the rule says so', () => {
+    const outcomes = [0, 1, 2, 3].flatMap((prompt) =>
+      [0, 1].map((sample) => ({
+        promptId: `FD${prompt}`,
+        category: 'FD',
+        before: 1,
+        after: prompt === 0 ? sample : 1,
+      })),
+    );
+    const judge = pairedDifference(outcomes, { seed: 1, resamples: 1000 });
+    assert.ok(judge.difference.value < -0.1 && judge.difference.upper >= 0);
+    const decide = (significant: boolean) =>
+      decideGate(
+        gateSpec.parse([{ rule: 'largest-category-loss', significant }]),
+        evidence({ signals: { judge } }),
+      );
+    assert.equal(decide(false).decision, 'refuse');
+    assert.equal(decide(true).decision, 'promote');
+    assert.match(decide(true).reasons[0] ?? '', /within its noise/);
+  });
+
   test('every rule can refuse alone, and all reasons are given', () => {
     const bad = compared({ OR: -3, FD: -3 });
     const refused = decideGate(

@@ -21,6 +21,11 @@ const largestCategoryLoss = z.strictObject({
   signal: z.string().min(1).default('judge'),
   /** How far any one category may fall, as a share. */
   loss: tolerance.default(0.05),
+  /**
+   * A fall counts only when its whole interval lies below 0: with a handful of prompts in a category, a loss within the
+   * noise says nothing.
+   */
+  significant: z.boolean().default(true),
 });
 
 const notLower = z.strictObject({
@@ -125,16 +130,21 @@ function checkRule(rule: GateRule, evidence: GateEvidence): GateCheck[] {
       ];
     }
     case 'largest-category-loss': {
-      const { rule: name, signal, loss } = rule;
+      const { rule: name, signal, loss, significant } = rule;
       const categories = Object.entries(signalOf(signal, evidence).perCategory);
-      return categories.map(([category, { difference }]) =>
-        atLeast(
+      return categories.map(([category, { difference }]) => {
+        const check = atLeast(
           { rule: name, signal, category },
           difference.value,
           -loss,
           `the difference in ${category} by ${signal}`,
-        ),
-      );
+        );
+        if (check.passed || !significant || difference.upper < 0) return check;
+        const sentence =
+          `The difference in ${category} by ${signal} is ${points(difference.value)}, ` +
+          `but within its noise: its interval reaches to ${points(difference.upper)}.`;
+        return { ...check, passed: true, sentence };
+      });
     }
     case 'not-lower': {
       const { rule: name, signal, by } = rule;

@@ -8,8 +8,8 @@ import {
   ErrorInfoSchema,
   RetryInfoSchema,
 } from '@plumb/proto/google/rpc/error_details_pb.js';
-import { RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { BudgetsSchema, RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Budgets, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ArtifactSchema, VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import type { Artifact, Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
@@ -28,6 +28,9 @@ const registry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSche
 
 export const specToText = (spec: RunSpec): string => toJsonString(RunSpecSchema, spec);
 export const specFromText = (text: string): RunSpec => fromJsonString(RunSpecSchema, text, read);
+
+export const budgetsToText = (budgets: Budgets): string => toJsonString(BudgetsSchema, budgets);
+export const budgetsFromText = (text: string): Budgets => fromJsonString(BudgetsSchema, text, read);
 
 export const modelToText = (model: ModelVersion): string => toJsonString(ModelVersionSchema, model);
 export const modelFromText = (text: string): ModelVersion => fromJsonString(ModelVersionSchema, text, read);

@@ -4,8 +4,8 @@ import { ReportSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { IterationReportSchema, Report } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { Comparison, Estimate, PairedDifference } from '@plumb/evaluation';
 import { parseEvaluation } from '../domain/evaluation.ts';
-import { parseRules } from '../domain/gate.ts';
 import { listProgress } from './ledger/iterations.ts';
+import { latestOverride } from './ledger/overrides.ts';
 import { listIterations } from './ledger/runs.ts';
 import type { RunRow } from './ledger/runs.ts';
 import { countSamples } from './ledger/samples.ts';
@@ -13,6 +13,7 @@ import type { Ledger } from './ledger/tables.ts';
 import { loadIteration } from './loaded-iteration.ts';
 import type { LoadedIteration } from './loaded-iteration.ts';
 import { artifactFromText, progressFromText, specFromText } from './messages.ts';
+import { decisionView } from './decision-view.ts';
 import { runCounts } from './run-view.ts';
 
 /** What a run's iterations have brought so far; an iteration that is not evaluated yet has what there is. */
@@ -23,14 +24,20 @@ export async function reportView(ledger: Ledger, run: RunRow): Promise<Report> {
     iterations.push(await iterationReport(ledger, await loadIteration(ledger, run, spec, iteration)));
   }
   const counts = runCounts(await countSamples(ledger, run.id));
-  return create(ReportSchema, { runId: run.id, iterations, counts });
+  return create(ReportSchema, {
+    runId: run.id,
+    iterations,
+    counts,
+    ...(run.manifest === null ? {} : { manifest: artifactFromText(run.manifest) }),
+  });
 }
 
 async function iterationReport(
   ledger: Ledger,
   loaded: LoadedIteration,
 ): Promise<MessageInitShape<typeof IterationReportSchema>> {
-  const { row, model, candidate, job, evaluation, decision } = loaded;
+  const { row, model, candidate, dataSet, job, evaluation, decision } = loaded;
+  const override = await latestOverride(ledger, { runId: loaded.run.id, iteration: row.iteration });
   const curve = job === undefined ? [] : await listProgress(ledger, job.row.id);
   const summary = job?.job.dataSetSummary;
   const found = evaluation === undefined ? undefined : parseEvaluation(evaluation.result);
@@ -47,6 +54,16 @@ async function iterationReport(
           before: byCategory(found.verdict, ({ before }) => rateOf(before)),
           after: byCategory(found.verdict, ({ after }) => rateOf(after)),
           difference: byCategory(found.verdict, ({ difference }) => differenceOf(difference)),
+          ...(found.heldOut === undefined
+            ? {}
+            : { heldOut: signalOf(loaded.spec.evaluation?.heldOutReward ?? '', found.heldOut) }),
+          ...(found.trained === undefined
+            ? {}
+            : { trained: signalOf(loaded.spec.objective?.reward ?? '', found.trained) }),
+          guards: Object.fromEntries(
+            Object.entries(found.guardRewards).map(([name, compared]) => [name, signalOf(name, compared)]),
+          ),
+          overOptimisation: found.overOptimisation ?? [],
           checksBefore: mapValues(found.guards, ({ before }) => rateOf(before)),
           checksAfter: mapValues(found.guards, ({ after }) => rateOf(after)),
           trainingAcceptance:
@@ -55,9 +72,18 @@ async function iterationReport(
               : { overall: rateOf(found.training.overall), ...mapValues(found.training.perCategory, rateOf) },
         }),
     ...(evaluation === undefined ? {} : { manifest: artifactFromText(evaluation.manifest) }),
-    ...(decision === undefined
-      ? {}
-      : { decision: { promoted: decision.promoted, rules: parseRules(decision.rules) } }),
+    ...(decision === undefined ? {} : { decision: decisionView(decision, override) }),
+    ...(dataSet === undefined ? {} : { dataSetManifest: artifactFromText(dataSet.manifest) }),
+  };
+}
+
+function signalOf(reward: string, { before, after, difference, winRate }: Comparison) {
+  return {
+    reward,
+    before: rateOf(before),
+    after: rateOf(after),
+    difference: differenceOf(difference),
+    winRate: rateOf(winRate),
   };
 }
 

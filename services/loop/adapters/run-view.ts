@@ -11,13 +11,29 @@ import { stageOf } from '../domain/plan.ts';
 import { groupSize } from '../domain/sample-plan.ts';
 import { loadIteration, snapshotOf } from './loaded-iteration.ts';
 import type { LoadedIteration } from './loaded-iteration.ts';
+import type { JudgeBudgets } from './judge-budgets.ts';
+import type { QueueDepths } from './queue-depths.ts';
+import { budgetsOf, spendSoFar } from './run-spend.ts';
 import { latestProgress } from './ledger/iterations.ts';
 import { listIterations } from './ledger/runs.ts';
 import type { IterationRow, RunRow } from './ledger/runs.ts';
 import { countSamples } from './ledger/samples.ts';
 import type { GroupProgress } from './ledger/samples.ts';
 import type { Ledger, RunStateName } from './ledger/tables.ts';
-import { modelFromText, progressFromText, specFromText, statusFromText } from './messages.ts';
+import {
+  artifactFromText,
+  modelFromText,
+  progressFromText,
+  specFromText,
+  statusFromText,
+} from './messages.ts';
+
+/** What a view is made from, besides the run's row. */
+interface RunSources {
+  readonly database: Ledger;
+  readonly judgeBudgets: JudgeBudgets;
+  readonly queueDepths: QueueDepths;
+}
 
 const runStates: Record<RunStateName, RunState> = {
   running: RunState.RUNNING,
@@ -46,7 +62,8 @@ const groupStages: Record<Group, Stage> = {
  * A run as its callers see it, from the ledger. `halted` is why the run stands still although the ledger could not be told;
  * it then shows as paused.
  */
-export async function runView(ledger: Ledger, row: RunRow, halted: PlumbError | undefined): Promise<Run> {
+export async function runView(loop: RunSources, row: RunRow, halted: PlumbError | undefined): Promise<Run> {
+  const ledger = loop.database;
   const spec = specFromText(row.spec);
   const loaded = await loadIteration(ledger, row, spec);
   const counts = await countSamples(ledger, row.id);
@@ -54,6 +71,9 @@ export async function runView(ledger: Ledger, row: RunRow, halted: PlumbError | 
   const isHalted = halted !== undefined && row.state === 'running';
   const error = isHalted ? toStatus(halted) : row.error === null ? undefined : statusFromText(row.error);
   const snapshot = snapshotOf(loaded, { generate: 0, score: 0 });
+  const budgets = budgetsOf(row, spec);
+  const spend = await spendSoFar(ledger, row, counts);
+  const judge = await loop.judgeBudgets.spend(row.id);
   return create(RunSchema, {
     id: row.id,
     spec,
@@ -68,6 +88,18 @@ export async function runView(ledger: Ledger, row: RunRow, halted: PlumbError | 
     counts: runCounts(counts),
     currentModelVersion: modelFromText(row.current_model).version,
     activeSeconds: row.active_seconds,
+    spend: {
+      samples: BigInt(spend.samples),
+      trainingSteps: BigInt(spend.trainingSteps),
+      seconds: spend.seconds,
+      judgeTokens: BigInt(judge.tokens),
+      cost: judge.cost,
+      currency: judge.currency,
+    },
+    queues: row.state === 'running' ? await loop.queueDepths() : [],
+    ...(budgets === undefined ? {} : { budgets }),
+    ...(row.manifest === null ? {} : { manifest: artifactFromText(row.manifest) }),
+    idempotencyKey: row.idempotency_key,
   });
 }
 
@@ -133,7 +165,11 @@ function samplingProgress(
       ? {}
       : { endTime: timestampFromDate(endedAt) }),
   });
-  return [step('generate', clips, counts?.lastGeneratedAt), step('score', settled, counts?.lastScoredAt)];
+  const accepted = BigInt(counts?.accepted ?? 0);
+  return [
+    step('generate', clips, counts?.lastGeneratedAt),
+    { ...step('score', settled, counts?.lastScoredAt), accepted },
+  ];
 }
 
 async function trainingProgress(ledger: Ledger, spec: RunSpec, loaded: LoadedIteration): Promise<Progress[]> {

@@ -1,5 +1,5 @@
-import { acceptance, pairedDifference, pairOutcomes } from '@plumb/evaluation';
-import type { BootstrapOptions, Comparison, PairedDifference } from '@plumb/evaluation';
+import { acceptance, detectOverOptimisation, pairedDifference, pairOutcomes } from '@plumb/evaluation';
+import type { BootstrapOptions, Comparison, PairedDifference, ProbePoint } from '@plumb/evaluation';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { z } from 'zod';
@@ -39,8 +39,12 @@ const evaluationSchema = z.strictObject({
   heldOut: pairedSchema.optional(),
   /** By the value of the reward that was trained on. */
   trained: pairedSchema.optional(),
-  /** By the checks that came with the verdicts, for example `picture`. */
+  /** By the checks that came with the verdicts, for example `picture`: shares of clips that pass. */
   guards: z.record(z.string(), comparisonSchema),
+  /** By the values of the guard rewards that the spec names. */
+  guardRewards: z.record(z.string(), comparisonSchema).default({}),
+  /** Signs of over-optimisation up to here; absent where no held-out reward was measured. */
+  overOptimisation: z.array(z.string()).optional(),
   /** Acceptance of the training samples; absent when the evaluation's reward did not score them. */
   training: z
     .strictObject({ overall: estimateSchema, perCategory: z.record(z.string(), estimateSchema) })
@@ -65,6 +69,8 @@ export interface EvaluationInputs {
   readonly before: readonly SampleRecord[];
   readonly after: readonly SampleRecord[];
   readonly train: readonly SampleRecord[];
+  /** Evaluations of the iterations before, in order, and whether their candidates were promoted. */
+  readonly earlier?: readonly { readonly result: IterationEvaluation; readonly promoted: boolean }[];
 }
 
 /**
@@ -80,11 +86,21 @@ export function evaluate(inputs: EvaluationInputs): IterationEvaluation {
   const heldOut = compareReward(inputs, spec.evaluation?.heldOutReward ?? '', options);
   const trained = compareReward(inputs, spec.objective?.reward ?? '', options);
   const training = outcomesOf(train, verdict);
+  const guards = compareGuards(inputs, reward, options);
+  const guardRewards: Record<string, Comparison> = {};
+  for (const guard of spec.evaluation?.guards ?? []) {
+    const compared = compareReward(inputs, guard, options);
+    if (compared !== undefined) guardRewards[guard] = comparisonOf(compared);
+  }
+  const here = { heldOut, trained, guards, guardRewards };
+  const overOptimisation = findOverOptimisation(inputs.earlier ?? [], here);
   return {
     verdict: pairedDifference(pairs, options),
     ...(heldOut === undefined ? {} : { heldOut }),
     ...(trained === undefined ? {} : { trained }),
-    guards: compareGuards(inputs, reward, options),
+    guards,
+    guardRewards,
+    ...(overOptimisation === undefined ? {} : { overOptimisation }),
     ...(training.length === 0 ? {} : { training: acceptance(training, options) }),
     unpaired: { ...unpaired },
   };
@@ -100,10 +116,14 @@ export function evaluationManifest(
 ): object {
   const { runId, iteration, spec, result, model, candidate } = inputs;
   const { steps, guidance, shift } = samplerOf(spec, 'before');
-  const version = (found: ModelVersion) => ({ version: found.version, sha256: found.weights?.sha256 ?? '' });
+  const version = (found: ModelVersion) => ({
+    version: found.version,
+    uri: found.weights?.uri ?? '',
+    sha256: found.weights?.sha256 ?? '',
+  });
   return {
     kind: 'plumb.evaluation',
-    version: 1,
+    version: 2,
     runId,
     iteration,
     before: version(model),
@@ -112,6 +132,7 @@ export function evaluationManifest(
     sampler: { steps, guidance, shift },
     reward: spec.evaluation?.reward ?? '',
     heldOutReward: spec.evaluation?.heldOutReward ?? '',
+    guards: spec.evaluation?.guards ?? [],
     bootstrapSeed: bootstrapSeedOf(spec.seed, iteration),
     samples: {
       before: inputs.before.map((sample) => manifestSample(sample)),
@@ -129,6 +150,7 @@ function manifestSample(sample: SampleRecord): object {
   return {
     sampleId: sample.id,
     promptId: sample.promptId,
+    prompt: sample.promptText,
     category: sample.category,
     seed: sample.seed,
     sha256: sample.video?.sha256 ?? '',
@@ -184,8 +206,45 @@ function compareGuards(
     const [first, second] = [outcomesOf(before, passed), outcomesOf(after, passed)];
     if (first.length === 0 || second.length === 0) continue;
     const compared = pairedDifference(pairOutcomes(first, second).pairs, options);
-    const { winRate, pValue, difference } = compared;
-    guards[name] = { before: compared.before, after: compared.after, difference, winRate, pValue };
+    guards[name] = comparisonOf(compared);
   }
   return guards;
+}
+
+function comparisonOf({ before, after, difference, winRate, pValue }: PairedDifference): Comparison {
+  return { before, after, difference, winRate, pValue };
+}
+
+type Signals = Pick<IterationEvaluation, 'guards' | 'guardRewards'> & {
+  readonly heldOut?: PairedDifference | undefined;
+  readonly trained?: PairedDifference | undefined;
+};
+
+/**
+ * Whether the reward that is trained on has risen at the expense of the held-out one or of a guard, from the model that the
+ * run began with, over every promoted model, to the candidate. Guards may fall by a tenth of what they were: they are means
+ * of values in units of their own.
+ */
+function findOverOptimisation(
+  earlier: NonNullable<EvaluationInputs['earlier']>,
+  here: Signals,
+): string[] | undefined {
+  const points: ProbePoint[] = [];
+  const add = (signals: Signals, side: 'before' | 'after'): void => {
+    const { heldOut, trained } = signals;
+    if (heldOut === undefined || trained === undefined) return;
+    const guards = Object.fromEntries(
+      Object.entries({ ...signals.guards, ...signals.guardRewards }).map(([name, compared]) => [
+        name,
+        compared[side].value,
+      ]),
+    );
+    points.push({ step: points.length, trained: trained[side].value, heldOut: heldOut[side].value, guards });
+  };
+  add(earlier[0]?.result ?? here, 'before');
+  for (const { result, promoted } of earlier) if (promoted) add(result, 'after');
+  add(here, 'after');
+  if (here.heldOut === undefined || here.trained === undefined || points.length < 2) return undefined;
+  const { findings } = detectOverOptimisation(points, { guardTolerance: 0.1, relativeGuards: true });
+  return findings.map(({ sentence }) => sentence);
 }

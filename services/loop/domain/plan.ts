@@ -1,6 +1,7 @@
 import { failedPrecondition } from '@plumb/kit/errors';
 import type { PlumbError } from '@plumb/kit/errors';
 import { groupLabels, groups } from './groups.ts';
+import { budgetExhausted } from './budget.ts';
 import type { Group } from './groups.ts';
 
 /** How the samples of one group stand in the ledger. */
@@ -51,6 +52,14 @@ export interface PlanLimits {
   readonly maxOutstanding: number;
   /** Tasks that brought no result in this time are published again. */
   readonly republishAfterSeconds: number;
+  /** One stage after the other, for comparison: nothing overlaps. */
+  readonly sequential?: boolean;
+  /** Clips that may still be asked for; absent is no limit. */
+  readonly samplesLeft?: number | undefined;
+  /** Why no training job may be begun. */
+  readonly trainingBudget?: PlumbError | undefined;
+  /** Why nothing may be done any more. */
+  readonly budget?: PlumbError | undefined;
 }
 
 export type Queue = 'generate' | 'score';
@@ -81,7 +90,8 @@ export function plan(snapshot: IterationSnapshot, limits: PlanLimits): readonly 
   const tooMany = groups.find((group) => hasTooManyErrors(snapshot.groups[group], limits.maxErrorShare));
   if (tooMany !== undefined) return [{ kind: 'pause', error: tooManyErrors(tooMany, snapshot, limits) }];
   if (snapshot.job.state === 'failed') return [afterFailedJob(snapshot.job.error)];
-  return [...sampling(snapshot, limits), ...training(snapshot), ...judging(snapshot, limits)];
+  if (limits.budget !== undefined) return [{ kind: 'pause', error: limits.budget }];
+  return [...sampling(snapshot, limits), ...training(snapshot, limits), ...judging(snapshot, limits)];
 }
 
 /** True when every sample of a group has its scores or its error. */
@@ -101,7 +111,10 @@ export function stageOf(
 }
 
 function* sampling(snapshot: IterationSnapshot, limits: PlanLimits): Generator<Action> {
-  const active = groups.filter((group) => group !== 'after' || snapshot.candidateRegistered);
+  const active = groups.filter(
+    (group) =>
+      group === 'train' || snapshot.candidateRegistered || (group === 'before' && !limits.sequential),
+  );
   for (const group of active) {
     if (snapshot.groups[group].rows < snapshot.groups[group].expected)
       yield { kind: 'insert-samples', group };
@@ -115,6 +128,9 @@ function* sampling(snapshot: IterationSnapshot, limits: PlanLimits): Generator<A
     snapshot,
     limits,
   );
+  // In sequence, scoring begins when every clip that can be made at present is there.
+  const unmade = active.some((group) => snapshot.groups[group].rows < snapshot.groups[group].expected);
+  if (limits.sequential === true && (unmade || total((c) => c.toGenerate + c.generating) > 0)) return;
   yield* queueing(
     'score',
     total((c) => c.toScore),
@@ -131,18 +147,26 @@ function* queueing(
   snapshot: IterationSnapshot,
   limits: PlanLimits,
 ): Generator<Action> {
-  const room = limits.maxOutstanding - outstanding;
+  const left = queue === 'generate' ? (limits.samplesLeft ?? Infinity) : Infinity;
+  if (due > 0 && left <= 0 && outstanding === 0) {
+    yield { kind: 'pause', error: budgetExhausted('samples', 'clips', `${due} more are due`) };
+    return;
+  }
+  const room = Math.min(limits.maxOutstanding - outstanding, left);
   if (due > 0 && room > 0) yield { kind: 'publish', queue, limit: Math.min(due, room) };
   if (outstanding > 0 && snapshot.idleSeconds[queue] >= limits.republishAfterSeconds) {
     yield { kind: 'republish', queue };
   }
 }
 
-function* training(snapshot: IterationSnapshot): Generator<Action> {
+function* training(snapshot: IterationSnapshot, limits: PlanLimits): Generator<Action> {
   if (!isComplete(snapshot.groups.train) || snapshot.candidateRegistered) return;
   if (!snapshot.dataSetFrozen) yield { kind: 'freeze' };
-  else if (snapshot.job.state === 'absent') yield { kind: 'train' };
-  else if (snapshot.job.state === 'running') yield { kind: 'watch-training' };
+  else if (snapshot.job.state === 'absent') {
+    yield limits.trainingBudget === undefined
+      ? { kind: 'train' }
+      : { kind: 'pause', error: limits.trainingBudget };
+  } else if (snapshot.job.state === 'running') yield { kind: 'watch-training' };
   else yield { kind: 'register' };
 }
 

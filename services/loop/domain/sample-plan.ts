@@ -40,7 +40,8 @@ export function samplesPerPromptOf(spec: RunSpec, group: Group): number {
 
 /** The rewards that a group's samples are scored with, without duplicates. */
 export function rewardsOf(spec: RunSpec, group: Group): readonly string[] {
-  const heldOut = [spec.evaluation?.reward ?? '', spec.evaluation?.heldOutReward ?? ''];
+  const { reward = '', heldOutReward = '', guards = [] } = spec.evaluation ?? {};
+  const heldOut = [reward, heldOutReward, ...guards];
   const names = group === 'train' ? spec.rewards : [...spec.rewards, ...heldOut];
   return [...new Set(names.filter((name) => name !== ''))];
 }

@@ -4,6 +4,8 @@ import type { ArtifactStore } from '@plumb/media';
 import type { Kysely } from 'kysely';
 import type { Tables } from '../adapters/ledger/tables.ts';
 import type { ModelRegistry } from '../adapters/model-registry.ts';
+import type { JudgeBudgets } from '../adapters/judge-budgets.ts';
+import type { QueueDepths } from '../adapters/queue-depths.ts';
 import type { RewardVersions } from '../adapters/reward-versions.ts';
 import type { Trainer } from '../adapters/trainer.ts';
 import type { RunChanges } from './changes.ts';
@@ -16,6 +18,8 @@ export interface LoopContext {
   readonly registry: ModelRegistry;
   readonly trainer: Trainer;
   readonly rewardVersions: RewardVersions;
+  readonly judgeBudgets: JudgeBudgets;
+  readonly queueDepths: QueueDepths;
   readonly changes: RunChanges;
   readonly maxOutstanding: number;
   readonly republishAfterSeconds: number;

@@ -56,7 +56,8 @@ export async function publishDue(
       limit: Math.min(publishBatch, options.limit - moved),
     });
     if (due.length === 0) break;
-    const taken = options.queue === 'generate' ? await reuseSamples(loop, options, due) : new Set<string>();
+    const mayReuse = options.queue === 'generate' && !options.spec.noReuse;
+    const taken = mayReuse ? await reuseSamples(loop, options, due) : new Set<string>();
     const fresh = due.filter(({ id }) => !taken.has(id));
     if (fresh.length > 0) await publishBatchOf(loop, options, fresh);
     moved += due.length;

@@ -1,10 +1,14 @@
 import { streamNames } from '@plumb/kit/bus';
 import { describeError, internal, PlumbError } from '@plumb/kit/errors';
-import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Budgets, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { isStorageFailure, ledgerError } from '../adapters/ledger/database-error.ts';
 import { addActiveSeconds, advanceIteration, findRun, finishRun, moveRun } from '../adapters/ledger/runs.ts';
-import { insertSamples, takeBackPublished } from '../adapters/ledger/samples.ts';
+import type { RunRow } from '../adapters/ledger/runs.ts';
+import { countSamples, insertSamples, takeBackPublished } from '../adapters/ledger/samples.ts';
 import { errorToText, specFromText } from '../adapters/messages.ts';
+import { queueWorkers } from '../adapters/queue-depths.ts';
+import { budgetsOf, spendSoFar } from '../adapters/run-spend.ts';
+import { budgetExhausted, budgetLimits } from '../domain/budget.ts';
 import { plan } from '../domain/plan.ts';
 import type { Action, IterationSnapshot, PlanLimits, Queue } from '../domain/plan.ts';
 import type { Group } from '../domain/groups.ts';
@@ -23,6 +27,7 @@ import {
   freezeDataSet,
   registerCandidate,
 } from './stages.ts';
+import { writeRunManifest } from './run-manifest.ts';
 import { createTrainingJob, watchTrainingJob } from './training.ts';
 import { Wakeup } from './wakeup.ts';
 
@@ -35,9 +40,6 @@ const firstBackoffMs = 500;
 const longestBackoffMs = 15_000;
 /** Working time is written down this often, in seconds; a kill loses no more than that. */
 const activeFlushSeconds = 2;
-
-/** The durable consumers that workers share: generator's and reward's. */
-const workers: Record<Queue, string> = { generate: 'generator', score: 'reward' };
 
 /** How a driver ended by itself. */
 export type DriverEnd = { readonly kind: 'ended' } | { readonly kind: 'halted'; readonly error: PlumbError };
@@ -122,7 +124,8 @@ export class RunDriver {
     await this.#flushActive(false);
     this.#spec ??= specFromText(run.spec);
     const loaded = await loadIteration(this.#loop.database, run, this.#spec);
-    const actions = plan(snapshotOf(loaded, this.#idleSeconds(loaded)), this.#limits(this.#spec));
+    const limits = await this.#limits(this.#spec, run);
+    const actions = plan(snapshotOf(loaded, this.#idleSeconds(loaded)), limits);
     let again = false;
     for (const action of actions) {
       if (this.#signal.aborted) return 'waiting';
@@ -171,7 +174,12 @@ export class RunDriver {
         return true;
       case 'finish':
         await this.#flushActive(true);
-        await finishRun(loop.database, { ...key, ended: iteration, now: new Date() });
+        await finishRun(loop.database, {
+          ...key,
+          ended: iteration,
+          manifest: await writeRunManifest(loop, loaded),
+          now: new Date(),
+        });
         return true;
       case 'pause':
       case 'fail':
@@ -233,7 +241,7 @@ export class RunDriver {
   /** True when the workers' queue holds nothing. A queue that no worker has asked of yet holds what was put there. */
   async #isDrained(queue: Queue): Promise<boolean> {
     try {
-      const depth = await this.#loop.bus.queueDepth(streamNames.tasks, workers[queue]);
+      const depth = await this.#loop.bus.queueDepth(streamNames.tasks, queueWorkers[queue]);
       return depth.waiting === 0 && depth.inFlight === 0;
     } catch (thrown) {
       if (PlumbError.from(thrown).code === 'NOT_FOUND') return false;
@@ -291,13 +299,38 @@ export class RunDriver {
     };
   }
 
-  #limits(spec: RunSpec): PlanLimits {
+  async #limits(spec: RunSpec, run: RunRow): Promise<PlanLimits> {
+    const budgets = budgetsOf(run, spec);
+    const limits =
+      budgets === undefined
+        ? {}
+        : budgetLimits(
+            spec,
+            budgets,
+            await spendSoFar(this.#loop.database, run, await countSamples(this.#loop.database, run.id)),
+          );
+    const judge = await this.#judgeBudget(budgets);
     return {
+      ...limits,
+      ...(judge === undefined ? {} : { budget: judge }),
       iterations: spec.iterations,
       maxErrorShare: spec.maxErrorShare ?? defaultMaxErrorShare,
       maxOutstanding: this.#loop.maxOutstanding,
       republishAfterSeconds: this.#loop.republishAfterSeconds,
+      sequential: spec.sequential,
     };
+  }
+
+  /** Why the judges have to wait; undefined while they need not. */
+  async #judgeBudget(budgets: Budgets | undefined): Promise<PlumbError | undefined> {
+    if (budgets === undefined || (budgets.judgeTokens === 0n && budgets.cost === 0)) return undefined;
+    const { exhausted, tokens, cost, currency } = await this.#loop.judgeBudgets.spend(this.#runId);
+    if (!exhausted) return undefined;
+    return budgetExhausted(
+      budgets.judgeTokens > 0n ? 'judge_tokens' : 'cost',
+      'judge tokens or money',
+      `${tokens} tokens and ${cost} ${currency} are spent`,
+    );
   }
 
   async #flushActive(whole: boolean): Promise<void> {

@@ -3,18 +3,22 @@ import { dataSetManifestSchema, dataSetMediaType } from '@plumb/objective';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { Span } from '@opentelemetry/api';
 import {
+  findDecision,
+  findEvaluation,
   insertDataSet,
   insertDecision,
   insertEvaluation,
   insertModel,
   markDecisionApplied,
 } from '../adapters/ledger/iterations.ts';
+import { latestOverride } from '../adapters/ledger/overrides.ts';
 import { artifactMessage, artifactToText, modelToText } from '../adapters/messages.ts';
 import { sampleRecords } from '../adapters/sample-records.ts';
 import { candidateOf } from '../domain/candidate.ts';
 import { canonicalJson } from '../domain/canonical-json.ts';
 import { dataSetManifest } from '../domain/data-set.ts';
 import { evaluate, evaluationManifest, evaluationMediaType, parseEvaluation } from '../domain/evaluation.ts';
+import type { IterationEvaluation } from '../domain/evaluation.ts';
 import { decide, parseRules, reasonsOf } from '../domain/gate.ts';
 import { loopTracer } from './context.ts';
 import type { LoopContext } from './context.ts';
@@ -90,7 +94,8 @@ export async function evaluateCandidate(loop: LoopContext, loaded: LoadedIterati
     const before = await sampleRecords(loop.database, { ...key, group: 'before' });
     const after = await sampleRecords(loop.database, { ...key, group: 'after' });
     const train = await sampleRecords(loop.database, { ...key, group: 'train' });
-    const inputs = { ...key, spec: loaded.spec, before, after, train };
+    const earlier = await earlierEvaluations(loop, loaded);
+    const inputs = { ...key, spec: loaded.spec, before, after, train, earlier };
     const result = evaluate(inputs);
     const manifest = evaluationManifest({ ...inputs, result, model: loaded.model, candidate });
     const stored = await loop.artifacts.put(canonicalJson(manifest), { mediaType: evaluationMediaType });
@@ -105,6 +110,22 @@ export async function evaluateCandidate(loop: LoopContext, loaded: LoadedIterati
       now: new Date(),
     });
   });
+}
+
+async function earlierEvaluations(loop: LoopContext, loaded: LoadedIteration) {
+  const earlier: { result: IterationEvaluation; promoted: boolean }[] = [];
+  for (let iteration = 1; iteration < loaded.row.iteration; iteration += 1) {
+    const key = { runId: loaded.run.id, iteration };
+    const evaluation = await findEvaluation(loop.database, key);
+    const decision = await findDecision(loop.database, key);
+    if (evaluation === undefined || decision === undefined) continue;
+    const override = await latestOverride(loop.database, key);
+    earlier.push({
+      result: parseEvaluation(evaluation.result),
+      promoted: override?.promoted ?? decision.promoted,
+    });
+  }
+  return earlier;
 }
 
 /** Asks the gate. */

@@ -55,6 +55,7 @@ export async function insertJob(
     readonly id: string;
     readonly attempt: number;
     readonly job: string;
+    readonly traceId: string;
     readonly now: Date;
   },
 ): Promise<void> {
@@ -67,6 +68,7 @@ export async function insertJob(
       attempt: row.attempt,
       state: 'running',
       job: row.job,
+      trace_id: row.traceId,
       created_at: row.now,
     })
     .onConflict((conflict) => conflict.doNothing())

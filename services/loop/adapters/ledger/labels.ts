@@ -14,6 +14,7 @@ export interface NewLabel {
   readonly accept: boolean | null;
   readonly preferredTo: string | null;
   readonly failureMode: string;
+  readonly traceId: string;
   readonly createdAt: Date;
 }
 
@@ -30,6 +31,7 @@ export async function insertLabel(ledger: Ledger, label: NewLabel): Promise<Labe
       accept: label.accept,
       preferred_to: label.preferredTo,
       failure_mode: label.failureMode,
+      trace_id: label.traceId,
       created_at: label.createdAt,
     })
     .onConflict((conflict) => conflict.doNothing())

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { PlumbError } from '@plumb/kit/errors';
+import fc from 'fast-check';
 import { sql } from 'kysely';
 import type { Kysely } from 'kysely';
 import { runIdOf } from '../../domain/identity.ts';
@@ -12,8 +13,10 @@ import { postgresMissing, startPostgres } from '../../testing/postgres-server.ts
 import { modelFixture, specFixture } from '../../testing/run-spec-fixture.ts';
 import { modelToText, specToText } from '../messages.ts';
 import { openDatabase } from './database.ts';
+import { exportRows, exportTables } from './export.ts';
 import { insertDecision, insertEvaluation, insertJob, insertProgress, listProgress } from './iterations.ts';
 import { insertLabel, listLabels } from './labels.ts';
+import { findOverrideByKey, insertOverride, latestOverride } from './overrides.ts';
 import { advanceIteration, findRun, finishRun, insertRun, listRuns, moveRun } from './runs.ts';
 import {
   countSamples,
@@ -47,6 +50,7 @@ async function newRun(database: Database, key: string) {
     name: 'test',
     spec: specToText(spec),
     model: modelToText(model),
+    traceId: '',
     createdAt: now,
   });
 }
@@ -250,7 +254,7 @@ function ledgerTests(open: () => Database): void {
     await advanceIteration(database, { runId: id, ended: 1, now });
     await advanceIteration(database, { runId: id, ended: 1, now });
     assert.equal((await findRun(database, id))?.iteration, 2);
-    await finishRun(database, { runId: id, ended: 2, now });
+    await finishRun(database, { runId: id, ended: 2, manifest: '{}', now });
     assert.equal((await findRun(database, id))?.state, 'succeeded');
 
     const seen: string[] = [];
@@ -287,7 +291,7 @@ function ledgerTests(open: () => Database): void {
     const [id = ''] = await newSamples(database, 'records');
     const runId = runIdOf('records');
     const key = { runId, iteration: 1 };
-    await insertJob(database, { ...key, id: 'job-records', attempt: 1, job: '{}', now });
+    await insertJob(database, { ...key, id: 'job-records', attempt: 1, job: '{}', traceId: '', now });
     for (const step of [2, 1, 2]) {
       await insertProgress(database, { jobId: 'job-records', step, progress: `{"step":${step}}` });
     }
@@ -315,11 +319,126 @@ function ledgerTests(open: () => Database): void {
       accept: false,
       preferredTo: null,
       failureMode: 'static',
+      traceId: '',
       createdAt: now,
     };
     const first = await insertLabel(database, label);
     assert.deepEqual(await insertLabel(database, { ...label, id: 'label-2', accept: true }), first);
     assert.equal((await listLabels(database, { runId, limit: 5 })).length, 1);
+  });
+
+  test('an override is made once for a key, the last one holds, and the run goes on from its model', async () => {
+    const database = open();
+    await newRun(database, 'overrides');
+    const key = { runId: runIdOf('overrides'), iteration: 1 };
+    await insertEvaluation(database, {
+      ...key,
+      beforeVersion: 'a',
+      afterVersion: 'b',
+      manifest: '{}',
+      result: '{}',
+      traceId: '',
+      now,
+    });
+    await insertDecision(database, { ...key, promoted: false, rules: '[]', traceId: '', now });
+    const override = { ...key, reason: 'seen by eye', person: 'ann', traceId: 't', now };
+    const first = { ...override, idempotencyKey: 'o1', promoted: true, currentModel: 'candidate' };
+    await insertOverride(database, first);
+    await insertOverride(database, first);
+    assert.equal((await findRun(database, key.runId))?.current_model, 'candidate');
+    await insertOverride(database, { ...first, idempotencyKey: 'o2', promoted: false, currentModel: 'base' });
+    assert.equal((await latestOverride(database, key))?.position, 2);
+    assert.equal((await findRun(database, key.runId))?.current_model, 'base');
+    assert.equal((await findOverrideByKey(database, 'o1'))?.promoted, true);
+  });
+
+  test('an export has every row once, in the order of its key, over several reads', async () => {
+    const database = open();
+    const runId = runIdOf('exported');
+    await newRun(database, 'exported');
+    const wide = specFixture({ train: 40, samplesPerPrompt: 8 });
+    const planned = [...plannedSamples({ spec: wide, runId, iteration: 1, group: 'train', model })];
+    await insertSamples(database, planned, now);
+    for (const [name, table] of Object.entries(exportTables)) {
+      const rows: unknown[][] = [];
+      for await (const batch of exportRows(database, table, runId)) rows.push(...batch);
+      if (name !== 'samples') continue;
+      assert.deepEqual(
+        rows.map(([id]) => id),
+        planned.map(({ id }) => id).toSorted(),
+      );
+    }
+  });
+
+  test('the counts that the database keeps are those that counting gives, whatever happens to samples', async () => {
+    const database = open();
+    await newRun(database, 'counts');
+    const runId = runIdOf('counts');
+    const planned = [
+      ...plannedSamples({ spec, runId, iteration: 1, group: 'train', model }),
+      ...plannedSamples({ spec, runId, iteration: 1, group: 'before', model }),
+    ];
+    await insertSamples(database, planned, now);
+    const ids = planned.map(({ id }) => id);
+    const step = fc.record({
+      kind: fc.constantFrom('publish', 'generated', 'publish-score', 'scored', 'failed', 'reopen', 'back'),
+      from: fc.nat(ids.length - 1),
+      count: fc.nat(6),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 12 }), async (steps) => {
+        for (const { kind, from, count } of steps) {
+          const some = ids.slice(from, from + count);
+          const published = some.map((id) => ({ id }));
+          if (kind === 'publish') await markPublished(database, 'generate', published, now);
+          else if (kind === 'generated')
+            await recordGenerated(
+              database,
+              some.map((id) => clip(id)),
+            );
+          else if (kind === 'publish-score') await markPublished(database, 'score', published, now);
+          else if (kind === 'scored') {
+            await recordScored(
+              database,
+              some.map((sampleId, index) => scored(sampleId, value(index % 2))),
+            );
+          } else if (kind === 'failed') {
+            for (const sampleId of some) {
+              const error = { code: 'INTERNAL', reason: 'ENGINE_FAILED', message: 'it fell over' };
+              await recordFailed(database, { sampleId, stage: 'generate', error });
+            }
+          } else if (kind === 'reopen') await reopenFailed(database, runId, 1);
+          else await takeBackPublished(database, { runId, iteration: 1, queue: 'generate', before: now });
+        }
+        const kept = await countSamples(database, runId);
+        const rows = await database.selectFrom('samples').selectAll().where('run_id', '=', runId).execute();
+        for (const { group, ...counts } of kept) {
+          const own = rows.filter(({ grp }) => grp === group);
+          const number = (test: (row: (typeof own)[number]) => boolean): number => own.filter(test).length;
+          assert.deepEqual(
+            [counts.rows, counts.toGenerate, counts.generating, counts.toScore, counts.scoring],
+            [
+              own.length,
+              number((row) => row.state === 'planned' && row.generate_published_at === null),
+              number((row) => row.state === 'planned' && row.generate_published_at !== null),
+              number((row) => row.state === 'generated' && row.score_published_at === null),
+              number((row) => row.state === 'generated' && row.score_published_at !== null),
+            ],
+          );
+          assert.deepEqual(
+            [counts.scored, counts.failed, counts.clips, counts.accepted, counts.reused],
+            [
+              number((row) => row.state === 'scored'),
+              number((row) => row.state === 'failed'),
+              number((row) => row.video !== null),
+              number((row) => row.accepted === true),
+              number((row) => row.reused_from !== null),
+            ],
+          );
+        }
+      }),
+      { numRuns: 25 },
+    );
   });
 }
 

@@ -12,6 +12,7 @@ export interface NewRun {
   readonly name: string;
   readonly spec: string;
   readonly model: string;
+  readonly traceId: string;
   readonly createdAt: Date;
 }
 
@@ -28,6 +29,7 @@ export async function insertRun(database: Kysely<Tables>, run: NewRun): Promise<
         state: 'running',
         iteration: 1,
         current_model: run.model,
+        trace_id: run.traceId,
         created_at: run.createdAt,
       })
       .onConflict((conflict) => conflict.doNothing())
@@ -105,6 +107,11 @@ export async function moveRun(
   return result.numUpdatedRows > 0n;
 }
 
+/** Puts a run's budgets in the place of those that held. */
+export async function setBudgets(ledger: Ledger, id: string, budgets: string): Promise<void> {
+  await ledger.updateTable('runs').set({ budgets }).where('id', '=', id).execute();
+}
+
 /** Adds working time to a run. */
 export async function addActiveSeconds(ledger: Ledger, id: string, seconds: number): Promise<void> {
   await ledger
@@ -177,10 +184,21 @@ export async function advanceIteration(
 /** Ends the last iteration and the run. */
 export async function finishRun(
   database: Kysely<Tables>,
-  options: { readonly runId: string; readonly ended: number; readonly now: Date },
+  options: {
+    readonly runId: string;
+    readonly ended: number;
+    /** plumb.media.v1.Artifact of the run's manifest. */
+    readonly manifest: string;
+    readonly now: Date;
+  },
 ): Promise<void> {
   await database.transaction().execute(async (transaction) => {
     await endIteration(transaction, options);
+    await transaction
+      .updateTable('runs')
+      .set({ manifest: options.manifest })
+      .where('id', '=', options.runId)
+      .execute();
     await moveRun(transaction, { id: options.runId, from: ['running'], to: 'succeeded', now: options.now });
   });
 }

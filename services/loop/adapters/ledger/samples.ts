@@ -60,34 +60,32 @@ export interface GroupProgress extends Omit<GroupCounts, 'expected'> {
   readonly lastScoredAt: Date | null;
 }
 
-/** Counts of every group that has rows, of one iteration or of all. One pass over the run's samples. */
+/** Counts of every group that has rows, of one iteration or of all. A few rows are read, however many samples there are. */
 export async function countSamples(
   ledger: Ledger,
   runId: string,
   iteration?: number,
 ): Promise<GroupProgress[]> {
-  const count = (condition: string) => sql<number>`(count(*) filter (where ${sql.raw(condition)}))::integer`;
   let query = ledger
-    .selectFrom('samples')
+    .selectFrom('group_counts')
     .select([
       'iteration',
       'grp as group',
-      sql<number>`count(*)::integer`.as('rows'),
-      count(`state = 'planned' and generate_published_at is null`).as('toGenerate'),
-      count(`state = 'planned' and generate_published_at is not null`).as('generating'),
-      count(`state = 'generated' and score_published_at is null`).as('toScore'),
-      count(`state = 'generated' and score_published_at is not null`).as('scoring'),
-      count(`state = 'scored'`).as('scored'),
-      count(`state = 'failed'`).as('failed'),
-      count(`video is not null`).as('clips'),
-      count(`accepted`).as('accepted'),
-      count(`reused_from is not null`).as('reused'),
-      sql<Date | null>`min(generate_published_at)`.as('firstPublishedAt'),
-      sql<Date | null>`max(generated_at)`.as('lastGeneratedAt'),
-      sql<Date | null>`max(scored_at)`.as('lastScoredAt'),
+      'rows_total as rows',
+      'to_generate as toGenerate',
+      'generating',
+      'to_score as toScore',
+      'scoring',
+      'scored',
+      'failed',
+      'clips',
+      'accepted',
+      'reused',
+      'first_published_at as firstPublishedAt',
+      'last_generated_at as lastGeneratedAt',
+      'last_scored_at as lastScoredAt',
     ])
     .where('run_id', '=', runId)
-    .groupBy(['iteration', 'grp'])
     .orderBy('iteration')
     .orderBy('grp');
   if (iteration !== undefined) query = query.where('iteration', '=', iteration);
@@ -445,28 +443,18 @@ export async function findDonors(ledger: Ledger, clipKeys: readonly string[]): P
 
 /** Gives samples the clip of an earlier one. */
 export async function takeOverClips(
-  database: Kysely<Tables>,
+  ledger: Ledger,
   pairs: readonly { readonly sampleId: string; readonly donor: Donor }[],
   now: Date,
 ): Promise<void> {
-  await database.transaction().execute(async (transaction) => {
-    for (const { sampleId, donor } of pairs) {
-      await transaction
-        .updateTable('samples')
-        .set({
-          state: 'generated',
-          video: donor.video,
-          video_sha256: donor.videoSha256,
-          preview: donor.preview,
-          reused_from: donor.id,
-          traceparent: donor.traceparent,
-          generated_at: now,
-        })
-        .where('id', '=', sampleId)
-        .where('state', '=', 'planned')
-        .execute();
-    }
-  });
+  const column = <Key extends keyof Donor>(key: Key): Donor[Key][] => pairs.map(({ donor }) => donor[key]);
+  await sql`update samples
+    set state = 'generated', video = given.video, video_sha256 = given.sha256, preview = given.preview,
+      reused_from = given.donor, traceparent = given.traceparent, generated_at = ${now.toISOString()}::timestamptz
+    from unnest(${pairs.map(({ sampleId }) => sampleId)}::text[], ${column('id')}::text[], ${column('video')}::text[],
+        ${column('videoSha256')}::text[], ${column('preview')}::text[], ${column('traceparent')}::text[])
+      as given (id, donor, video, sha256, preview, traceparent)
+    where samples.id = given.id and samples.state = 'planned'`.execute(ledger);
 }
 
 /** One page of a run's samples in the order of iteration, group and plan. */

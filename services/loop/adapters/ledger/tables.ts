@@ -32,6 +32,11 @@ interface RunsTable {
   /** plumb.models.v1.ModelVersion that the run would sample from next. */
   current_model: string;
   active_seconds: Optional<number>;
+  /** plumb.media.v1.Artifact of the manifest, when it has succeeded. */
+  manifest: Optional<string | null>;
+  /** plumb.loop.v1.Budgets that a resumption has put in the place of the spec's. */
+  budgets: Optional<string | null>;
+  trace_id: Optional<string>;
   created_at: Timestamp;
   ended_at: NullableTimestamp;
 }
@@ -127,6 +132,7 @@ interface JobsTable {
   state: 'running' | 'succeeded' | 'failed' | 'abandoned';
   /** plumb.trainer.v1.Job */
   job: string;
+  trace_id: Optional<string>;
   created_at: Timestamp;
   ended_at: NullableTimestamp;
 }
@@ -184,6 +190,41 @@ interface LabelsTable {
   accept: Optional<boolean | null>;
   preferred_to: Optional<string | null>;
   failure_mode: Optional<string>;
+  trace_id: Optional<string>;
+  created_at: Timestamp;
+}
+
+/** How the samples of a group stand; kept by triggers on `samples`, and never written by us. */
+interface GroupCountsTable {
+  run_id: string;
+  iteration: number;
+  grp: Group;
+  rows_total: number;
+  to_generate: number;
+  generating: number;
+  to_score: number;
+  scoring: number;
+  scored: number;
+  failed: number;
+  clips: number;
+  accepted: number;
+  reused: number;
+  first_published_at: NullableTimestamp;
+  last_generated_at: NullableTimestamp;
+  last_scored_at: NullableTimestamp;
+}
+
+/** What a person decided against the gate; the one with the highest position holds. */
+interface OverridesTable {
+  run_id: string;
+  iteration: number;
+  /** From 1. */
+  position: number;
+  idempotency_key: string;
+  promoted: boolean;
+  reason: string;
+  person: string;
+  trace_id: Optional<string>;
   created_at: Timestamp;
 }
 
@@ -199,6 +240,8 @@ export interface Tables {
   evaluations: EvaluationsTable;
   decisions: DecisionsTable;
   labels: LabelsTable;
+  group_counts: GroupCountsTable;
+  overrides: OverridesTable;
 }
 
 /** The ledger, or a transaction on it. */

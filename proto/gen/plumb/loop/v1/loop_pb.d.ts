@@ -465,6 +465,13 @@ export declare type Run = Message<"plumb.loop.v1.Run"> & {
    * @generated from field: string idempotency_key = 17;
    */
   idempotencyKey: string;
+
+  /**
+   * The budgets that hold: those of the spec, or what a resumption has put in their place.
+   *
+   * @generated from field: plumb.loop.v1.Budgets budgets = 18;
+   */
+  budgets?: Budgets | undefined;
 };
 
 /**
@@ -843,6 +850,13 @@ export declare type ResumeRunRequest = Message<"plumb.loop.v1.ResumeRunRequest">
    * @generated from field: string idempotency_key = 2;
    */
   idempotencyKey: string;
+
+  /**
+   * Replaces the run's budgets; absent keeps them.
+   *
+   * @generated from field: plumb.loop.v1.Budgets budgets = 3;
+   */
+  budgets?: Budgets | undefined;
 };
 
 /**

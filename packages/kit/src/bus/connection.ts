@@ -1,7 +1,9 @@
+import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import type { JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
-import type { NatsConnection } from '@nats-io/nats-core';
+import { credsAuthenticator, usernamePasswordAuthenticator } from '@nats-io/nats-core';
+import type { Authenticator, ConnectionOptions, NatsConnection } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
 import { describeError, PlumbError } from '../errors/plumb-error.ts';
 import { cancelled, unavailable } from '../errors/shorthand.ts';
@@ -15,6 +17,17 @@ export interface ConnectOptions {
   /** How long the first connection may take; 30 s by default. Later ones are tried for ever. */
   readonly connectTimeoutMs?: number;
   readonly signal?: AbortSignal | undefined;
+  readonly access?: BrokerAccess | undefined;
+}
+
+/** What the broker is shown and whom it must be. Files are read again at every connection. */
+export interface BrokerAccess {
+  readonly user?: string | undefined;
+  readonly passwordFile?: string | undefined;
+  /** A .creds file, as nsc makes them. */
+  readonly credentialsFile?: string | undefined;
+  /** PEM file of the authorities that sign the broker's certificate; TLS is demanded with it. */
+  readonly caFile?: string | undefined;
 }
 
 /** How an operation is repeated while the broker is away. */
@@ -53,6 +66,7 @@ export class Connection {
 
   /** @throws PlumbError UNAVAILABLE, reason BROKER_UNAVAILABLE, with URL and fix when nothing answers in time */
   static async open(options: ConnectOptions): Promise<Connection> {
+    const access = accessOptions(options.url, options.access ?? {});
     const endMs = Date.now() + (options.connectTimeoutMs ?? 30_000);
     for (let pauseMs = firstPauseMs; ; pauseMs = Math.min(2 * pauseMs, longestPauseMs)) {
       if (options.signal?.aborted === true) throw cancelled('connecting to the broker was cancelled');
@@ -67,6 +81,7 @@ export class Connection {
           ignoreAuthErrorAbort: true,
           pingInterval: 10_000,
           maxPingOut: 2,
+          ...access,
         });
         try {
           return new Connection(
@@ -193,6 +208,44 @@ export class Connection {
   #closedError(): PlumbError {
     return unavailable('the connection to the broker is closed', { reason: 'SHUTTING_DOWN' });
   }
+}
+
+/** @throws PlumbError CONFIGURATION_INVALID when a file cannot be read */
+function accessOptions(url: string, access: BrokerAccess): Partial<ConnectionOptions> {
+  const { user, passwordFile, credentialsFile, caFile } = access;
+  const read = (path: string, variable: string): Buffer => {
+    try {
+      return readFileSync(path);
+    } catch (cause) {
+      throw new PlumbError({
+        code: 'INVALID_ARGUMENT',
+        reason: 'CONFIGURATION_INVALID',
+        message: `${variable}=${path} cannot be read (${describeError(cause)})`,
+        cause,
+      });
+    }
+  };
+  const password = () =>
+    passwordFile === undefined ? '' : read(passwordFile, 'PLUMB_NATS_PASSWORD_FILE').toString('utf8').trim();
+  const authenticators: Authenticator[] = [];
+  if (user !== undefined) {
+    password();
+    authenticators.push(usernamePasswordAuthenticator(user, password));
+  }
+  if (credentialsFile !== undefined) {
+    const credentials = () => read(credentialsFile, 'PLUMB_NATS_CREDENTIALS_FILE');
+    const now = credentials();
+    // The authenticator takes bytes: one for each connection reads what the file holds by then.
+    credsAuthenticator(now);
+    authenticators.push((nonce) => credsAuthenticator(credentials())(nonce));
+  }
+  if (caFile !== undefined) read(caFile, 'PLUMB_NATS_CA');
+  const encrypted =
+    caFile !== undefined || url.split(',').some((server) => server.trim().startsWith('tls://'));
+  return {
+    ...(authenticators.length === 0 ? {} : { authenticator: authenticators }),
+    ...(encrypted ? { tls: { handshakeFirst: false, ...(caFile === undefined ? {} : { caFile }) } } : {}),
+  };
 }
 
 /** The promise, or the signal's reason as soon as it aborts. */

@@ -61,7 +61,7 @@ describe('loadConfig', () => {
   test('the settings of every service have defaults for one machine', () => {
     const config = loadConfig(z.object({ ...serviceSettings }), {});
     assert.equal(config.listen, '127.0.0.1:0');
-    assert.equal(config.insecure, false);
+    assert.equal(config.insecurePlaintext, false);
     assert.throws(
       () => loadConfig(z.object({ ...serviceSettings }), { PLUMB_NATS_URL: 'localhost' }),
       /nats:\/\//,

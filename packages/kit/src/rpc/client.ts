@@ -3,23 +3,20 @@ import { context } from '@opentelemetry/api';
 import type { DescMethod, DescService, MessageShape } from '@bufbuild/protobuf';
 import { MethodOptions_IdempotencyLevel } from '@bufbuild/protobuf/wkt';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
-import type { CallOptions as GrpcCallOptions, ChannelCredentials, ServiceError } from '@grpc/grpc-js';
+import type { CallOptions as GrpcCallOptions, ServiceError } from '@grpc/grpc-js';
 import { PlumbError } from '../errors/plumb-error.ts';
 import { cancelled, unavailable } from '../errors/shorthand.ts';
+import type { ClientCredentials } from '../access/client-credentials.ts';
+import { splitAddress } from '../config/service-settings.ts';
 import { clientCall } from './call-telemetry.ts';
 import type { CallRecord } from './call-telemetry.ts';
+import { isLoopback } from './loopback.ts';
 import type { CallOptions, RpcClient } from './types.ts';
 import { decode, encode, fromWireError, pathOf, sameBytes } from './wire.ts';
 
-/** PEM texts of a client: the authority that signed the server, and its own certificate for mutual TLS. */
-export interface ClientTls {
-  readonly authority?: string | Buffer | undefined;
-  readonly certificate?: string | Buffer | undefined;
-  readonly key?: string | Buffer | undefined;
-}
-
 export interface ClientOptions {
-  readonly tls?: ClientTls | undefined;
+  /** TLS, token and certificate; plain text and nothing shown without them. */
+  readonly credentials?: ClientCredentials | undefined;
   /** Deadline of unary and client-streaming calls that name none, 30 s by default. Streams of answers have none. */
   readonly defaultDeadlineMs?: number;
   /**
@@ -46,7 +43,8 @@ export function createClient<S extends DescService>(
   address: string,
   options: ClientOptions = {},
 ): RpcClient<S> {
-  const client = new Client(address, channelCredentials(options.tls), {
+  checkTokenStaysSecret(address, options.credentials);
+  const client = new Client(address, options.credentials?.channel ?? credentials.createInsecure(), {
     'grpc.max_receive_message_length': options.maxReceiveBytes ?? 8 * 2 ** 20,
     'grpc.max_send_message_length': -1,
     'grpc.keepalive_time_ms': options.keepaliveMs ?? 20_000,
@@ -75,6 +73,8 @@ function clientMethod(client: Client, address: string, method: DescMethod, defau
   const begin = (options: CallOptions, deadline: number | undefined): Begun => {
     const metadata = new Metadata({ waitForReady: options.waitForReady ?? defaults.waitForReady ?? false });
     for (const [key, value] of Object.entries(options.metadata ?? {})) metadata.set(key, value);
+    const token = defaults.credentials?.token();
+    if (token !== undefined) metadata.set('authorization', `Bearer ${token}`);
     const record = clientCall(method, address, metadata);
     const callOptions: GrpcCallOptions = deadline === undefined ? {} : { deadline: Date.now() + deadline };
     return { record, metadata, callOptions, signal: options.signal };
@@ -331,13 +331,15 @@ function serviceConfig(service: DescService, retry: 'idempotent' | 'none' | read
   };
 }
 
-function channelCredentials(tls: ClientTls | undefined): ChannelCredentials {
-  if (tls === undefined) return credentials.createInsecure();
-  return credentials.createSsl(pem(tls.authority), pem(tls.key), pem(tls.certificate));
-}
-
-function pem(text: string | Buffer | undefined): Buffer | null {
-  return text === undefined ? null : Buffer.from(text);
+function checkTokenStaysSecret(address: string, shown: ClientCredentials | undefined): void {
+  if (shown === undefined || shown.encrypted || shown.insecurePlaintext || shown.token() === undefined)
+    return;
+  if (isLoopback(splitAddress(address.replace(/^[a-z]+:\/*/, '')).host)) return;
+  throw new PlumbError({
+    code: 'FAILED_PRECONDITION',
+    reason: 'CONFIGURATION_INVALID',
+    message: `a token would go to ${address} in plain text; name the authority of the server (PLUMB_TLS_CA, --ca), or set PLUMB_INSECURE_PLAINTEXT=true where the network itself encrypts`,
+  });
 }
 
 /** Why a signal aborted, as a PlumbError: a reason that is one already is kept. */

@@ -1,12 +1,14 @@
 import { once } from 'node:events';
 import type { EventEmitter } from 'node:events';
 import { context } from '@opentelemetry/api';
+import { ATTR_ENDUSER_ID } from '@opentelemetry/semantic-conventions/incubating';
 import type { DescMessage, DescMethod } from '@bufbuild/protobuf';
 import type {
   handleBidiStreamingCall,
   handleClientStreamingCall,
   handleServerStreamingCall,
   handleUnaryCall,
+  Metadata,
   sendUnaryData,
   ServerDuplexStream,
   ServerReadableStream,
@@ -14,6 +16,7 @@ import type {
   ServerWritableStream,
   UntypedHandleCall,
 } from '@grpc/grpc-js';
+import { admissionOf } from '../access/access.ts';
 import { cancelled, deadlineExceeded } from '../errors/shorthand.ts';
 import { PlumbError } from '../errors/plumb-error.ts';
 import { logger } from '../telemetry/logger.ts';
@@ -42,7 +45,7 @@ export function toGrpcHandler(
   switch (method.methodKind) {
     case 'unary': {
       const unary: handleUnaryCall<Buffer, Buffer> = (call, respond) => {
-        const answer = (ctx: CallContext) => handler(decode(method.input, call.request), ctx);
+        const answer = (ctx: CallContext) => handler(received(method.input, call.request, call), ctx);
         void guard(method, call, running, failUnary(respond), async (ctx) => {
           const response = encodeResponse(method, await answer(ctx));
           return () => {
@@ -66,7 +69,7 @@ export function toGrpcHandler(
     case 'server_streaming': {
       const serverStreaming: handleServerStreamingCall<Buffer, Buffer> = (call) => {
         void guard(method, call, running, failStream(call), async (ctx) => {
-          await writeAll(method, call, handler(decode(method.input, call.request), ctx), ctx.signal);
+          await writeAll(method, call, handler(received(method.input, call.request, call), ctx), ctx.signal);
           return () => {
             call.end();
           };
@@ -102,6 +105,7 @@ async function guard(
   const record = serverCall(method, call.metadata);
   const name = `${method.parent.typeName}/${method.name}`;
   const log = logger('rpc');
+  const caller = admissionOf(call.metadata)?.caller;
   const abort = new AbortController();
   const deadline = deadlineOf(call);
   const events: EventEmitter = call;
@@ -115,6 +119,7 @@ async function guard(
   events.on('error', (error: unknown) => {
     abort.abort(cancelled('the connection of the call broke', { cause: error }));
   });
+  if (caller !== undefined) record.span.setAttribute(ATTR_ENDUSER_ID, caller);
   const ctx: CallContext = {
     signal: abort.signal,
     deadline,
@@ -122,6 +127,7 @@ async function guard(
     logger: log,
     method: name,
     peer: call.getPeer(),
+    caller,
   };
   const cutOff = (error: PlumbError): void => {
     if (abort.signal.aborted) return;
@@ -176,8 +182,18 @@ function encodeResponse(method: DescMethod, response: unknown): Buffer {
   return encode(method.output, response as Parameters<typeof encode<DescMessage>>[1]);
 }
 
-async function* decodeAll(schema: DescMessage, requests: AsyncIterable<Buffer>): AsyncGenerator {
-  for await (const bytes of requests) yield decode(schema, bytes);
+/** A request message; it counts against what the caller may have. */
+function received(schema: DescMessage, bytes: Buffer, call: { readonly metadata: Metadata }): unknown {
+  const message = decode(schema, bytes);
+  admissionOf(call.metadata)?.spend(message);
+  return message;
+}
+
+async function* decodeAll(
+  schema: DescMessage,
+  call: AsyncIterable<Buffer> & { readonly metadata: Metadata },
+): AsyncGenerator {
+  for await (const bytes of call) yield received(schema, bytes, call);
 }
 
 /** Writes answers as fast as the caller takes them and stops the generator when the call is over. */

@@ -431,6 +431,32 @@ describe('a server that is not there', () => {
   });
 });
 
+test('an old connection is replaced; no call fails and a stream under way ends well', async (t) => {
+  const peers = new Set<string>();
+  const gate = Promise.withResolvers<undefined>();
+  const { client } = await serve(
+    t,
+    {
+      say: ({ value }, { peer }) => {
+        peers.add(peer);
+        return { value };
+      },
+      async *repeat({ value }) {
+        yield { value };
+        await gate.promise;
+        yield { value };
+      },
+    },
+    { maxConnectionAgeMs: 100 },
+    { retry: 'none' },
+  );
+  const stream = collect(client.repeat({ value: 'x' }));
+  // Each connection has a port of its own.
+  while (peers.size < 3) await client.say({ value: 'x' });
+  gate.resolve(undefined);
+  assert.deepEqual(await stream, ['x', 'x']);
+});
+
 test('reflection lists the services of the descriptor set', async (t) => {
   const { JudgeService } = await import('@plumb/proto/plumb/judge/v1/judge_pb.js');
   const server = createServer({

@@ -7,32 +7,35 @@ import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
 import { listenError } from '../errors/listen-error.ts';
 import { PlumbError } from '../errors/plumb-error.ts';
+import type { Access } from '../access/access.ts';
 import { unavailable } from '../errors/shorthand.ts';
 import { logger } from '../telemetry/logger.ts';
+import { isLoopback } from './loopback.ts';
 import { toGrpcHandler } from './handlers.ts';
 import type { AnyHandler, RunningCalls } from './handlers.ts';
 import type { Implementation } from './types.ts';
 import { pathOf, sameBytes } from './wire.ts';
 
-/** PEM texts of a server. With `authority` it demands a client certificate that the authority signed. */
-export interface ServerTls {
-  readonly certificate: string | Buffer;
-  readonly key: string | Buffer;
-  readonly authority?: string | Buffer | undefined;
-}
-
 export interface ServerOptions {
-  /** 127.0.0.1 by default. Anything but loopback needs `tls` or `insecure: true`. */
+  /** 127.0.0.1 by default. Anything but loopback needs `tls` and `access`, or what calls itself insecure. */
   readonly host?: string;
   /** 0, the default, takes a free one. */
   readonly port?: number;
-  readonly tls?: ServerTls | undefined;
+  /** See serverTls in access/certificates.ts. Plain text without it. */
+  readonly tls?: ServerCredentials | undefined;
+  /** Who may call what. Everybody everything without it. */
+  readonly access?: Access | undefined;
   /** Plain text on an address that is not loopback: only where the network itself encrypts. */
-  readonly insecure?: boolean;
+  readonly insecurePlaintext?: boolean | undefined;
+  /** No control of access on an address that is not loopback: only where the network itself controls it. */
+  readonly insecureNoAuth?: boolean | undefined;
   /** Largest request, in bytes; 8 MiB by default. */
   readonly maxReceiveBytes?: number;
-  /** Connections are closed politely at this age, so that clients spread over new pods. Never by default. */
-  readonly maxConnectionAgeMs?: number;
+  /**
+   * At this age, give or take a tenth, a connection takes no new calls and ends with the last of those it has: clients
+   * come back and are spread over new pods. Never by default.
+   */
+  readonly maxConnectionAgeMs?: number | undefined;
   /** A silent connection is probed after this long; 30 s by default. */
   readonly keepaliveMs?: number;
   /** Path of a serialised FileDescriptorSet (`descriptors.binpb`): turns reflection on. */
@@ -65,24 +68,11 @@ const cutOffMs = 500;
 
 const mebibyte = 2 ** 20;
 
-/** True for addresses that only this machine can reach. */
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
-}
-
 /** Makes a server; it accepts nothing before `listen`. */
 export function createServer(options: ServerOptions = {}): RpcServer {
   const host = options.host ?? '127.0.0.1';
   const port = options.port ?? 0;
-  if (options.tls === undefined && options.insecure !== true && !isLoopback(host)) {
-    throw new PlumbError({
-      code: 'FAILED_PRECONDITION',
-      reason: 'ADDRESS_NOT_LOOPBACK',
-      message:
-        `${host} can be reached from other machines; set PLUMB_TLS_CERTIFICATE and PLUMB_TLS_KEY, ` +
-        'listen on 127.0.0.1, or set PLUMB_INSECURE=true where the network itself encrypts',
-    });
-  }
+  checkReach(host, options);
   // grpc-js prints lines of its own to standard error; what matters in them comes as an error too.
   const log = logger('grpc');
   const toLog = (...parts: unknown[]): void => {
@@ -99,8 +89,8 @@ export function createServer(options: ServerOptions = {}): RpcServer {
       ? {}
       : {
           'grpc.max_connection_age_ms': options.maxConnectionAgeMs,
-          'grpc.max_connection_age_grace_ms': options.maxConnectionAgeMs,
         }),
+    ...(options.access === undefined ? {} : { interceptors: [options.access.interceptor] }),
   });
   const health = new HealthImplementation({ '': 'NOT_SERVING' });
   health.addToServer(server);
@@ -154,7 +144,12 @@ export function createServer(options: ServerOptions = {}): RpcServer {
         new ReflectionService(descriptors, { services: services.slice(1) }).addToServer(server);
       }
       const bracketed = host.includes(':') ? `[${host}]` : host;
-      const bound = await bind(server, bracketed, port, credentials(options.tls)).catch((error: unknown) => {
+      const bound = await bind(
+        server,
+        bracketed,
+        port,
+        options.tls ?? ServerCredentials.createInsecure(),
+      ).catch((error: unknown) => {
         throw listenError(error, host, port, 'PLUMB_LISTEN');
       });
       if (!stopping) setAll('SERVING');
@@ -199,13 +194,25 @@ async function within(promise: Promise<unknown>, ms: number): Promise<boolean> {
   return first !== 'late';
 }
 
-function credentials(tls: ServerTls | undefined): ServerCredentials {
-  if (tls === undefined) return ServerCredentials.createInsecure();
-  return ServerCredentials.createSsl(
-    tls.authority === undefined ? null : Buffer.from(tls.authority),
-    [{ private_key: Buffer.from(tls.key), cert_chain: Buffer.from(tls.certificate) }],
-    tls.authority !== undefined,
-  );
+function checkReach(host: string, options: ServerOptions): void {
+  if (isLoopback(host)) return;
+  const fixes: string[] = [];
+  if (options.tls === undefined && options.insecurePlaintext !== true) {
+    fixes.push(
+      'set PLUMB_TLS_CERT and PLUMB_TLS_KEY (or PLUMB_INSECURE_PLAINTEXT=true where the network itself encrypts)',
+    );
+  }
+  if (options.access === undefined && options.insecureNoAuth !== true) {
+    fixes.push(
+      'set PLUMB_AUTH_CALLERS_FILE or PLUMB_AUTH_JWKS (or PLUMB_INSECURE_NO_AUTH=true where the network itself controls access)',
+    );
+  }
+  if (fixes.length === 0) return;
+  throw new PlumbError({
+    code: 'FAILED_PRECONDITION',
+    reason: 'ADDRESS_NOT_LOOPBACK',
+    message: `${host} can be reached from other machines; ${fixes.join(', and ')}, or listen on 127.0.0.1`,
+  });
 }
 
 async function bind(server: Server, host: string, port: number, creds: ServerCredentials): Promise<number> {

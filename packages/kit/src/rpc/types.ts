@@ -19,6 +19,8 @@ export interface CallContext {
   /** `plumb.reward.v1.RewardService/Score` */
   readonly method: string;
   readonly peer: string;
+  /** Name of the caller; undefined where access is not controlled. */
+  readonly caller: string | undefined;
 }
 
 type Init<M extends DescMessage> = MessageInitShape<M>;

@@ -21,17 +21,23 @@ export interface TestNatsServer {
 
 /** Starts a nats-server on a free loopback port with a store of its own. @throws Error when there is none on the PATH */
 export async function startNatsServer(
-  options: { readonly port?: number; readonly storeDirectory?: string } = {},
+  options: {
+    readonly port?: number;
+    readonly storeDirectory?: string;
+    /** Path of a configuration file, for what the arguments do not say. */
+    readonly configuration?: string;
+  } = {},
 ): Promise<TestNatsServer> {
   const port = options.port ?? (await freePort());
   const ownStore = options.storeDirectory === undefined;
   const store = options.storeDirectory ?? (await mkdtemp(path.join(tmpdir(), 'plumb-nats-')));
+  const settings = options.configuration === undefined ? [] : ['--config', options.configuration];
   let child: ChildProcess | undefined;
 
   const start = async (): Promise<void> => {
     const started = spawn(
       'nats-server',
-      ['--addr', '127.0.0.1', '--port', String(port), '--jetstream', '--store_dir', store],
+      [...settings, '--addr', '127.0.0.1', '--port', String(port), '--jetstream', '--store_dir', store],
       // Debian keeps it in a folder that only root has on its PATH.
       {
         stdio: 'ignore',

@@ -1,0 +1,185 @@
+import { ServerInterceptingCall } from '@grpc/grpc-js';
+import type { Metadata, ServerInterceptingCallInterface, ServerInterceptor } from '@grpc/grpc-js';
+import { PlumbError } from '../errors/plumb-error.ts';
+import { toWireError } from '../rpc/wire.ts';
+import { counter } from '../telemetry/instruments.ts';
+import { logger } from '../telemetry/logger.ts';
+import { noCallers, parseCallers } from './callers-file.ts';
+import { openTokenVerifier } from './json-web-token.ts';
+import type { TokenVerification } from './json-web-token.ts';
+import { createLimits } from './limits.ts';
+import type { DefaultLimits } from './limits.ts';
+import type { Caller } from './roles.ts';
+import { rpcRule } from './rpc-access.ts';
+import { watchFiles } from './watched-files.ts';
+
+/** Where callers and their rights come from. At least one of the two. */
+export interface AccessOptions {
+  /** Path of the callers' file. */
+  readonly callersFile?: string | undefined;
+  readonly jwt?: TokenVerification | undefined;
+  readonly limits?: DefaultLimits | undefined;
+  /** Time between two looks at the files, 2 s by default. */
+  readonly everyMs?: number | undefined;
+}
+
+/** The control of access to a server. */
+export interface Access {
+  /** Stands before every call of the server. */
+  readonly interceptor: ServerInterceptor;
+  /** Looks at the files now. */
+  refresh(): Promise<void>;
+  close(): void;
+}
+
+/** What a call was admitted with. */
+export interface Admission {
+  /** Name of the caller. */
+  readonly caller: string;
+  /** Counts the items of a request message. @throws PlumbError RESOURCE_EXHAUSTED */
+  spend(request: unknown): void;
+}
+
+// A handler gets the very metadata object that the interceptor passed on, and nobody else can put one in here.
+const admissions = new WeakMap<Metadata, Admission>();
+
+/** How a call was admitted; undefined where access is not controlled. */
+export function admissionOf(metadata: Metadata): Admission | undefined {
+  return admissions.get(metadata);
+}
+
+const refusals = counter('plumb.access', 'plumb.access.refusals', {
+  description: 'Calls that were refused before they reached a handler',
+});
+
+/**
+ * Opens the control of access: who calls is told by a bearer token or by the client's certificate, what it may call by its
+ * roles, and how much by its limits. It answers before a request is read, with the same words whatever was wrong.
+ *
+ * @throws PlumbError CONFIGURATION_INVALID when a file cannot be used
+ */
+export async function openAccess(options: AccessOptions): Promise<Access> {
+  const { callersFile, jwt, everyMs } = options;
+  const callers =
+    callersFile === undefined
+      ? undefined
+      : await watchFiles({
+          what: "the callers' file",
+          files: [{ path: callersFile, variable: 'PLUMB_AUTH_CALLERS_FILE' }],
+          parse: ([bytes]) => (bytes === undefined ? noCallers : parseCallers(bytes)),
+          ...(everyMs === undefined ? {} : { everyMs }),
+        });
+  const tokens = jwt === undefined ? undefined : await openTokenVerifier({ everyMs, ...jwt });
+  const limits = createLimits(options.limits ?? {});
+
+  const identify = async (
+    call: ServerInterceptingCallInterface,
+    metadata: Metadata,
+  ): Promise<Caller | undefined> => {
+    const presented = metadata.get('authorization');
+    const known = callers?.current ?? noCallers;
+    if (presented.length === 0) return known.byCertificate(certificateNames(call));
+    const token = bearerToken(presented);
+    if (token === undefined) return undefined;
+    return known.byToken(token) ?? (await tokens?.verify(token));
+  };
+  const admit = async (
+    path: string,
+    call: ServerInterceptingCallInterface,
+    metadata: Metadata,
+  ): Promise<Admission> => {
+    const caller = await identify(call, metadata);
+    // Nobody behind the door needs it, and what is not there cannot be logged.
+    metadata.remove('authorization');
+    if (caller === undefined) throw unauthenticated();
+    const rule = rpcRule(path);
+    if (!caller.roles.has('admin') && rule?.roles.some((role) => caller.roles.has(role)) !== true) {
+      throw permissionDenied(caller);
+    }
+    limits.call(caller);
+    return {
+      caller: caller.name,
+      spend: (request) => {
+        limits.items(caller, rule?.items?.(request) ?? 0);
+      },
+    };
+  };
+  const log = logger('access');
+  return {
+    interceptor: (method, call) => {
+      if (isOpen(method.path)) return new ServerInterceptingCall(call);
+      const decide = async (metadata: Metadata, proceed: (metadata: Metadata) => void): Promise<void> => {
+        let admission: Admission;
+        try {
+          admission = await admit(method.path, call, metadata);
+        } catch (thrown) {
+          const error = PlumbError.from(thrown);
+          refusals.add(1, { 'rpc.method': method.path.slice(1), 'rpc.response.status_code': error.code });
+          log.info(
+            { method: method.path, peer: call.getPeer(), code: error.code, caller: denied.get(error) },
+            'a call was refused',
+          );
+          call.sendStatus(toWireError(error));
+          return;
+        }
+        admissions.set(metadata, admission);
+        proceed(metadata);
+      };
+      return new ServerInterceptingCall(call, {
+        start: (next) => {
+          next({ onReceiveMetadata: (metadata, proceed) => void decide(metadata, proceed) });
+        },
+      });
+    },
+    refresh: async () => {
+      await Promise.all([callers?.refresh(), tokens?.refresh()]);
+    },
+    close: () => {
+      callers?.close();
+      tokens?.close();
+    },
+  };
+}
+
+/** Probes need health without credentials; reflection is there only when it is switched on, and the contracts are public. */
+function isOpen(path: string): boolean {
+  return path.startsWith('/grpc.health.v1.Health/') || path.startsWith('/grpc.reflection.');
+}
+
+// RFC 6750. The length keeps somebody from having us hash megabytes.
+function bearerToken(values: readonly (string | Buffer)[]): string | undefined {
+  const [value, ...more] = values;
+  if (typeof value !== 'string' || more.length > 0) return undefined;
+  return /^Bearer ([\w.~+/=-]{1,8192})$/i.exec(value)?.[1];
+}
+
+/** DNS names and URIs of a client's certificate, which TLS has checked already. */
+function certificateNames(call: ServerInterceptingCallInterface): string[] {
+  const { subjectaltname } = call.getAuthContext().sslPeerCertificate ?? {};
+  // A quoted name holds a comma or a quote, which no name of ours does.
+  return (subjectaltname ?? '')
+    .split(', ')
+    .map((entry) => /^(?:DNS|URI):([^"]+)$/.exec(entry)?.[1])
+    .filter((name) => name !== undefined);
+}
+
+function unauthenticated(): PlumbError {
+  return new PlumbError({
+    code: 'UNAUTHENTICATED',
+    reason: 'CREDENTIALS_INVALID',
+    message: 'this call needs valid credentials',
+  });
+}
+
+// For the log alone.
+const denied = new WeakMap<PlumbError, string>();
+
+function permissionDenied(caller: Caller): PlumbError {
+  const error = new PlumbError({
+    code: 'PERMISSION_DENIED',
+    reason: 'ACCESS_DENIED',
+    message: 'this caller may not make this call',
+  });
+  denied.set(error, caller.name);
+  return error;
+}

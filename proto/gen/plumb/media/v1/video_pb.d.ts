@@ -21,7 +21,7 @@ export declare type Video = Message<"plumb.media.v1.Video"> & {
    */
   source: {
     /**
-     * Artifact URI, for example artifact:sha256/9f86d0... or s3://bucket/key. Only allow-listed schemes are read.
+     * URI of the clip: artifact:sha256/9f86d0..., or one that begins with a prefix that the service allows.
      *
      * @generated from field: string uri = 1;
      */
@@ -45,7 +45,9 @@ export declare type Video = Message<"plumb.media.v1.Video"> & {
   sha256: string;
 
   /**
-   * IANA media type of the encoded bytes. image/png is a film strip: the frames stacked from top to bottom.
+   * Media type of the encoded bytes. image/png is a film strip, the frames stacked from top to bottom; video/raw are RGB
+   * pixels, [frames, height, width, 3]; image/webp, image/gif, image/apng, video/mp4 and video/webm say their own shape:
+   * for them width, height, frame_count, fps and value_range may be left out, and are checked where they are given.
    *
    * @generated from field: string media_type = 4;
    */

@@ -7,7 +7,7 @@ import type { Message } from "@bufbuild/protobuf";
 import type { Video } from "../../media/v1/video_pb.js";
 import type { Prompt } from "../../prompts/v1/prompt_pb.js";
 import type { Status } from "../../../google/rpc/status_pb.js";
-import type { Duration } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 
 /**
  * Describes the file plumb/reward/v1/reward.proto.
@@ -396,6 +396,39 @@ export declare type Reward = Message<"plumb.reward.v1.Reward"> & {
    * @generated from field: string health_reason = 12;
    */
   healthReason: string;
+
+  /**
+   * SHA-256 of the whole definition, golden clips and words for people included.
+   *
+   * @generated from field: string definition_hash = 13;
+   */
+  definitionHash: string;
+
+  /**
+   * One sentence for people.
+   *
+   * @generated from field: string description = 14;
+   */
+  description: string;
+
+  /**
+   * @generated from field: plumb.reward.v1.RewardLimits limits = 15;
+   */
+  limits?: RewardLimits | undefined;
+
+  /**
+   * Items that wait at the moment.
+   *
+   * @generated from field: int32 waiting = 16;
+   */
+  waiting: number;
+
+  /**
+   * A candidate scores in its shadow.
+   *
+   * @generated from field: bool shadowed = 17;
+   */
+  shadowed: boolean;
 };
 
 /**
@@ -403,6 +436,64 @@ export declare type Reward = Message<"plumb.reward.v1.Reward"> & {
  * Use `create(RewardSchema)` to create a new message.
  */
 export declare const RewardSchema: GenMessage<Reward>;
+
+/**
+ * @generated from message plumb.reward.v1.RewardLimits
+ */
+export declare type RewardLimits = Message<"plumb.reward.v1.RewardLimits"> & {
+  /**
+   * Most items of a call.
+   *
+   * @generated from field: int32 max_items = 1;
+   */
+  maxItems: number;
+
+  /**
+   * Most frames of a clip.
+   *
+   * @generated from field: int32 max_frames = 2;
+   */
+  maxFrames: number;
+
+  /**
+   * Most pixels of a clip: frames x height x width.
+   *
+   * @generated from field: int64 max_clip_pixels = 3;
+   */
+  maxClipPixels: bigint;
+
+  /**
+   * Largest clip inside of a message, in bytes as encoded.
+   *
+   * @generated from field: int64 max_inline_bytes = 4;
+   */
+  maxInlineBytes: bigint;
+
+  /**
+   * Most items that are scored together, and the longest that one waits for others to join it.
+   *
+   * @generated from field: int32 largest_batch = 5;
+   */
+  largestBatch: number;
+
+  /**
+   * @generated from field: google.protobuf.Duration largest_delay = 6;
+   */
+  largestDelay?: Duration | undefined;
+
+  /**
+   * Most items that wait; one more gets RESOURCE_EXHAUSTED.
+   *
+   * @generated from field: int32 largest_queue = 7;
+   */
+  largestQueue: number;
+};
+
+/**
+ * Describes the message plumb.reward.v1.RewardLimits.
+ * Use `create(RewardLimitsSchema)` to create a new message.
+ */
+export declare const RewardLimitsSchema: GenMessage<RewardLimits>;
 
 /**
  * @generated from message plumb.reward.v1.ListRewardsRequest
@@ -477,6 +568,206 @@ export declare type GetRewardResponse = Message<"plumb.reward.v1.GetRewardRespon
  * Use `create(GetRewardResponseSchema)` to create a new message.
  */
 export declare const GetRewardResponseSchema: GenMessage<GetRewardResponse>;
+
+/**
+ * @generated from message plumb.reward.v1.GetShadowReportRequest
+ */
+export declare type GetShadowReportRequest = Message<"plumb.reward.v1.GetShadowReportRequest"> & {
+  /**
+   * Name of the reward.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message plumb.reward.v1.GetShadowReportRequest.
+ * Use `create(GetShadowReportRequestSchema)` to create a new message.
+ */
+export declare const GetShadowReportRequestSchema: GenMessage<GetShadowReportRequest>;
+
+/**
+ * @generated from message plumb.reward.v1.GetShadowReportResponse
+ */
+export declare type GetShadowReportResponse = Message<"plumb.reward.v1.GetShadowReportResponse"> & {
+  /**
+   * @generated from field: plumb.reward.v1.ShadowReport report = 1;
+   */
+  report?: ShadowReport | undefined;
+};
+
+/**
+ * Describes the message plumb.reward.v1.GetShadowReportResponse.
+ * Use `create(GetShadowReportResponseSchema)` to create a new message.
+ */
+export declare const GetShadowReportResponseSchema: GenMessage<GetShadowReportResponse>;
+
+/**
+ * Numbers are absent while there is nothing to compute them from.
+ *
+ * @generated from message plumb.reward.v1.ShadowReport
+ */
+export declare type ShadowReport = Message<"plumb.reward.v1.ShadowReport"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: string version = 2;
+   */
+  version: string;
+
+  /**
+   * @generated from field: string weights_hash = 3;
+   */
+  weightsHash: string;
+
+  /**
+   * @generated from field: string candidate_version = 4;
+   */
+  candidateVersion: string;
+
+  /**
+   * @generated from field: string candidate_weights_hash = 5;
+   */
+  candidateWeightsHash: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp since = 6;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * Items that both scored.
+   *
+   * @generated from field: int64 compared = 7;
+   */
+  compared: bigint;
+
+  /**
+   * Items whose values are the same to the last bit.
+   *
+   * @generated from field: int64 identical = 8;
+   */
+  identical: bigint;
+
+  /**
+   * Items that the reward scored and the candidate could not, and the other way round.
+   *
+   * @generated from field: int64 candidate_errors = 9;
+   */
+  candidateErrors: bigint;
+
+  /**
+   * @generated from field: int64 reward_errors = 10;
+   */
+  rewardErrors: bigint;
+
+  /**
+   * Items that the candidate had no room for.
+   *
+   * @generated from field: int64 skipped = 11;
+   */
+  skipped: bigint;
+
+  /**
+   * Of the candidate's value less the reward's.
+   *
+   * @generated from field: optional double mean_difference = 12;
+   */
+  meanDifference?: number | undefined;
+
+  /**
+   * @generated from field: optional double mean_absolute_difference = 13;
+   */
+  meanAbsoluteDifference?: number | undefined;
+
+  /**
+   * @generated from field: optional double largest_absolute_difference = 14;
+   */
+  largestAbsoluteDifference?: number | undefined;
+
+  /**
+   * Pearson's, from -1 to 1.
+   *
+   * @generated from field: optional double correlation = 15;
+   */
+  correlation?: number | undefined;
+
+  /**
+   * Share of neighbouring pairs of items, ties left out, that both put in the same order.
+   *
+   * @generated from field: optional double same_order = 16;
+   */
+  sameOrder?: number | undefined;
+
+  /**
+   * Mean time of the batches that the items were in.
+   *
+   * @generated from field: google.protobuf.Duration inference = 17;
+   */
+  inference?: Duration | undefined;
+
+  /**
+   * @generated from field: google.protobuf.Duration candidate_inference = 18;
+   */
+  candidateInference?: Duration | undefined;
+};
+
+/**
+ * Describes the message plumb.reward.v1.ShadowReport.
+ * Use `create(ShadowReportSchema)` to create a new message.
+ */
+export declare const ShadowReportSchema: GenMessage<ShadowReport>;
+
+/**
+ * @generated from message plumb.reward.v1.ReloadRewardsRequest
+ */
+export declare type ReloadRewardsRequest = Message<"plumb.reward.v1.ReloadRewardsRequest"> & {
+};
+
+/**
+ * Describes the message plumb.reward.v1.ReloadRewardsRequest.
+ * Use `create(ReloadRewardsRequestSchema)` to create a new message.
+ */
+export declare const ReloadRewardsRequestSchema: GenMessage<ReloadRewardsRequest>;
+
+/**
+ * @generated from message plumb.reward.v1.ReloadRewardsResponse
+ */
+export declare type ReloadRewardsResponse = Message<"plumb.reward.v1.ReloadRewardsResponse"> & {
+  /**
+   * Names of rewards; of candidates as candidates/<name>.
+   *
+   * @generated from field: repeated string added = 1;
+   */
+  added: string[];
+
+  /**
+   * @generated from field: repeated string exchanged = 2;
+   */
+  exchanged: string[];
+
+  /**
+   * @generated from field: repeated string removed = 3;
+   */
+  removed: string[];
+
+  /**
+   * What is wrong, by name; what was there before goes on.
+   *
+   * @generated from field: map<string, google.rpc.Status> refused = 4;
+   */
+  refused: { [key: string]: Status };
+};
+
+/**
+ * Describes the message plumb.reward.v1.ReloadRewardsResponse.
+ * Use `create(ReloadRewardsResponseSchema)` to create a new message.
+ */
+export declare const ReloadRewardsResponseSchema: GenMessage<ReloadRewardsResponse>;
 
 /**
  * Which calls go first when a queue is not empty.
@@ -615,6 +906,26 @@ export declare const RewardService: GenService<{
     methodKind: "unary";
     input: typeof GetRewardRequestSchema;
     output: typeof GetRewardResponseSchema;
+  },
+  /**
+   * How the candidate that scores in a reward's shadow compares with it.
+   *
+   * @generated from rpc plumb.reward.v1.RewardService.GetShadowReport
+   */
+  getShadowReport: {
+    methodKind: "unary";
+    input: typeof GetShadowReportRequestSchema;
+    output: typeof GetShadowReportResponseSchema;
+  },
+  /**
+   * Reads the definitions anew, now, and exchanges what has changed; calls that run notice nothing.
+   *
+   * @generated from rpc plumb.reward.v1.RewardService.ReloadRewards
+   */
+  reloadRewards: {
+    methodKind: "unary";
+    input: typeof ReloadRewardsRequestSchema;
+    output: typeof ReloadRewardsResponseSchema;
   },
 }>;
 

@@ -6,6 +6,7 @@ import { pretrainCommand } from './commands/pretrain.ts';
 import { modelsCommand } from './commands/models.ts';
 import { statusCommand } from './commands/status.ts';
 import { testCommand } from './commands/test.ts';
+import { traceCommand } from './commands/trace.ts';
 import { trainCommand } from './commands/train.ts';
 import { upCommand } from './commands/up.ts';
 
@@ -28,6 +29,7 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     demoCommand,
     upCommand,
     statusCommand,
+    traceCommand,
     trainCommand,
     modelsCommand,
     testCommand,

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import type { TestContext } from 'node:test';
 import { ROOT_CONTEXT, trace, TraceFlags } from '@opentelemetry/api';
+import type { Context, Span } from '@opentelemetry/api';
 import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node';
 import { unavailable } from '../errors.ts';
 import { currentCarrier, startTelemetry, tracer, withSpan } from '../telemetry.ts';
@@ -19,9 +20,13 @@ function recorder(ratio: number, slowMs = 60_000) {
   return { names: () => written.getFinishedSpans().map(({ name }) => name), tracer: provider.getTracer('t') };
 }
 
-const start = (made: ReturnType<typeof recorder>, name: string, parent?: ReturnType<typeof startedIn>) =>
-  made.tracer.startSpan(name, {}, parent);
-const startedIn = (span: ReturnType<typeof start>) => trace.setSpan(ROOT_CONTEXT, span);
+function start(made: ReturnType<typeof recorder>, name: string, parent?: Context): Span {
+  return made.tracer.startSpan(name, {}, parent);
+}
+
+function startedIn(span: Span): Context {
+  return trace.setSpan(ROOT_CONTEXT, span);
+}
 
 test('a share of the traces is written whole, and the others not at all', () => {
   const made = recorder(0.5);

@@ -1,0 +1,84 @@
+import type { SpanRecord } from '@plumb/kit/telemetry';
+
+/** Where time goes, in the order in which a sample, and then an iteration, passes through. */
+export const stages = [
+  'plan',
+  'queue',
+  'publish',
+  'generate',
+  'engine',
+  'store',
+  'score',
+  'judge',
+  'vlm',
+  'ledger',
+  'sql',
+  'freeze',
+  'train',
+  'evaluate',
+  'gate',
+  'promote',
+  'samples',
+  'rpc',
+  'other',
+  'untraced',
+] as const;
+export type Stage = (typeof stages)[number];
+
+const byName: Readonly<Record<string, Stage>> = {
+  sample: 'plan',
+  iteration: 'plan',
+  plan: 'plan',
+  'wait for batch': 'queue',
+  'sample batch': 'generate',
+  store: 'store',
+  generate: 'generate',
+  'generate clip': 'generate',
+  score: 'score',
+  verdict: 'judge',
+  ledger: 'ledger',
+  freeze: 'freeze',
+  train: 'train',
+  register: 'train',
+  evaluate: 'evaluate',
+  gate: 'gate',
+  promote: 'promote',
+  refuse: 'promote',
+};
+
+/** The stage that a span's own time belongs to. */
+export function stageOf(span: SpanRecord): Stage {
+  const known = byName[span.name];
+  if (known !== undefined) return known;
+  const { attributes } = span;
+  if (attributes['gen_ai.operation.name'] !== undefined) return 'vlm';
+  if (span.service === 'plumb-referee') return 'vlm';
+  if (attributes['db.system.name'] !== undefined) return 'sql';
+  if (span.name.startsWith('engine ')) return 'engine';
+  if (span.name.startsWith('score ')) return 'score';
+  switch (attributes['messaging.operation.type']) {
+    case 'receive':
+      return 'queue';
+    case 'send':
+      return 'publish';
+    case 'process':
+      return stageOfService(span.service);
+    default:
+      break;
+  }
+  if (span.name.startsWith('plumb.judge.')) return 'judge';
+  return attributes['rpc.system.name'] === undefined ? 'other' : 'rpc';
+}
+
+function stageOfService(service: string): Stage {
+  switch (service) {
+    case 'plumb-generator':
+      return 'generate';
+    case 'plumb-reward':
+      return 'score';
+    case 'plumb-loop':
+      return 'ledger';
+    default:
+      return 'other';
+  }
+}

@@ -1,0 +1,113 @@
+import type { SpanRecord } from '@plumb/kit/telemetry';
+import type { TraceNode } from './critical-path.ts';
+import { stageOf } from './stages.ts';
+import type { StageTime, TraceSummary } from './summary.ts';
+
+const serviceWidth = 9;
+const durationWidth = 9;
+const leastBarWidth = 16;
+/** More equal spans under one parent than this become one line. */
+const mostAlike = 4;
+
+/** A trace as text: a line for each span, with its place in time; `#` is on the critical path, `-` is not. */
+export function waterfall(summary: TraceSummary, width: number): string[] {
+  const nameWidth = Math.max(24, Math.floor((width - serviceWidth - durationWidth - 3) * 0.48));
+  const barWidth = Math.max(leastBarWidth, width - serviceWidth - nameWidth - durationWidth - 3);
+  const critical = new Set(summary.path.map(({ span }) => span?.spanId));
+  const lines: string[] = [];
+  const line = (service: string, name: string, bar: string, duration: string): void => {
+    lines.push(
+      `${fit(service, serviceWidth)} ${fit(name, nameWidth)} ${bar} ${duration.padStart(durationWidth)}`.trimEnd(),
+    );
+  };
+  line('', '', `0${seconds(summary.wallMs).padStart(barWidth - 1)}`, '');
+  const place = (ms: number): number =>
+    summary.wallMs === 0 ? 0 : ((ms - summary.startMs) / summary.wallMs) * barWidth;
+  const bar = (spans: readonly SpanRecord[]): string => {
+    const cells = Array.from({ length: barWidth }, () => ' ');
+    for (const span of spans) {
+      const from = Math.min(Math.floor(place(span.startMs)), barWidth - 1);
+      const to = Math.max(from + 1, Math.min(barWidth, Math.ceil(place(span.endMs))));
+      cells.fill(critical.has(span.spanId) ? '#' : '-', from, to);
+    }
+    return cells.join('');
+  };
+  const show = (nodes: readonly TraceNode[], depth: number): void => {
+    for (const alike of groups(nodes)) {
+      const [first] = alike;
+      if (first === undefined) continue;
+      const name = `${' '.repeat(depth)}${shortName(first.span)}`;
+      const service = first.span.service.replace(/^plumb-/, '');
+      if (alike.length > mostAlike) {
+        const total = alike.reduce((sum, { span }) => sum + span.endMs - span.startMs, 0);
+        line(service, `${name} x${alike.length}`, bar(alike.map(({ span }) => span)), seconds(total));
+        continue;
+      }
+      for (const { span, children } of alike) {
+        const failed = span.status === 'error' ? '!' : '';
+        line(service, `${name}${failed}`, bar([span]), seconds(span.endMs - span.startMs));
+        show(children, depth + 1);
+      }
+    }
+  };
+  show(summary.trees, 0);
+  return lines;
+}
+
+/** Time by stage, as a table. */
+export function stageTable(stages: readonly StageTime[], width: number): string[] {
+  const barWidth = Math.max(leastBarWidth, width - 36);
+  return stages.map(({ stage, ms, share }) =>
+    `${stage.padEnd(10)} ${seconds(ms).padStart(9)} ${`${(share * 100).toFixed(1)}%`.padStart(7)}  ${'#'.repeat(Math.round(share * barWidth))}`.trimEnd(),
+  );
+}
+
+/** What the end of the trace waited for, in order; neighbours of one span are one step. */
+export function criticalSteps(summary: TraceSummary): { readonly step: string; readonly ms: number }[] {
+  const steps: { step: string; ms: number }[] = [];
+  for (const { span, startMs, endMs } of summary.path) {
+    const step =
+      span === undefined
+        ? 'nothing recorded'
+        : `${span.service.replace(/^plumb-/, '')} ${shortName(span)} (${stageOf(span)})`;
+    const last = steps.at(-1);
+    if (last?.step === step) last.ms += endMs - startMs;
+    else steps.push({ step, ms: endMs - startMs });
+  }
+  return steps;
+}
+
+/** Milliseconds for people: 0.2 ms, 43 ms, 6.30 s, 12 min 3 s. */
+export function seconds(ms: number): string {
+  if (ms < 10) return `${ms.toFixed(1)} ms`;
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 100_000) return `${(ms / 1000).toFixed(2)} s`;
+  const whole = Math.round(ms / 1000);
+  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+}
+
+/** Names without what all of them share: `process generate`, `JudgeService/Judge`. */
+export function shortName({ name, kind }: SpanRecord): string {
+  const short = name
+    .replace('plumb.tasks.', '')
+    .replace('plumb.events.sample.', '')
+    .replace(/^plumb\.[a-z]+\.v\d+\./, '');
+  return name.includes('/') && kind === 'client' ? `${short} call` : short;
+}
+
+function groups(nodes: readonly TraceNode[]): TraceNode[][] {
+  const alike = Map.groupBy(nodes, ({ span }) => `${span.service} ${span.name}`);
+  const shown = new Set<string>();
+  return nodes.flatMap((node) => {
+    const key = `${node.span.service} ${node.span.name}`;
+    const all = alike.get(key) ?? [];
+    if (all.length <= mostAlike) return [[node]];
+    if (shown.has(key)) return [];
+    shown.add(key);
+    return [all];
+  });
+}
+
+function fit(text: string, width: number): string {
+  return text.length <= width ? text.padEnd(width) : `${text.slice(0, width - 1)}~`;
+}

@@ -1,10 +1,11 @@
 /** Frames of a clip, as a judge wants to see them. */
 
 import {
-  decodeClip,
+  clipMediaType,
   encodeFrames,
   encodeGrid,
   isFilmStrip,
+  readVideo,
   readVideoBytes,
   sampleFrames,
   sampleFramesByMotion,
@@ -22,21 +23,22 @@ import type { JudgedClip } from '../domain/judging.ts';
  */
 export function judgedClip(video: Video, artifacts: ArtifactSource, field: string): JudgedClip {
   const { mediaType, width, height, frameCount, fps } = video;
-  const shape = { frames: frameCount, height, width, fps };
   return {
     identity: { sha256: videoHash(video, field), mediaType, width, height, frameCount, fps },
     async pictures({ definition: { frames, image } }) {
-      const bytes = await readVideoBytes(video, artifacts, field);
       const { layout, columns, scale, format, quality, longestSide } = image;
       const size = longestSide === undefined ? {} : { longestSide };
       const native = scale === 1 && Math.max(width, height) <= (longestSide ?? Infinity);
       const strip = layout === 'grid' && columns === 1 && frames.count >= frameCount;
-      if (strip && native && format === 'png' && isFilmStrip(bytes, shape)) {
+      if (strip && native && format === 'png' && mediaType === clipMediaType) {
+        const bytes = await readVideoBytes(video, artifacts, field);
         // The clip as it is stored is the very picture that is wanted.
-        const picture = { mediaType: 'image/png' as const, bytes, width, height: height * frameCount };
-        return { pictures: [picture], frames: frameCount, grid: { columns: 1, rows: frameCount } };
+        if (isFilmStrip(bytes, { frames: frameCount, height, width, fps })) {
+          const picture = { mediaType: 'image/png' as const, bytes, width, height: height * frameCount };
+          return { pictures: [picture], frames: frameCount, grid: { columns: 1, rows: frameCount } };
+        }
       }
-      const clip = await decodeClip(bytes, shape);
+      const clip = await readVideo(video, artifacts, field);
       const indices =
         frames.sampling === 'motion'
           ? sampleFramesByMotion(clip, frames.count)

@@ -28,7 +28,16 @@ test('the shipped file is right, with and without an address', async () => {
   const { endpoints, judges: found } = await readJudgesFile(shipped, {});
   assert.deepEqual(
     found.map(({ name, definition }) => `${name} ${definition.mode}`),
-    ['default binary', 'graded grade', 'preference compare'],
+    [
+      'default binary',
+      'graded grade',
+      'preference compare',
+      'by-category binary',
+      'noisy binary',
+      'lenient binary',
+      'voting binary',
+      'held-out binary',
+    ],
   );
   assert.equal(endpoints[0]?.definition.baseUrl, 'http://127.0.0.1:8791/v1');
   const moved = await readJudgesFile(shipped, { PLUMB_REFEREE_URL: 'http://127.0.0.1:9/v1' });
@@ -37,6 +46,21 @@ test('the shipped file is right, with and without an address', async () => {
     moved.judges.map(({ hash }) => hash),
     found.map(({ hash }) => hash),
     'the address is not judged by',
+  );
+});
+
+test('every shipped rubric can be read, and names the same checks and failure modes', async () => {
+  const { judges: found, panels } = await readJudgesFile(shipped, {});
+  const byCategory = found.find(({ name }) => name === 'by-category');
+  const rubrics = Object.values(byCategory?.rubrics ?? {});
+  assert.equal(new Set(rubrics.map(({ hash }) => hash)).size, 5);
+  for (const one of rubrics) {
+    assert.deepEqual(Object.keys(one.checks), Object.keys(byCategory?.rubric.checks ?? {}));
+    assert.deepEqual(one.failureModes, byCategory?.rubric.failureModes);
+  }
+  assert.deepEqual(
+    panels.map(({ name, members }) => [name, members.length]),
+    [['majority', 3]],
   );
 });
 
@@ -71,6 +95,11 @@ test('what is wrong is named, with the file', async () => {
       good + judges.replace(rubric, 'missing.yaml'),
       /judges\.j\.rubric .*missing\.yaml', which cannot be read/,
     ],
+    [
+      `${good}${judges.replace('frames:', 'votes: 3, sampling: { temperature: 0 }, frames:')}`,
+      /judges\.j\.votes: at temperature 0 all votes are the same/,
+    ],
+    [`${good}${judges}\npanels: { p: { version: '1', judges: [j, k], rule: all } }`, /no judge is named 'k'/],
     [good + judges.replace(rubric, shipped), /rubric .*judges\.toybox\.yaml/],
   ];
   for (const [text, message] of table) await assert.rejects(read(text), message);

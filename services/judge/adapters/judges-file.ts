@@ -128,7 +128,8 @@ async function readText(path: string, setting: string): Promise<string> {
 
 function parseYaml(text: string, path: string): unknown {
   try {
-    return parse(text);
+    // Merge keys (<<) let judges share settings.
+    return parse(text, { merge: true });
   } catch (error) {
     throw wrong(`${path} is not YAML: ${describeError(error)}`, error);
   }

@@ -252,9 +252,9 @@ test('429 takes places away, once for all calls that were in flight together, an
   );
   gate.resolve(undefined);
   await Promise.allSettled(together);
-  assert.equal(admission.occupancy().concurrency, 7);
-  for (let call = 0; call < 7; call += 1) await admission.call(() => Promise.resolve(), 1, never);
   assert.equal(admission.occupancy().concurrency, 8);
+  for (let call = 0; call < 8; call += 1) await admission.call(() => Promise.resolve(), 1, never);
+  assert.equal(admission.occupancy().concurrency, 9);
   for (let round = 0; round < 20; round += 1) await admission.call(refuse, 1, never).catch(() => undefined);
   assert.equal(admission.occupancy().concurrency, 1, 'and never the last one');
 });

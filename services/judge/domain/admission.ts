@@ -57,12 +57,13 @@ export type AdmissionLimits = Pick<
 
 // What an endpoint that is down looks like; other faults are about one call.
 const downFaults: ReadonlySet<string> = new Set(['timeout', 'connection', 'server', 'misconfigured']);
-// A 429 takes away this share of the places.
-const shrink = 0.3;
+// A 429 takes away this share of the places; a round of answers gives back this share of the most there may be.
+const shrink = 0.2;
+const growth = 0.05;
 
 /**
- * Limits for one endpoint. Concurrency begins at its limit, falls by a third with each 429 (once for all calls that were
- * in flight together) and rises by one for each round of answers, as TCP's congestion window does (RFC 5681: additive
+ * Limits for one endpoint. Concurrency begins at its limit, falls by a fifth with each 429 (once for all calls that were
+ * in flight together) and rises by a twentieth of its limit for each round of answers, as TCP's congestion window does (RFC 5681: additive
  * increase, multiplicative decrease).
  *
  * @param changed Told when the endpoint goes down and comes back.
@@ -89,6 +90,7 @@ export function createAdmission(
     },
   );
   breaker.onStateChange(() => changed(stateOf(breaker.state)));
+  const step = Math.max(1, Math.round(limits.concurrency * growth));
   let load = 0;
   let pausedUntil = 0;
   let shrunkAt = -Infinity;
@@ -121,7 +123,7 @@ export function createAdmission(
     answers += 1;
     if (answers < calls.concurrency) return;
     answers = 0;
-    calls.concurrency += 1;
+    calls.concurrency = Math.min(limits.concurrency, calls.concurrency + step);
   }
 
   return {

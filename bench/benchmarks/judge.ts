@@ -1,0 +1,231 @@
+/**
+ * The judge service as a client of vision-language models.
+ *
+ * Throughput: 64 calls at a time to an endpoint that answers after 500 ms, against the 128 verdicts a second that this
+ * allows; and the CPU time of the judge's process for a verdict. Faults: 5,000 clips through the referee endpoint, a fifth of
+ * the calls failing in every way.
+ *
+ *     npm run bench -- judge [--json] [--clips 5000]
+ */
+import { spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
+import { createClient } from '@plumb/kit/rpc';
+import { startNatsServer } from '@plumb/kit/testing/nats-server';
+import { clipMediaType, encodeClip } from '@plumb/media';
+import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import { ValueRange } from '@plumb/proto/plumb/media/v1/video_pb.js';
+import { sampleTrainingClip } from '@plumb/toybox';
+import { referee } from '@plumb/toybox/referee';
+import { z } from 'zod';
+import { printBench } from '../print-bench.ts';
+
+const { values: options } = parseArgs({
+  options: {
+    json: { type: 'boolean', default: false },
+    clips: { type: 'string', default: '5000' },
+  },
+});
+const root = path.resolve(import.meta.dirname, '../..');
+const latencyMs = 500;
+const concurrency = 64;
+/** Twenty rounds of 64 calls: ten seconds. */
+const timedVerdicts = 20 * concurrency;
+/** A process's clock ticks in a second, as /proc has it. */
+const ticksPerSecond = 100;
+const waiting = 2 * concurrency;
+
+const folder = await mkdtemp(path.join(tmpdir(), 'plumb-bench-judge-'));
+const processes: ChildProcess[] = [];
+
+/** Starts a program of ours and gives its address. */
+async function start(entry: string, env: Record<string, string>, args: readonly string[] = []) {
+  const child = spawn(process.execPath, [path.join(root, entry), ...args], {
+    env: { ...process.env, PLUMB_PARENT_PIPE: '1', PLUMB_LOG_LEVEL: 'warn', ...env },
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  processes.push(child);
+  for await (const line of createInterface({ input: child.stdout })) {
+    return {
+      address: z.object({ address: z.string() }).parse(JSON.parse(line)).address,
+      pid: child.pid ?? 0,
+    };
+  }
+  throw new Error(`${entry} ended before it was ready`);
+}
+
+async function startJudge(natsUrl: string, baseUrl: string, endpoint: string) {
+  const file = path.join(folder, `judges-${processes.length}.yaml`);
+  await writeFile(
+    file,
+    `endpoints:
+  vlm: { baseUrl: '${baseUrl}', concurrency: ${concurrency}, ${endpoint} }
+judges:
+  default:
+    version: '${processes.length}'
+    endpoint: vlm
+    model: toybox-referee
+    mode: binary
+    rubric: ${path.join(root, 'services/judge/rubrics/physics-and-alignment.yaml')}
+    frames: { count: 8 }
+    image: { layout: grid, columns: 1 }
+    sampling: { temperature: 0 }
+  sequence:
+    version: '${processes.length}'
+    endpoint: vlm
+    model: toybox-referee
+    mode: binary
+    rubric: ${path.join(root, 'services/judge/rubrics/physics-and-alignment.yaml')}
+    frames: { count: 8 }
+    sampling: { temperature: 0 }
+`,
+  );
+  const judge = await start('services/judge/main.ts', {
+    PLUMB_NATS_URL: natsUrl,
+    PLUMB_ARTIFACTS: path.join(folder, 'artifacts'),
+    PLUMB_SPAN_DIRECTORY: path.join(folder, 'spans'),
+    PLUMB_JUDGES_FILE: file,
+  });
+  return { ...judge, client: createClient(JudgeService, judge.address, { defaultDeadlineMs: 300_000 }) };
+}
+
+/** CPU time of a process with all its threads so far, in milliseconds. */
+async function cpuMs(pid: number): Promise<number> {
+  const text = await readFile(`/proc/${pid}/stat`, 'utf8');
+  // After the name, which may hold spaces: utime and stime are fields 14 and 15 of the whole (proc(5)).
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  return ((Number(fields[11]) + Number(fields[12])) / ticksPerSecond) * 1000;
+}
+
+async function sampleOf(seed: number) {
+  const { caption, clip } = sampleTrainingClip(seed);
+  const { width, height, frames: frameCount, fps } = clip;
+  return {
+    prompt: { text: caption },
+    accept: referee(clip, caption).accept,
+    video: {
+      source: { case: 'inline' as const, value: await encodeClip(clip) },
+      mediaType: clipMediaType,
+      width,
+      height,
+      frameCount,
+      fps,
+      valueRange: ValueRange.UINT8,
+    },
+  };
+}
+
+async function eachOf<T>(things: readonly T[], work: (thing: T) => Promise<void>): Promise<void> {
+  const queue = things.values();
+  await Promise.all(
+    Array.from({ length: waiting }, async () => {
+      for (const thing of queue) await work(thing);
+    }),
+  );
+}
+
+/** An endpoint that always answers the same, after its latency: what is left is the judge's own doing. */
+async function slowEndpoint() {
+  const content = JSON.stringify({
+    reason: 'It falls and comes to rest.',
+    checks: { motion: true, picture: true },
+    failure_mode: 'none',
+    accept: true,
+  });
+  const body = JSON.stringify({
+    id: 'x',
+    model: 'toybox-referee',
+    choices: [{ index: 0, finish_reason: 'stop', message: { role: 'assistant', content } }],
+    usage: { prompt_tokens: 900, completion_tokens: 40, total_tokens: 940 },
+  });
+  const server = createServer((request, response) => {
+    request.resume().once('end', () => {
+      setTimeout(() => {
+        response.writeHead(200, { 'content-type': 'application/json' }).end(body);
+      }, latencyMs);
+    });
+  });
+  // A client's pause between two calls must not cost a connection.
+  server.keepAliveTimeout = 60_000;
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new TypeError('not listening on a port');
+  return { url: `http://127.0.0.1:${address.port}/v1`, close: () => server.close() };
+}
+
+const nats = await startNatsServer();
+try {
+  const clips = Number(options.clips);
+  const samples = await Promise.all(
+    Array.from({ length: Math.max(clips, timedVerdicts) }, (_, seed) => sampleOf(seed)),
+  );
+  const figures: Record<string, number> = {};
+  const ratios: Record<string, number> = {};
+
+  const endpoint = await slowEndpoint();
+  const judge = await startJudge(nats.url, endpoint.url, 'timeoutMs: 60000');
+  for (const name of ['default', 'sequence'] as const) {
+    // Other captions than the timed ones, so that none is kept: code is compiled and connections are opened.
+    await eachOf(samples.slice(0, 3 * concurrency), async ({ video, prompt }) => {
+      await judge.client.judge({ judge: name, video, prompt: { text: `${prompt.text}, first` } });
+    });
+    const [cpu, began] = [await cpuMs(judge.pid), performance.now()];
+    await eachOf(samples.slice(0, timedVerdicts), async ({ video, prompt }) => {
+      await judge.client.judge({ judge: name, video, prompt });
+    });
+    const seconds = (performance.now() - began) / 1000;
+    const ideal = concurrency / (latencyMs / 1000);
+    const prefix = name === 'default' ? '' : `${name}_`;
+    ratios[`${prefix}throughput_vs_ideal`] = timedVerdicts / seconds / ideal;
+    figures[`${prefix}verdicts_per_second`] = timedVerdicts / seconds;
+    figures[`${prefix}cpu_ms_per_verdict`] = ((await cpuMs(judge.pid)) - cpu) / timedVerdicts;
+  }
+  judge.client.close();
+  endpoint.close();
+
+  const faulty = await start('packages/toybox/bin/referee-endpoint.ts', {}, [
+    '--fault-rate=0.2',
+    '--faults=server-error,rate-limit,reset,truncated,empty,refusal,wrong-json,wrong-language,stall',
+    '--retry-after=0.02',
+    '--seed=3',
+  ]);
+  const careful = await startJudge(
+    nats.url,
+    `http://${faulty.address}/v1`,
+    'timeoutMs: 5000, retries: { firstDelayMs: 10, limit: 9 }',
+  );
+  const began = performance.now();
+  let [right, wrong, failed] = [0, 0, 0];
+  await eachOf(samples.slice(0, clips), async ({ video, prompt, accept }) => {
+    try {
+      const { verdict } = await careful.client.judge({ judge: 'default', video, prompt });
+      if (verdict?.answer.value === accept) right += 1;
+      else wrong += 1;
+    } catch {
+      failed += 1;
+    }
+  });
+  const statistics = await (await fetch(`http://${faulty.address}/statistics`)).json();
+  const { requests } = z.object({ requests: z.number() }).parse(statistics);
+  careful.client.close();
+  Object.assign(figures, {
+    faulty_clips: clips,
+    faulty_right: right,
+    faulty_wrong: wrong,
+    faulty_failed: failed,
+    faulty_seconds: (performance.now() - began) / 1000,
+  });
+  ratios['faulty_calls_per_clip'] = requests / clips;
+  printBench({ bench: 'judge', ratios, figures }, options.json);
+} finally {
+  for (const child of processes) child.kill('SIGKILL');
+  await nats.stop();
+  await rm(folder, { recursive: true, force: true });
+}

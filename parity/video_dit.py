@@ -14,10 +14,11 @@ TIME_FEATURES = 128
 
 
 class Shape:
-    """Sizes of a model from its config, as the config is stored in model files."""
+    """Sizes and fixed tables of a model from its config, as the config is stored in model files."""
 
-    def __init__(self, config):
+    def __init__(self, config, dtype=torch.float64):
         self.config = config
+        self.dtype = dtype
         video, patch = config["video"], config["patch"]
         self.patch = (patch["frames"], patch["height"], patch["width"])
         self.grid = tuple(video[side] // patch[side] for side in ("frames", "height", "width"))
@@ -26,6 +27,10 @@ class Shape:
         self.hidden = round(self.width * config["mlpRatio"])
         self.heads = config["heads"]
         self.values = 3 * math.prod(self.patch)
+        self.coordinate_features = coordinate_features(self).to(dtype)
+        self.relative_index = relative_index(self)
+        exponents = torch.arange(TIME_FEATURES // 2, dtype=torch.float64) / (TIME_FEATURES // 2)
+        self.frequencies = (1000 * torch.exp(-math.log(10_000) * exponents)).to(dtype)
 
     def parameters(self):
         """Shape of every weight. Matrices are [inputs, outputs]."""
@@ -76,19 +81,22 @@ def coordinate_features(shape):
     return F.pad(features, (0, shape.width - features.shape[1]))
 
 
-def relative_bias(shape, table):
-    """[heads, tokens, tokens]: a number a head for every offset in time, height and width."""
+def relative_index(shape):
+    """[tokens, tokens]: which row of a table holds an offset in time, height and width; width runs fastest."""
     place = coordinates(shape)
     largest = torch.tensor(shape.grid) - 1
     offset = place[:, None] - place[None, :] + largest
-    volume = table.T.reshape(shape.heads, *(2 * n - 1 for n in shape.grid))
-    return volume[:, offset[..., 0], offset[..., 1], offset[..., 2]]
+    volume = torch.arange(math.prod(2 * n - 1 for n in shape.grid)).reshape(*(2 * n - 1 for n in shape.grid))
+    return volume[offset[..., 0], offset[..., 1], offset[..., 2]]
 
 
-def time_features(time):
-    half = TIME_FEATURES // 2
-    frequencies = 1000 * torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64) / half)
-    angles = time[:, None] * frequencies
+def relative_bias(shape, table):
+    """[heads, tokens, tokens]: a number a head for every offset."""
+    return F.embedding(shape.relative_index, table).permute(2, 0, 1)
+
+
+def time_features(shape, time):
+    angles = time[:, None] * shape.frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
@@ -99,13 +107,13 @@ def network(shape, weights, x, time, tokens):
     def linear(name, value):
         return F.linear(value, weights[f"{name}.weight"].T, weights[f"{name}.bias"])
 
-    condition = linear("time.1", F.silu(linear("time.0", time_features(time))))
+    condition = linear("time.1", F.silu(linear("time.0", time_features(shape, time))))
     words = F.embedding(tokens, weights["caption.words"]).flatten(1)
     condition = F.silu(condition + linear("caption.1", F.silu(linear("caption.0", words))))
 
     kernel = weights["patch.weight"].T.reshape(shape.width, 3, *shape.patch)
     h = F.conv3d(x, kernel, weights["patch.bias"], stride=shape.patch).flatten(2).mT
-    h = h + weights["position"] + coordinate_features(shape)
+    h = h + weights["position"] + shape.coordinate_features
 
     def modulated(value, shift, scale):
         return F.layer_norm(value, (shape.width,), eps=1e-6) * (1 + scale) + shift

@@ -46,7 +46,9 @@ export {
   openTraining,
   trainedAdapters,
   trainedModel,
+  trainingProgram,
   type Training,
   type TrainingOptions,
+  type TrainingProgramOptions,
 } from './training.ts';
 export { decodeTrainingState, encodeTrainingState } from './training-state-file.ts';

@@ -1,6 +1,11 @@
 import { PlumbError } from '@plumb/kit/errors';
 import type { ObjectiveSettings } from '@plumb/objective';
-import { buildTrainingStep, initialTrainingState, type TrainingState } from '@plumb/tensor-graph';
+import {
+  buildTrainingStep,
+  initialTrainingState,
+  type TrainingProgram,
+  type TrainingState,
+} from '@plumb/tensor-graph';
 import type { Engine } from '@plumb/tensor-graph/engine';
 import {
   adapterSpecs,
@@ -66,9 +71,15 @@ export interface Training {
   close(): Promise<void>;
 }
 
-/** Opens a training job; its state lives in the engine and crosses over only when asked for. */
-export async function openTraining(engine: Engine, options: TrainingOptions): Promise<Training> {
-  const { model, objective, optimisation, seed, adapters } = options;
+/** What decides the program of a training step. */
+export type TrainingProgramOptions = Pick<
+  TrainingOptions,
+  'model' | 'reference' | 'objective' | 'optimisation' | 'adapters'
+>;
+
+/** The program of one training step: the objective's graph for a micro-batch, its gradients, and the optimiser. */
+export function trainingProgram(options: TrainingProgramOptions): TrainingProgram {
+  const { model, objective, optimisation, adapters } = options;
   const { config } = model;
   const microBatch = microBatchOf(objective, optimisation.batchSize);
   const reference = options.reference ?? model;
@@ -82,7 +93,7 @@ export async function openTraining(engine: Engine, options: TrainingOptions): Pr
   if (usesReference) {
     for (const [name, values] of reference.parameters) frozen.set(`${REFERENCE_PREFIX}${name}`, values);
   }
-  const program = buildTrainingStep({
+  return buildTrainingStep({
     graph,
     loss,
     metrics,
@@ -97,6 +108,14 @@ export async function openTraining(engine: Engine, options: TrainingOptions): Pr
     },
     ...(frozen.size > 0 ? { frozen } : {}),
   });
+}
+
+/** Opens a training job; its state lives in the engine and crosses over only when asked for. */
+export async function openTraining(engine: Engine, options: TrainingOptions): Promise<Training> {
+  const { model, optimisation, seed, adapters } = options;
+  const { config } = model;
+  const reference = options.reference ?? model;
+  const program = trainingProgram(options);
   const start = adapters === undefined ? model.parameters : initialiseAdapters(config, adapters, seed);
   const initial = options.state ?? initialTrainingState(program, Object.fromEntries(start));
   const id = await engine.openTraining(`${config.name}-${seed}`, program, initial, {});

@@ -12,11 +12,16 @@ import { addAll } from './operators/elementwise.ts';
  *
  * @param loss float, one element
  * @param wrt any float tensors of the graph, parameters or not
+ * @param options.without nodes that gradients do not pass through
  * @returns one gradient for each of `wrt`, of its shape; zeros where the loss does not depend on it
  * @throws PlumbError INVALID_ARGUMENT for a loss that is not a scalar or an integer tensor in `wrt`; UNIMPLEMENTED
  *   naming operator and node when one on the path has no gradient rule
  */
-export function gradients(loss: Tensor, wrt: readonly Tensor[]): Tensor[] {
+export function gradients(
+  loss: Tensor,
+  wrt: readonly Tensor[],
+  options: { readonly without?: ReadonlySet<GraphNode> } = {},
+): Tensor[] {
   if (!isFloat(loss.dtype) || sizeOf(loss.shape) !== 1) {
     throw graphError(
       'gradients',
@@ -32,7 +37,7 @@ export function gradients(loss: Tensor, wrt: readonly Tensor[]): Tensor[] {
       throw graphError('gradients', `wrt[${index}]`, 'belongs to another graph than loss');
   }
   const graph = loss.graph;
-  const path = nodesBetween(wrt, loss);
+  const path = nodesBetween(wrt, loss, options.without);
 
   const contributions = new Map<Tensor, Tensor[]>();
   const contribute = (tensor: Tensor, gradient: Tensor): void => {
@@ -73,7 +78,7 @@ interface Step {
 }
 
 /** Nodes on a path from any of `from` to `to`, in topological order. */
-function nodesBetween(from: readonly Tensor[], to: Tensor): Step[] {
+function nodesBetween(from: readonly Tensor[], to: Tensor, without?: ReadonlySet<GraphNode>): Step[] {
   const ancestors = new Set<GraphNode>();
   const pending: Tensor[] = [to];
   for (let tensor = pending.pop(); tensor !== undefined; tensor = pending.pop()) {
@@ -85,7 +90,8 @@ function nodesBetween(from: readonly Tensor[], to: Tensor): Step[] {
   const steps: Step[] = [];
   for (const node of to.graph.nodes) {
     // A stopped gradient ends the path; so does a value that is not float.
-    if (!ancestors.has(node) || node.attributes['_stop'] !== undefined) continue;
+    if (!ancestors.has(node) || without?.has(node) === true || node.attributes['_stop'] !== undefined)
+      continue;
     const needs = node.inputs.map(
       (input) => input !== undefined && isFloat(input.dtype) && dependent.has(input),
     );

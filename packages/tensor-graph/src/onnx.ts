@@ -21,6 +21,8 @@ export interface OnnxOptions {
   readonly initialisers?: ReadonlyMap<string, TensorData>;
   /** The outputs to write; all of them unless given. Nodes and inputs that none of them needs are left out. */
   readonly outputs?: readonly string[];
+  /** Values that are fed in place of being computed, with the names of those inputs. */
+  readonly given?: ReadonlyMap<Tensor, string>;
   /** Name of the ONNX graph, shown by tools. */
   readonly name?: string;
 }
@@ -37,9 +39,10 @@ export interface OnnxOptions {
  */
 export function toOnnx(graph: Graph, options: OnnxOptions = {}): Uint8Array<ArrayBuffer> {
   const selected = selectOutputs(graph, options.outputs);
-  const live = liveness(graph, selected);
+  const given = options.given ?? new Map<Tensor, string>();
+  const live = liveness(graph, selected, given);
   const initialisers = options.initialisers ?? new Map<string, TensorData>();
-  const names = new Names(selected);
+  const names = new Names(selected, given);
 
   const body = new MessageSizer();
   for (const node of graph.nodes) if (live.nodes.has(node)) writeNode(body, node, names, live.tensors);
@@ -59,6 +62,9 @@ export function toOnnx(graph: Graph, options: OnnxOptions = {}): Uint8Array<Arra
     const values = initialisers.get(name);
     if (values === undefined) body.message(11, (w) => writeValueInfo(w, names.of(tensor), tensor));
     else body.tensor(names.of(tensor), tensor, values);
+  }
+  for (const [tensor, name] of given) {
+    if (live.tensors.has(tensor)) body.message(11, (w) => writeValueInfo(w, name, tensor));
   }
   for (const name of initialisers.keys()) {
     if (!known.has(name))
@@ -93,7 +99,7 @@ export function toOnnx(graph: Graph, options: OnnxOptions = {}): Uint8Array<Arra
 
 /** Names of the inputs, in order, that the model written with the same options has. */
 export function liveInputs(graph: Graph, options: OnnxOptions = {}): Tensor[] {
-  const live = liveness(graph, selectOutputs(graph, options.outputs));
+  const live = liveness(graph, selectOutputs(graph, options.outputs), options.given ?? new Map());
   return graph.inputs.filter(
     (tensor) =>
       live.tensors.has(tensor) &&
@@ -118,10 +124,11 @@ function selectOutputs(graph: Graph, selection: readonly string[] | undefined): 
   });
 }
 
-/** The nodes and tensors that the outputs depend on. */
+/** The nodes and tensors that the outputs depend on; what is given depends on nothing. */
 function liveness(
   graph: Graph,
   outputs: readonly (readonly [string, Tensor])[],
+  given: ReadonlyMap<Tensor, string>,
 ): { nodes: Set<GraphNode>; tensors: Set<Tensor> } {
   const tensors = new Set<Tensor>();
   const nodes = new Set<GraphNode>();
@@ -130,6 +137,7 @@ function liveness(
     if (tensors.has(tensor)) continue;
     if (tensor.graph !== graph) throw graphError('toOnnx', 'graph', 'does not own all of its tensors');
     tensors.add(tensor);
+    if (given.has(tensor)) continue;
     if (tensor.source.kind !== 'node' || nodes.has(tensor.source.node)) continue;
     nodes.add(tensor.source.node);
     for (const input of tensor.source.node.inputs) if (input !== undefined) pending.push(input);
@@ -140,14 +148,19 @@ function liveness(
 /** Value names in the model: inputs and results that are outputs keep theirs, all else is called after its id. */
 class Names {
   readonly #outputs = new Map<Tensor, string>();
+  readonly #given: ReadonlyMap<Tensor, string>;
 
-  constructor(outputs: readonly (readonly [string, Tensor])[]) {
+  constructor(outputs: readonly (readonly [string, Tensor])[], given: ReadonlyMap<Tensor, string>) {
+    this.#given = given;
     for (const [name, tensor] of outputs) {
-      if (tensor.source.kind === 'node' && !this.#outputs.has(tensor)) this.#outputs.set(tensor, name);
+      if (tensor.source.kind === 'node' && !given.has(tensor) && !this.#outputs.has(tensor))
+        this.#outputs.set(tensor, name);
     }
   }
 
   of(tensor: Tensor): string {
+    const given = this.#given.get(tensor);
+    if (given !== undefined) return given;
     if (tensor.source.kind === 'input') return tensor.source.name;
     return this.#outputs.get(tensor) ?? `%${tensor.id}`;
   }

@@ -1,7 +1,7 @@
 import { PlumbError } from '@plumb/kit/errors';
 import type * as ort from 'onnxruntime-node';
 import { sizeOf } from '../graph.ts';
-import type { TrainingProgram } from '../training/program.ts';
+import type { PreparedSpec, TrainingProgram } from '../training/program.ts';
 import { metricName, sumInput, sumOutput } from '../training/program.ts';
 import { openSession } from './session.ts';
 import type { TypedTensor } from './typed-tensor.ts';
@@ -12,9 +12,9 @@ import { allocate, toRuntime } from './typed-tensor.ts';
  * feeds in place, and leaves gradient sums where the update reads them.
  */
 export interface LaneMemory {
-  /** Parameters, twice: steps read one and write the other in turns. */
+  /** Parameters and what is prepared from them, twice: steps read one and write the other in turns. */
   readonly parameters: readonly [Float32Array, Float32Array];
-  /** Gradient sums, twice, for the same reason. Laid out like the parameters. */
+  /** Gradient sums of all of these, twice, for the same reason. */
   readonly sums: readonly [Float32Array, Float32Array];
 }
 
@@ -33,11 +33,16 @@ export interface Lane {
   close(): Promise<void>;
 }
 
-/** Cuts one array into the arrays of the parameters, in the program's order. */
-export function cut(program: TrainingProgram, array: Float32Array): Map<string, TypedTensor> {
+/** The parameters, then what is prepared from them: the layout of a lane's memory. */
+export function laneTensors(program: TrainingProgram): readonly PreparedSpec[] {
+  return [...program.parameters, ...(program.preparation?.tensors ?? [])];
+}
+
+/** Cuts one array into the arrays of some tensors, which lie in it one after the other. */
+export function cut(tensors: readonly PreparedSpec[], array: Float32Array): Map<string, TypedTensor> {
   const parts = new Map<string, TypedTensor>();
   let offset = 0;
-  for (const { name, shape } of program.parameters) {
+  for (const { name, shape } of tensors) {
     const end = offset + sizeOf(shape);
     parts.set(name, { dtype: 'float32', shape, data: array.subarray(offset, end) });
     offset = end;
@@ -53,17 +58,21 @@ export async function openLane(
   intraOpThreads: number,
 ): Promise<Lane> {
   const session = await openSession(name, program.gradientModel, { intraOpThreads });
-  // Parameters that the loss does not reach are no inputs of the model.
-  const inputs = new Set(session.inputs.map((spec) => spec.name));
-  const prepare = (array: Float32Array, label: (parameter: string) => string): Record<string, ort.Tensor> => {
+  // Parameters that the loss does not reach, or reaches through preparation only, are not in the model.
+  const known = new Set([...session.inputs, ...session.outputs].map((spec) => spec.name));
+  const layout = laneTensors(program);
+  const prepare = (
+    array: Float32Array,
+    labelOf: (parameter: string) => string,
+  ): Record<string, ort.Tensor> => {
     const prepared: Record<string, ort.Tensor> = {};
-    for (const [parameter, tensor] of cut(program, array))
-      prepared[label(parameter)] = toRuntime(parameter, tensor);
+    for (const [parameter, tensor] of cut(layout, array)) {
+      const label = labelOf(parameter);
+      if (known.has(label)) prepared[label] = toRuntime(parameter, tensor);
+    }
     return prepared;
   };
-  const present = (tensors: Record<string, ort.Tensor>): Record<string, ort.Tensor> =>
-    Object.fromEntries(Object.entries(tensors).filter(([input]) => inputs.has(input)));
-  const parameters = memory.parameters.map((array) => present(prepare(array, (parameter) => parameter)));
+  const parameters = memory.parameters.map((array) => prepare(array, (parameter) => parameter));
   const sumsIn = memory.sums.map((array) => prepare(array, sumInput));
   const sumsOut = memory.sums.map((array) => prepare(array, sumOutput));
   const metrics = program.metrics.map((metric): [string, Float32Array] => [

@@ -6,15 +6,15 @@ import { describeShape } from '../errors.ts';
 import { Graph, sizeOf } from '../graph.ts';
 import { toOnnx } from '../onnx.ts';
 import { sameShape } from '../shape.ts';
-import type { StateKind, TrainingProgram } from '../training/program.ts';
-import { buildUpdate, stateKinds } from '../training/program.ts';
+import type { Preparation, PreparedSpec, StateKind, TrainingProgram } from '../training/program.ts';
+import { buildUpdate, preparedGradient, stateKinds, sumInput } from '../training/program.ts';
 import type { TrainingState } from '../training/state.ts';
 import { checkState, stateField } from '../training/state.ts';
 import { fromWireError } from './error-wire.ts';
 import type { Lane, LaneMemory } from './lane.ts';
-import { allocateFloats, cut, openLane } from './lane.ts';
+import { allocateFloats, cut, laneTensors, openLane } from './lane.ts';
 import type { LaneReply, LaneRequest, LaneThreadData } from './lane-thread.ts';
-import type { Session } from './session.ts';
+import type { Session, SessionOptions } from './session.ts';
 import { openSession } from './session.ts';
 import type { TypedTensor } from './typed-tensor.ts';
 import { allocate, toRuntime } from './typed-tensor.ts';
@@ -76,21 +76,24 @@ export async function openTrainingSession(
     throw invalidArgument('lanes', `${lanes} must be a positive integer`);
   checkState(program, initial);
   const intraOpThreads = options.intraOpThreads ?? lanes;
-  const total = program.parameters.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
-  const pair = (shared: boolean): [Float32Array, Float32Array] => [
-    allocateFloats(total, shared),
-    allocateFloats(total, shared),
+  const lengthOf = (tensors: readonly PreparedSpec[]): number =>
+    tensors.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const total = lengthOf(program.parameters);
+  const laneTotal = lengthOf(laneTensors(program));
+  const pair = (shared: boolean, length = total): [Float32Array, Float32Array] => [
+    allocateFloats(length, shared),
+    allocateFloats(length, shared),
   ];
   const kinds = stateKinds(program);
   const buffers: Buffers = {
-    parameter: pair(lanes > 1),
+    parameter: pair(lanes > 1, laneTotal),
     firstMoment: pair(false),
     secondMoment: pair(false),
     ema: kinds.includes('ema') ? pair(false) : [new Float32Array(0), new Float32Array(0)],
   };
   const memories: LaneMemory[] = Array.from({ length: lanes }, () => ({
     parameters: buffers.parameter,
-    sums: pair(lanes > 1),
+    sums: pair(lanes > 1, laneTotal),
   }));
 
   const graph = new Graph();
@@ -114,7 +117,11 @@ export async function openTrainingSession(
         ),
       );
     }
-    return new DoubleBufferedSession(program, buffers, memories, workers, update, initial);
+    const preparation =
+      program.preparation === undefined
+        ? undefined
+        : await openPreparation(name, program, program.preparation, memories, { intraOpThreads }, keep);
+    return new DoubleBufferedSession(program, buffers, memories, workers, update, preparation, initial);
   } catch (error) {
     await Promise.allSettled(opened.map((thing) => thing.close()));
     throw error;
@@ -126,6 +133,7 @@ class DoubleBufferedSession implements TrainingSession {
   readonly #buffers: Buffers;
   readonly #lanes: readonly Lane[];
   readonly #update: Session;
+  readonly #preparation: PreparationRuns | undefined;
   readonly #kinds: readonly StateKind[];
   /** Update inputs and outputs that read side 0 and write side 1, and the other way round. */
   readonly #stateFeeds: readonly Record<string, ort.Tensor>[];
@@ -151,16 +159,21 @@ class DoubleBufferedSession implements TrainingSession {
     memories: readonly LaneMemory[],
     lanes: readonly Lane[],
     update: Session,
+    preparation: PreparationRuns | undefined,
     initial: TrainingState,
   ) {
     this.#program = program;
     this.#buffers = buffers;
     this.#lanes = lanes;
     this.#update = update;
+    this.#preparation = preparation;
     this.#kinds = stateKinds(program);
     const prepare = (array: Float32Array, prefix: string): Record<string, ort.Tensor> =>
       Object.fromEntries(
-        [...cut(program, array)].map(([name, tensor]) => [`${prefix}/${name}`, toRuntime(name, tensor)]),
+        [...cut(program.parameters, array)].map(([name, tensor]) => [
+          `${prefix}/${name}`,
+          toRuntime(name, tensor),
+        ]),
       );
     const all = (side: 0 | 1, direction: 'in' | 'out'): Record<string, ort.Tensor> =>
       Object.assign({}, ...this.#kinds.map((kind) => prepare(buffers[kind][side], `${kind}.${direction}`)));
@@ -204,6 +217,7 @@ class DoubleBufferedSession implements TrainingSession {
       );
     }
     const micro = this.#microBatches(feeds);
+    await this.#preparation?.prepare(this.#side);
     // Lane k takes a fixed run of micro-batches, so that sums are added in the same order each time.
     const share = Math.ceil(micro.length / this.#lanes.length);
     const outcomes = await Promise.allSettled(
@@ -221,8 +235,12 @@ class DoubleBufferedSession implements TrainingSession {
     this.#scalars.gradientScale[0] = 1 / micro.length;
     this.#scalars.emaDecay[0] = emaDecay ?? 0;
     const sums = results.map(({ sum }, lane) => this.#sumFeeds[lane]?.[sum]);
+    const reached = await this.#preparation?.carryOn(
+      this.#side,
+      results.map(({ sum }) => sum),
+    );
     await this.#update.runPrepared(
-      Object.assign({}, this.#stateFeeds[this.#side], ...sums, this.#scalarFeeds),
+      Object.assign({}, this.#stateFeeds[this.#side], ...sums, reached, this.#scalarFeeds),
       {
         ...this.#stateFetches[this.#side],
         gradientNorm: this.#normFetch,
@@ -309,14 +327,14 @@ class DoubleBufferedSession implements TrainingSession {
   }
 
   parameters(): ReadonlyMap<string, TypedTensor> {
-    return cut(this.#program, this.#buffers.parameter[this.#side]);
+    return cut(this.#program.parameters, this.#buffers.parameter[this.#side]);
   }
 
   state(): TrainingState {
     const copy = (kind: StateKind): Record<string, Float32Array> =>
       this.#kinds.includes(kind)
         ? Object.fromEntries(
-            [...cut(this.#program, this.#buffers[kind][this.#side])].map(([name, { data }]) => [
+            [...cut(this.#program.parameters, this.#buffers[kind][this.#side])].map(([name, { data }]) => [
               name,
               Float32Array.from(data as Float32Array),
             ]),
@@ -335,7 +353,7 @@ class DoubleBufferedSession implements TrainingSession {
     checkState(this.#program, state);
     this.#step = state.step;
     for (const kind of this.#kinds) {
-      for (const [name, { data }] of cut(this.#program, this.#buffers[kind][this.#side])) {
+      for (const [name, { data }] of cut(this.#program.parameters, this.#buffers[kind][this.#side])) {
         const values = state[stateField[kind]][name];
         if (values !== undefined) (data as Float32Array).set(values);
       }
@@ -343,8 +361,85 @@ class DoubleBufferedSession implements TrainingSession {
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#lanes, this.#update].map((thing) => thing.close()));
+    const things = [...this.#lanes, this.#update, ...(this.#preparation?.sessions ?? [])];
+    await Promise.all(things.map((thing) => thing.close()));
   }
+}
+
+/** What runs once a step, around the micro-batches. */
+interface PreparationRuns {
+  readonly sessions: readonly Session[];
+  /** Computes the prepared tensors from the parameters of a side, beside them. */
+  prepare(side: 0 | 1): Promise<void>;
+  /**
+   * Carries the gradients of prepared tensors on to the parameters.
+   * @param sums which of its two sums each lane ended with
+   * @returns inputs of the update
+   */
+  carryOn(side: 0 | 1, sums: readonly (0 | 1)[]): Promise<Record<string, ort.Tensor>>;
+}
+
+async function openPreparation(
+  name: string,
+  program: TrainingProgram,
+  { model, gradientModel, tensors, reaches }: Preparation,
+  memories: readonly LaneMemory[],
+  options: SessionOptions,
+  keep: (session: Session) => Session,
+): Promise<PreparationRuns> {
+  const forward = keep(await openSession(`${name}/prepare`, model, options));
+  const backward =
+    gradientModel === undefined
+      ? undefined
+      : keep(await openSession(`${name}/prepare gradient`, gradientModel, options));
+  const offset = program.parameters.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const named = (
+    specs: readonly PreparedSpec[],
+    array: Float32Array,
+    label: (tensor: string) => string,
+    session: Session | undefined,
+  ): Record<string, ort.Tensor> => {
+    if (session === undefined) return {};
+    const present = new Set([...session.inputs, ...session.outputs].map((spec) => spec.name));
+    const labelled = [...cut(specs, array)].map(([key, tensor]) => [label(key), tensor] as const);
+    return Object.fromEntries(
+      labelled.filter(([key]) => present.has(key)).map(([key, tensor]) => [key, toRuntime(key, tensor)]),
+    );
+  };
+  const same = (key: string): string => key;
+  const [first] = memories;
+  if (first === undefined) throw internal(new Error('a training session has no lanes'));
+  const parameters = first.parameters.map((array) => ({
+    forward: named(program.parameters, array, same, forward),
+    backward: named(program.parameters, array, same, backward),
+    prepared: named(tensors, array.subarray(offset), same, forward),
+  }));
+  const total = new Float32Array(tensors.reduce((sum, { shape }) => sum + sizeOf(shape), 0));
+  const incoming = named(tensors, total, sumInput, backward);
+  const reached = program.parameters.filter((spec) => reaches.includes(spec.name));
+  const outgoing = named(
+    reached,
+    new Float32Array(reached.reduce((sum, { shape }) => sum + sizeOf(shape), 0)),
+    preparedGradient,
+    backward,
+  );
+  return {
+    sessions: backward === undefined ? [forward] : [forward, backward],
+    async prepare(side) {
+      const { forward: feeds, prepared } = parameters[side] ?? {};
+      await forward.runPrepared(feeds ?? {}, prepared ?? {});
+    },
+    async carryOn(side, sums) {
+      if (backward === undefined) return {};
+      total.fill(0);
+      for (const [lane, memory] of memories.entries()) {
+        const part = memory.sums[sums[lane] ?? 0].subarray(offset);
+        for (let i = 0; i < total.length; i++) total[i] = (total[i] ?? 0) + (part[i] ?? 0);
+      }
+      await backward.runPrepared({ ...parameters[side]?.backward, ...incoming }, outgoing);
+      return outgoing;
+    },
+  };
 }
 
 /** Opens a lane in a worker thread. */

@@ -1,14 +1,16 @@
-import { invalidArgument } from '@plumb/kit/errors';
+import { internal, invalidArgument } from '@plumb/kit/errors';
 import { describeShape, graphError } from '../errors.ts';
 import type { DType, Graph, Tensor, TensorData } from '../graph.ts';
 import { isFloat, sizeOf } from '../graph.ts';
 import { gradients } from '../gradients.ts';
+import type { OnnxOptions } from '../onnx.ts';
 import { liveInputs, toOnnx } from '../onnx.ts';
-import { add } from '../operators/elementwise.ts';
+import { add, addAll, mul } from '../operators/elementwise.ts';
 import { cast, reshape } from '../operators/layout.ts';
+import { gemm } from '../operators/matrix.ts';
 import type { AdamWOptions, ParameterOptions } from './optimiser.ts';
 import { adamW, checkAdamW, clipFactor, ema, globalNorm } from './optimiser.ts';
-import { addAll, mul } from '../operators/elementwise.ts';
+import { findPrepared, gradientsOfPrepared } from './prepared.ts';
 
 /** A parameter to train. */
 export interface TrainableParameter extends ParameterOptions {
@@ -51,13 +53,35 @@ export interface FeedSpec {
   readonly shape: readonly number[];
 }
 
+/** A tensor that is computed from the parameters once a step. */
+export interface PreparedSpec {
+  readonly name: string;
+  readonly shape: readonly number[];
+}
+
+/** Models that run once a step, around its micro-batches. */
+export interface Preparation {
+  /** Makes the prepared tensors from the parameters. */
+  readonly model: Uint8Array;
+  /**
+   * Makes gradients of parameters, named by `preparedGradient`, from gradients of prepared tensors, named by `sumInput`;
+   * absent where `reaches` is empty.
+   */
+  readonly gradientModel?: Uint8Array;
+  readonly tensors: readonly PreparedSpec[];
+  /** Parameters that have gradients from it. */
+  readonly reaches: readonly string[];
+}
+
 /**
  * A training step as plain data: it can be cloned to another thread or process. The gradient model computes loss,
- * metrics and gradients of one micro-batch and adds the gradients to sums it is given; `updateModel` makes the second
- * model, which is run once a step.
+ * metrics and gradients of one micro-batch and adds the gradients to sums it is given; `buildUpdate` makes the model
+ * of the optimiser, which is run once a step. What follows from the parameters alone is prepared before the first
+ * micro-batch, and its gradients are carried on to the parameters after the last.
  */
 export interface TrainingProgram {
   readonly gradientModel: Uint8Array;
+  readonly preparation?: Preparation;
   readonly parameters: readonly ParameterSpec[];
   readonly feeds: readonly FeedSpec[];
   /** Names of scalar outputs, `loss` first. */
@@ -65,10 +89,12 @@ export interface TrainingProgram {
   readonly optimiser: OptimiserOptions;
 }
 
-/** Names of values in the models of a program. */
+/** Names of values in the models of a program; those of the second kind are of prepared tensors as well. */
 export const sumInput = (parameter: string): string => `sum.in/${parameter}`;
 /** @see sumInput */
 export const sumOutput = (parameter: string): string => `sum.out/${parameter}`;
+/** The part of a parameter's gradient that comes through prepared tensors. */
+export const preparedGradient = (parameter: string): string => `prepared.gradient/${parameter}`;
 const metricOutput = (metric: string): string => `metric/${metric}`;
 /** @see sumInput */
 export const metricName = metricOutput;
@@ -108,25 +134,35 @@ export function buildTrainingStep(options: TrainingStepOptions): TrainingProgram
     }
     graph.output(metricOutput(name), reshape(cast(tensor, 'float32'), []));
   }
-  const found = gradients(
-    loss,
-    trained.map(({ tensor }) => tensor),
-  );
-  for (const [index, { name, shape }] of parameters.entries()) {
+  const tensors = trained.map(({ tensor }) => tensor);
+  const fixed = new Set(options.frozen?.keys());
+  const prepared = findPrepared(graph, Object.values(metrics), tensors, fixed);
+  const given = new Map(prepared.tensors.map((tensor, index) => [tensor, `prepared/${index}`]));
+  const wanted = new Map([
+    ...parameters.map(({ name }, index) => [name, tensors[index]] as const),
+    ...[...given].map(([tensor, name]) => [name, tensor] as const),
+  ]);
+  const direct = [...wanted.values()].flatMap((tensor) => tensor ?? []);
+  const found = gradients(loss, direct, { without: prepared.nodes });
+  const sums = new Set<string>();
+  for (const [index, name] of [...wanted.keys()].entries()) {
     const gradient = found[index];
-    if (gradient === undefined) continue;
-    graph.output(sumOutput(name), add(graph.input(sumInput(name), 'float32', shape), gradient));
+    // A parameter that is only read in preparation has its gradient from there.
+    if (gradient === undefined || gradient.source.kind === 'constant') continue;
+    sums.add(name);
+    graph.output(
+      sumOutput(name),
+      accumulated(graph.input(sumInput(name), 'float32', gradient.shape), gradient),
+    );
   }
 
-  const outputs = [
-    ...Object.keys(metrics).map(metricOutput),
-    ...parameters.map(({ name }) => sumOutput(name)),
-  ];
-  const written = { outputs, ...(options.frozen === undefined ? {} : { initialisers: options.frozen }) };
-  const sums = new Set(parameters.map(({ name }) => sumInput(name)));
+  const outputs = [...Object.keys(metrics).map(metricOutput), ...[...sums].map(sumOutput)];
+  const initialisers = options.frozen === undefined ? {} : { initialisers: options.frozen };
+  const written = { outputs, given, ...initialisers };
+  const inputs = new Set([...sums].map(sumInput));
   const feeds: FeedSpec[] = [];
   for (const { source, dtype, shape } of liveInputs(graph, written)) {
-    if (source.kind !== 'input' || names.has(source.name) || sums.has(source.name)) continue;
+    if (source.kind !== 'input' || names.has(source.name) || inputs.has(source.name)) continue;
     if (source.trainable) {
       throw invalidArgument(
         `parameters.${source.name}`,
@@ -137,11 +173,84 @@ export function buildTrainingStep(options: TrainingStepOptions): TrainingProgram
   }
   return {
     gradientModel: toOnnx(graph, { ...written, name: 'gradient' }),
+    ...(given.size === 0 ? {} : { preparation: buildPreparation(graph, given, wanted, sums, initialisers) }),
     parameters,
     feeds,
     metrics: Object.keys(metrics),
     optimiser,
   };
+}
+
+/** Adds a gradient to a sum; a matrix product does it on the way. */
+function accumulated(sum: Tensor, gradient: Tensor): Tensor {
+  if (gradient.source.kind === 'node' && gradient.source.node.operator === 'Reshape') {
+    const [inner] = gradient.source.node.inputs;
+    if (inner?.source.kind === 'node' && inner.source.node.operator === 'Gemm') {
+      return reshape(accumulated(reshape(sum, inner.shape), inner), sum.shape);
+    }
+  }
+  if (gradient.source.kind === 'node' && gradient.source.node.operator === 'Gemm') {
+    const { inputs, attributes } = gradient.source.node;
+    const [a, b, c] = inputs;
+    if (a !== undefined && b !== undefined && c === undefined) {
+      return gemm(a, b, sum, {
+        transposeA: attributes['transA'] === 1n,
+        transposeB: attributes['transB'] === 1n,
+      });
+    }
+  }
+  return add(sum, gradient);
+}
+
+/**
+ * @param given prepared tensors with their names
+ * @param parameters trained parameters, among others, by name
+ * @param sums names of what has a gradient from the micro-batches
+ */
+function buildPreparation(
+  graph: Graph,
+  given: ReadonlyMap<Tensor, string>,
+  parameters: ReadonlyMap<string, Tensor | undefined>,
+  sums: ReadonlySet<string>,
+  initialisers: Pick<OnnxOptions, 'initialisers'>,
+): Preparation {
+  const differentiated = [...given].filter(([, name]) => sums.has(name));
+  const trained = [...parameters].flatMap(([name, tensor]) =>
+    tensor === undefined || given.has(tensor) ? [] : [{ name, tensor }],
+  );
+  const found = gradientsOfPrepared(
+    differentiated.map(([tensor]) => tensor),
+    differentiated.map(([, name]) => inputNamed(graph, sumInput(name))),
+    trained.map(({ tensor }) => tensor),
+  );
+  const reaches: string[] = [];
+  for (const [index, { name }] of trained.entries()) {
+    const gradient = found[index];
+    if (gradient === undefined) continue;
+    reaches.push(name);
+    graph.output(preparedGradient(name), gradient);
+  }
+  for (const [tensor, name] of given) graph.output(name, tensor);
+  return {
+    model: toOnnx(graph, { outputs: [...given.values()], ...initialisers, name: 'prepare' }),
+    ...(reaches.length === 0
+      ? {}
+      : {
+          gradientModel: toOnnx(graph, {
+            outputs: reaches.map(preparedGradient),
+            ...initialisers,
+            name: 'prepare gradient',
+          }),
+        }),
+    tensors: [...given].map(([{ shape }, name]) => ({ name, shape })),
+    reaches,
+  };
+}
+
+function inputNamed(graph: Graph, name: string): Tensor {
+  const input = graph.inputs.find(({ source }) => source.kind === 'input' && source.name === name);
+  if (input === undefined) throw internal(new Error(`the training graph has no input ${name}`));
+  return input;
 }
 
 function specOf({ tensor, learningRateScale, weightDecay }: TrainableParameter): ParameterSpec {
@@ -169,7 +278,7 @@ export function stateKinds(program: TrainingProgram): StateKind[] {
 /**
  * The update model: adds up the lanes' gradient sums, scales and clips them, applies AdamW and the moving average.
  *
- * Inputs `lane<k>/<name>`, `<kind>.in/<name>`, `step` (float64), `learningRate`, `gradientScale`, `emaDecay`; outputs
+ * Inputs `lane<k>/<name>`, `prepared.gradient/<name>` where preparation reaches, `<kind>.in/<name>`, `step` (float64), `learningRate`, `gradientScale`, `emaDecay`; outputs
  * `<kind>.out/<name>` and `gradientNorm` (before clipping).
  *
  * @param lanes how many gradient sums there are for each parameter
@@ -179,9 +288,15 @@ export function buildUpdate(program: TrainingProgram, graph: Graph, lanes: numbe
   const step = graph.input('step', 'float64', []);
   const learningRate = graph.input('learningRate', 'float32', []);
   const gradientScale = graph.input('gradientScale', 'float32', []);
-  const sums = program.parameters.map(({ name, shape }) =>
-    addAll(Array.from({ length: lanes }, (_, lane) => graph.input(`lane${lane}/${name}`, 'float32', shape))),
-  );
+  const sums = program.parameters.map(({ name, shape }) => {
+    const parts = Array.from({ length: lanes }, (_, lane) =>
+      graph.input(`lane${lane}/${name}`, 'float32', shape),
+    );
+    if (program.preparation?.reaches.includes(name) === true) {
+      parts.push(graph.input(preparedGradient(name), 'float32', shape));
+    }
+    return addAll(parts);
+  });
   const norm = mul(globalNorm(sums), gradientScale);
   graph.output('gradientNorm', norm);
   const factor =

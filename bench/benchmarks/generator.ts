@@ -1,0 +1,145 @@
+/**
+ * Clips a second through the sampler and its engine, as the generator service runs them, beside a bare ONNX Runtime
+ * loop over the same model, steps and batch. They take turns, so that load on the machine meets both.
+ */
+import { readFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { parseArgs } from 'node:util';
+import {
+  clipShape,
+  clipSize,
+  decodeModel,
+  fillGaussian,
+  openSampler,
+  preconditioning,
+  randomGenerator,
+  samplerTimes,
+  samplingGraph,
+  tokenise,
+} from '@plumb/diffusion';
+import { openEngine } from '@plumb/tensor-graph/engine';
+import * as ort from 'onnxruntime-node';
+import { printBench } from '../print-bench.ts';
+import { median } from '../training-comparison.ts';
+
+const { values: options } = parseArgs({
+  options: {
+    json: { type: 'boolean', default: false },
+    model: { type: 'string', default: 'models/toybox/model.safetensors' },
+    caption: { type: 'string', default: 'red ball falls off the table' },
+    batch: { type: 'string', default: '8' },
+    steps: { type: 'string', default: '20' },
+    rounds: { type: 'string', default: '9' },
+    threads: { type: 'string', default: String(availableParallelism()) },
+  },
+});
+const [batch, steps, rounds, threads] = [options.batch, options.steps, options.rounds, options.threads].map(
+  Number,
+) as [number, number, number, number];
+const settings = { steps, guidance: 1.5, shift: 3.5 };
+/** Guidance of 1.5 runs both passes, as in the demo. */
+const GUIDED = true;
+const WARM_UP = 2;
+
+const model = decodeModel(await readFile(options.model), options.model);
+const { config } = model;
+
+/** The loop without anything around it: fixed tensors in and out, Euler's step in place. */
+async function openBareLoop(): Promise<{ sample(seed: bigint): Promise<void>; close(): Promise<void> }> {
+  const session = await ort.InferenceSession.create(samplingGraph(model, batch, GUIDED), {
+    executionProviders: ['cpu'],
+    intraOpNumThreads: threads,
+  });
+  const shape = [...clipShape(config, batch)];
+  const size = clipSize(config);
+  const x = new Float32Array(batch * size);
+  const tokens = new Int32Array(batch * config.caption.maxWords);
+  for (let row = 0; row < batch; row++) {
+    tokens.set(tokenise(config, options.caption), row * config.caption.maxWords);
+  }
+  const scalars = {
+    time: new Float32Array(1),
+    skip: new Float32Array(1),
+    in: new Float32Array(1),
+    out: new Float32Array(1),
+    guidance: Float32Array.of(settings.guidance),
+  };
+  const prediction = new Float32Array(batch * size);
+  const feeds: Record<string, ort.Tensor> = {
+    x: new ort.Tensor('float32', x, shape),
+    tokens: new ort.Tensor('int32', tokens, [batch, config.caption.maxWords]),
+  };
+  for (const [name, data] of Object.entries(scalars)) {
+    feeds[name] = new ort.Tensor('float32', data, name === 'time' ? [1, 1] : [1, 1, 1, 1, 1]);
+  }
+  const fetches = { prediction: new ort.Tensor('float32', prediction, shape) };
+  const times = samplerTimes(steps, settings.shift);
+  return {
+    async sample(seed) {
+      for (let row = 0; row < batch; row++) {
+        fillGaussian(x.subarray(row * size, (row + 1) * size), randomGenerator('sample', seed + BigInt(row)));
+      }
+      for (let step = 0; step < steps; step++) {
+        const t = Math.min(Math.max(times[step] ?? 0, 1e-4), 1 - 1e-4);
+        const factors = preconditioning(config.parameterisation, t, config.sigmaData);
+        scalars.time[0] = t;
+        scalars.skip[0] = factors.skip;
+        scalars.in[0] = factors.in;
+        scalars.out[0] = factors.out;
+        await session.run(feeds, fetches);
+        const change = (times[step + 1] ?? 0) - t;
+        for (let i = 0; i < x.length; i++) x[i] = (x[i] ?? 0) + change * (prediction[i] ?? 0);
+      }
+    },
+    close: () => session.release(),
+  };
+}
+
+if (config.parameterisation !== 'flow') {
+  throw new RangeError(
+    `--model ${options.model} is of ${config.parameterisation}; the bare loop samples flow`,
+  );
+}
+const bare = await openBareLoop();
+const engine = await openEngine({ intraOpThreads: threads });
+const sampler = openSampler(engine, model, batch);
+const requests = (seed: bigint): { caption: string; seed: bigint }[] =>
+  Array.from({ length: batch }, (_, row) => ({ caption: options.caption, seed: seed + BigInt(row) }));
+const seconds = async (work: () => Promise<unknown>): Promise<number> => {
+  const start = performance.now();
+  await work();
+  return (performance.now() - start) / 1000;
+};
+
+try {
+  const ours: number[] = [];
+  const theirs: number[] = [];
+  for (let round = 0; round < WARM_UP + rounds; round++) {
+    const seed = BigInt(round * batch);
+    const turns = [
+      async () => ours.push(await seconds(() => sampler.sample(requests(seed), settings))),
+      async () => theirs.push(await seconds(() => bare.sample(seed))),
+    ];
+    // Who begins changes, as the second finds the machine warm.
+    for (const turn of round % 2 === 0 ? turns : turns.toReversed()) await turn();
+  }
+  const counted = (list: readonly number[]): readonly number[] => list.slice(WARM_UP);
+  const ratios = counted(ours).map((time, round) => (counted(theirs)[round] ?? Number.NaN) / time);
+  printBench(
+    {
+      bench: 'generator',
+      ratios: { sampling_vs_bare: median(ratios) },
+      figures: {
+        batch,
+        steps,
+        threads,
+        clips_per_second: batch / median(counted(ours)),
+        bare_clips_per_second: batch / median(counted(theirs)),
+      },
+    },
+    options.json,
+  );
+} finally {
+  await engine.close();
+  await bare.close();
+}

@@ -2,11 +2,17 @@
 
 import { create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { PlumbError, invalidArgument, invalidArguments } from '@plumb/kit/errors';
+import {
+  PlumbError,
+  failedPrecondition,
+  invalidArgument,
+  invalidArguments,
+  toStatus,
+} from '@plumb/kit/errors';
 import type { FieldViolation } from '@plumb/kit/errors';
 import type { CallContext, Implementation } from '@plumb/kit/rpc';
-import { videoViolations } from '@plumb/media';
-import type { ArtifactSource } from '@plumb/media';
+import { maxInlineClipBytes, videoViolations } from '@plumb/media';
+import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import {
   Priority as PriorityMessage,
   RewardHealth,
@@ -20,8 +26,12 @@ import type {
   ScoreStreamRequest,
   ScoredItem,
 } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
-import { outcomeMessage } from './adapters/outcome-message.ts';
+import type { ClipReader } from './adapters/clip-reader.ts';
+import { duration, outcomeMessage } from './adapters/outcome-message.ts';
+import type { RewardSet } from './adapters/reward-set.ts';
 import { scoringItem } from './adapters/scoring-item.ts';
+import { shadowMessage } from './adapters/shadow-message.ts';
+import { createByteBudget } from './domain/byte-budget.ts';
 import type { Priority } from './domain/batcher.ts';
 import { promptViolations } from './domain/prompt-violations.ts';
 import { readyFirst } from './domain/ready-first.ts';
@@ -48,11 +58,23 @@ interface CallSettings {
   readonly runId: string;
 }
 
+/** What the service is made of. */
+export interface RewardServiceParts {
+  readonly scoring: Scoring;
+  readonly rewards: RewardSet;
+  readonly clips: ClipReader;
+  /** Bytes of clips inside of messages that are held at a time. */
+  readonly maxInlineBytesHeld: number;
+}
+
 /** The service's handlers. */
-export function rewardService(
-  scoring: Scoring,
-  artifacts: ArtifactSource,
-): Implementation<typeof RewardService> {
+export function rewardService(parts: RewardServiceParts): Implementation<typeof RewardService> {
+  const { scoring, rewards: rewardSet, clips } = parts;
+  const refusal = clips.source.refusal?.bind(clips.source);
+  const violationsOf = (video: Video | undefined, field: string): readonly FieldViolation[] =>
+    videoViolations(video, field, refusal, clips.limits);
+  const held = createByteBudget(parts.maxInlineBytesHeld);
+
   /** Scores an item that was found to be right. */
   async function scoreItem(
     item: ScoreItem,
@@ -63,10 +85,7 @@ export function rewardService(
     const { video, prompt } = item;
     if (video === undefined || prompt === undefined)
       throw invalidArgument(field, 'needs a video and a prompt');
-    const scored = scoringItem(
-      { video, prompt, runId, field: `${field}.video`, signal, deadline },
-      artifacts,
-    );
+    const scored = scoringItem({ video, prompt, runId, field: `${field}.video`, signal, deadline }, clips);
     const outcomes = await Promise.all(rewards.map((reward) => scoring.score(reward, scored, priority)));
     return create(ScoredItemSchema, { id: item.id, outcomes: outcomes.map(outcomeMessage) });
   }
@@ -79,8 +98,9 @@ export function rewardService(
     if (wrong.length > 0) throw invalidArguments(wrong);
     try {
       for (const reward of rewards) scoring.reward(reward);
-      const violations = itemViolations(item, 'item');
+      const violations = itemViolations(item, 'item', violationsOf);
       if (violations.length > 0 || item === undefined) throw invalidArguments(violations);
+      using _ = held.take(inlineBytes(item.video));
       return await scoreItem(item, 'item', { rewards, priority: priorityOf(request.priority), runId }, call);
     } catch (thrown) {
       return failedItem(item?.id ?? '', rewards, PlumbError.from(thrown));
@@ -101,13 +121,14 @@ export function rewardService(
       const ids = new Set<string>();
       for (const [index, item] of request.items.slice(0, maxItems).entries()) {
         const field = `items[${index}]`;
-        violations.push(...itemViolations(item, field));
+        violations.push(...itemViolations(item, field, violationsOf));
         if (ids.has(item.id))
           violations.push({ field: `${field}.id`, description: `'${item.id}' is there twice` });
         ids.add(item.id);
       }
       if (violations.length > 0) throw invalidArguments(violations);
       for (const reward of request.rewards) scoring.reward(reward);
+      using _ = held.take(request.items.reduce((sum, { video }) => sum + inlineBytes(video), 0));
       const settings = {
         rewards: request.rewards,
         priority: priorityOf(request.priority),
@@ -141,10 +162,32 @@ export function rewardService(
         from + Math.min(pageSize > 0 ? pageSize : largestPage, largestPage),
       );
       const more = from + page.length < scoring.rewards.length;
-      return { rewards: page.map(rewardMessage), nextPageToken: more ? (page.at(-1)?.info.name ?? '') : '' };
+      return {
+        rewards: page.map((reward) => rewardMessage(reward, scoring, clips)),
+        nextPageToken: more ? (page.at(-1)?.info.name ?? '') : '',
+      };
     },
 
-    getReward: ({ name }) => ({ reward: rewardMessage(scoring.reward(name)) }),
+    getReward: ({ name }) => ({ reward: rewardMessage(scoring.reward(name), scoring, clips) }),
+
+    getShadowReport({ name }) {
+      const report = scoring.shadowReport(name);
+      if (report !== undefined) return { report: shadowMessage(report) };
+      throw failedPrecondition(
+        `reward '${scoring.reward(name).info.name}' has no candidate; put its definition into the folder candidates`,
+      );
+    },
+
+    async reloadRewards() {
+      const { refused, added, exchanged, removed } = await rewardSet.reload();
+      const statuses = [...refused].map(([name, error]) => [name, toStatus(error)] as const);
+      return {
+        added: [...added],
+        exchanged: [...exchanged],
+        removed: [...removed],
+        refused: Object.fromEntries(statuses),
+      };
+    },
   };
 }
 
@@ -161,7 +204,11 @@ function rewardsViolations(rewards: readonly string[]): FieldViolation[] {
     : [{ field: `rewards[${twice}]`, description: `'${rewards[twice] ?? ''}' is there twice` }];
 }
 
-function itemViolations(item: ScoreItem | undefined, field: string): FieldViolation[] {
+function itemViolations(
+  item: ScoreItem | undefined,
+  field: string,
+  violationsOf: (video: Video | undefined, field: string) => readonly FieldViolation[],
+): FieldViolation[] {
   const violations: FieldViolation[] = [];
   const id = item?.id ?? '';
   if (id === '')
@@ -173,7 +220,7 @@ function itemViolations(item: ScoreItem | undefined, field: string): FieldViolat
     });
   }
   violations.push(
-    ...videoViolations(item?.video, `${field}.video`),
+    ...violationsOf(item?.video, `${field}.video`),
     ...promptViolations(item?.prompt, `${field}.prompt`),
   );
   return violations;
@@ -190,8 +237,16 @@ function failedItem(id: string, rewards: readonly string[], error: PlumbError): 
   });
 }
 
-function rewardMessage(scorer: RewardScorer): MessageInitShape<typeof RewardSchema> {
-  const { info } = scorer;
+function inlineBytes(video: Video | undefined): number {
+  return video?.source.case === 'inline' ? video.source.value.length : 0;
+}
+
+function rewardMessage(
+  scorer: RewardScorer,
+  scoring: Scoring,
+  { limits }: ClipReader,
+): MessageInitShape<typeof RewardSchema> {
+  const { info, batching } = scorer;
   const state = scorer.state();
   return create(RewardSchema, {
     name: info.name,
@@ -206,5 +261,18 @@ function rewardMessage(scorer: RewardScorer): MessageInitShape<typeof RewardSche
     maxItems,
     health: state.serving ? RewardHealth.SERVING : RewardHealth.NOT_SERVING,
     healthReason: state.serving ? '' : state.reason,
+    definitionHash: info.definitionHash,
+    description: info.description,
+    limits: {
+      maxItems,
+      maxFrames: limits.maxFrames,
+      maxClipPixels: BigInt(limits.maxPixels),
+      maxInlineBytes: BigInt(maxInlineClipBytes),
+      largestBatch: batching.largestBatch,
+      largestDelay: duration(batching.largestDelayMs),
+      largestQueue: batching.largestQueue,
+    },
+    waiting: scoring.waiting(info.name),
+    shadowed: scoring.shadowReport(info.name) !== undefined,
   });
 }

@@ -1,43 +1,49 @@
-/** The reward aif: a judge's verdict, 1 for accepted and 0 for rejected, or its grade. */
+/** Rewards of kind ai-feedback: a judge's verdict, 1 for accepted and 0 for rejected, or its grade. */
 
-import { PlumbError, failedPrecondition, unavailable } from '@plumb/kit/errors';
+import { PlumbError, failedPrecondition, invalidArgument, unavailable } from '@plumb/kit/errors';
 import type { RpcClient } from '@plumb/kit/rpc';
 import { JudgeMode } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import type { JudgeInfo, JudgeService, Verdict } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import { definitionHash } from '@plumb/rewards';
+import type { DefinitionOf } from '@plumb/rewards';
 import { scoreEach } from '../domain/reward-scorer.ts';
-import type {
-  RewardInfo,
-  RewardScorer,
-  RewardState,
-  ScoreValue,
-  ScoringItem,
-} from '../domain/reward-scorer.ts';
+import type { RewardInfo, RewardState, ScoreValue, ScoringItem } from '../domain/reward-scorer.ts';
+import type { ManagedScorer } from './reward-set.ts';
 
 /** Settings of the reward. */
 export interface AiFeedbackOptions {
-  /** Name of the judge that is asked. */
-  readonly judge: string;
   /** Verdicts asked for at a time. */
   readonly concurrency: number;
   /** Longest wait for a verdict, in milliseconds; a caller's own deadline is kept if it is shorter. */
   readonly deadlineMs: number;
-  /** Ends the watch on the judge. */
-  readonly signal: AbortSignal;
 }
 
 // A dead judge is noticed within two of these, and the answer to a question about it takes no longer.
-const watchEveryMs = 2000;
+const watchEveryMs = 1500;
 
 /** The reward, and a watch on its judge that keeps its version, hash and state up to date. */
-export function aiFeedback(client: RpcClient<typeof JudgeService>, options: AiFeedbackOptions): RewardScorer {
+export function aiFeedback(
+  definition: DefinitionOf<'ai-feedback'>,
+  client: RpcClient<typeof JudgeService>,
+  options: AiFeedbackOptions,
+): ManagedScorer {
+  if (definition.golden.length > 0) {
+    throw invalidArgument(
+      `${definition.name}.golden`,
+      'is not for ai-feedback, whose judge has agreement measurements of its own; leave it out',
+      { reason: 'CONFIGURATION_INVALID' },
+    );
+  }
+  const closed = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
   let known: JudgeInfo | undefined;
   let state: RewardState = { serving: false, reason: 'the judge has not been asked yet' };
 
   async function look(): Promise<void> {
     try {
-      const { judges } = await client.listJudges({}, { deadlineMs: watchEveryMs, signal: options.signal });
-      known = judges.find(({ name }) => name === options.judge);
-      state = stateOf(known, options.judge);
+      const { judges } = await client.listJudges({}, { deadlineMs: watchEveryMs, signal: closed.signal });
+      known = judges.find(({ name }) => name === definition.judge);
+      state = stateOf(known, definition.judge);
     } catch (error) {
       state = {
         serving: false,
@@ -48,17 +54,17 @@ export function aiFeedback(client: RpcClient<typeof JudgeService>, options: AiFe
 
   async function watch(): Promise<void> {
     await look();
-    if (options.signal.aborted) return;
+    if (closed.signal.aborted) return;
     // Unreferenced: the watch alone keeps no process alive.
-    setTimeout(() => void watch(), watchEveryMs).unref();
+    timer = setTimeout(() => void watch(), watchEveryMs).unref();
   }
-  void watch();
+  const watching = watch();
 
   async function judge(item: ScoringItem): Promise<ScoreValue> {
     if (known !== undefined && !state.serving) throwUnusable(known, state.reason);
     const left = item.deadline === undefined ? Infinity : item.deadline.getTime() - Date.now();
     const { verdict } = await client.judge(
-      { judge: options.judge, video: item.video, prompt: item.prompt, runId: item.runId },
+      { judge: definition.judge, video: item.video, prompt: item.prompt, runId: item.runId },
       { signal: item.signal, deadlineMs: Math.max(1, Math.min(left, options.deadlineMs)) },
     );
     if (verdict === undefined) throw unanswered('no verdict');
@@ -69,13 +75,15 @@ export function aiFeedback(client: RpcClient<typeof JudgeService>, options: AiFe
     get info(): RewardInfo {
       const grades = known?.mode === JudgeMode.GRADE;
       return {
-        name: 'aif',
+        name: definition.name,
+        description: definition.description,
+        definitionHash: definitionHash(definition),
         version: known?.version ?? '',
         kind: 'ai-feedback',
         weightsHash: known?.judgeHash ?? '',
         minimum: grades ? 1 : 0,
         maximum: grades ? 5 : 1,
-        higherIsBetter: true,
+        higherIsBetter: definition.direction === 'higher',
         framesSampled: 0,
         fpsExpected: 0,
       };
@@ -91,6 +99,13 @@ export function aiFeedback(client: RpcClient<typeof JudgeService>, options: AiFe
     cacheable: false,
     state: () => state,
     score: (items) => scoreEach(items, judge),
+    // A judge that is away does not keep the reward from being asked for: its callers hear what is wrong.
+    ready: () => watching,
+    close: () => {
+      closed.abort();
+      clearTimeout(timer);
+      return Promise.resolve();
+    },
   };
 }
 
@@ -107,7 +122,7 @@ function stateOf(judge: JudgeInfo | undefined, name: string): RewardState {
 /** A judge that is there and may not be asked: waiting does not change it. One that is away is asked, and says so itself. */
 function throwUnusable(judge: JudgeInfo, reason: string): void {
   if (judge.heldOut || judge.mode === JudgeMode.COMPARE) {
-    throw failedPrecondition(`${reason}; name another one in PLUMB_AIF_JUDGE`, {
+    throw failedPrecondition(`${reason}; name another one in the reward's definition`, {
       reason: 'JUDGE_MISCONFIGURED',
     });
   }

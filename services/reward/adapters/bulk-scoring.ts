@@ -7,7 +7,6 @@ import type { Bus, Consumption, Delivery } from '@plumb/kit/bus';
 import { invalidArguments, toStatus, unavailable } from '@plumb/kit/errors';
 import type { FieldViolation, PlumbError } from '@plumb/kit/errors';
 import { videoViolations } from '@plumb/media';
-import type { ArtifactSource } from '@plumb/media';
 import {
   SampleFailedSchema,
   SampleScoredSchema,
@@ -16,6 +15,7 @@ import {
 import type { ScoringTask } from '@plumb/proto/plumb/tasks/v1/tasks_pb.js';
 import type { Scoring } from '../domain/scoring.ts';
 import { promptViolations } from '../domain/prompt-violations.ts';
+import type { ClipReader } from './clip-reader.ts';
 import { outcomeMessage } from './outcome-message.ts';
 import { scoringItem } from './scoring-item.ts';
 
@@ -34,7 +34,7 @@ const backoffMs = { first: 500, max: 30_000 };
 export async function consumeScoringTasks(
   bus: Bus,
   scoring: Scoring,
-  artifacts: ArtifactSource,
+  clips: ClipReader,
   { maxInFlight, signal }: BulkOptions,
 ): Promise<Consumption> {
   return bus.consume(
@@ -62,7 +62,7 @@ export async function consumeScoringTasks(
         );
       },
     },
-    (task, delivery) => scoreTask(task, delivery, bus, scoring, artifacts),
+    (task, delivery) => scoreTask(task, delivery, bus, scoring, clips),
   );
 }
 
@@ -78,11 +78,11 @@ async function scoreTask(
   delivery: Delivery,
   bus: Bus,
   scoring: Scoring,
-  artifacts: ArtifactSource,
+  clips: ClipReader,
 ): Promise<void> {
   const { video, prompt } = task;
   const violations: FieldViolation[] = [
-    ...videoViolations(video, 'video'),
+    ...videoViolations(video, 'video', clips.source.refusal?.bind(clips.source), clips.limits),
     ...promptViolations(prompt, 'prompt'),
   ];
   if (task.rewards.length === 0)
@@ -91,7 +91,7 @@ async function scoreTask(
     throw invalidArguments(violations);
   const item = scoringItem(
     { video, prompt, runId: task.runId, field: 'video', signal: delivery.signal, deadline: undefined },
-    artifacts,
+    clips,
   );
   const outcomes = await Promise.all(task.rewards.map((reward) => scoring.score(reward, item, 'bulk')));
   for (const { result } of outcomes) {

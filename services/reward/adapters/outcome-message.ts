@@ -44,7 +44,7 @@ export function outcomeMessage({
 }
 
 /** A duration in whole nanoseconds; protobuf-es' own helper wants whole milliseconds. */
-function duration(ms: number): MessageInitShape<typeof DurationSchema> {
+export function duration(ms: number): MessageInitShape<typeof DurationSchema> {
   const nanoseconds = Math.round(ms * 1e6);
   return { seconds: BigInt(Math.floor(nanoseconds / 1e9)), nanos: nanoseconds % 1e9 };
 }

@@ -2,22 +2,21 @@
 
 import type { RpcServer } from '@plumb/kit/rpc';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
-import type { RewardScorer } from '../domain/reward-scorer.ts';
+import type { Scoring } from '../domain/scoring.ts';
 
-const everyMs = 1000;
+const everyMs = 500;
 
 /** Keeps the health service up to date until the signal aborts. One reward that is down leaves the others alone. */
-export function publishHealth(
-  server: RpcServer,
-  rewards: readonly RewardScorer[],
-  signal: AbortSignal,
-): void {
+export function publishHealth(server: RpcServer, scoring: Scoring, signal: AbortSignal): void {
+  const known = new Set<string>();
   const publish = (): void => {
-    for (const reward of rewards) {
-      server.setHealth(
-        `${RewardService.typeName}/${reward.info.name}`,
-        reward.state().serving ? 'SERVING' : 'NOT_SERVING',
-      );
+    const serving = new Set(
+      scoring.rewards.filter((reward) => reward.state().serving).map(({ info }) => info.name),
+    );
+    for (const { info } of scoring.rewards) known.add(info.name);
+    // One that was taken away is still asked about.
+    for (const name of known) {
+      server.setHealth(`${RewardService.typeName}/${name}`, serving.has(name) ? 'SERVING' : 'NOT_SERVING');
     }
   };
   publish();

@@ -1,10 +1,11 @@
 /** Items of requests and tasks as the domain wants them. */
 
-import { readVideo, videoHash } from '@plumb/media';
-import type { ArtifactSource, Clip } from '@plumb/media';
+import { videoHash } from '@plumb/media';
 import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import type { Prompt } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import type { ScoringItem } from '../domain/reward-scorer.ts';
+import { decodedBytes } from './clip-reader.ts';
+import type { ClipReader } from './clip-reader.ts';
 
 /** What an item is made of. */
 export interface ItemSource {
@@ -18,23 +19,21 @@ export interface ItemSource {
 }
 
 /**
- * An item whose clip is read when the first reward asks for it, and once.
+ * An item whose clip is read when a reward asks for it.
  *
  * @throws PlumbError INVALID_ARGUMENT if inline bytes have another hash than the one given
  */
-export function scoringItem(source: ItemSource, artifacts: ArtifactSource): ScoringItem {
+export function scoringItem(source: ItemSource, clips: ClipReader): ScoringItem {
   const { video, prompt, runId, field, signal, deadline } = source;
-  let clip: Promise<Clip> | undefined;
+  const clipHash = videoHash(video, field);
   return {
     video,
     prompt,
     runId,
     signal,
     deadline,
-    clipHash: videoHash(video, field),
-    clip() {
-      clip ??= readVideo(video, artifacts, field);
-      return clip;
-    },
+    clipHash,
+    clip: () => clips.read(video, clipHash, field),
+    clipBytes: decodedBytes(video, clips.limits),
   };
 }

@@ -17,6 +17,7 @@ function item(name: string, changes: Partial<ScoringItem> = {}): ScoringItem {
     clipHash: name,
     runId: '',
     clip: () => Promise.reject(new Error('not read here')),
+    clipBytes: 0,
     signal: never,
     deadline: undefined,
     ...changes,
@@ -34,15 +35,19 @@ function gated(settings: Partial<Batching> = {}) {
     largestQueue: 10,
     ...settings,
   };
-  const batcher = createBatcher('r', batching, async (items): Promise<ItemResult[]> => {
-    batches.push(items.map(({ clipHash }) => clipHash));
-    const gate = Promise.withResolvers<undefined>();
-    gates.push(gate);
-    await gate.promise;
-    return items.map(({ clipHash }) =>
-      clipHash === 'bad' ? { error: new Error('bad item') } : { score: { value: clipHash.length } },
-    );
-  });
+  const batcher = createBatcher(
+    'r',
+    () => batching,
+    async (items): Promise<ItemResult[]> => {
+      batches.push(items.map(({ clipHash }) => clipHash));
+      const gate = Promise.withResolvers<undefined>();
+      gates.push(gate);
+      await gate.promise;
+      return items.map(({ clipHash }) =>
+        clipHash === 'bad' ? { error: new Error('bad item') } : { score: { value: clipHash.length } },
+      );
+    },
+  );
   return { batcher, batches, open: (index: number) => gates[index]?.resolve(undefined) };
 }
 
@@ -141,15 +146,19 @@ test('whatever comes in, everybody gets exactly one answer, the right one', asyn
       async (work, largestBatch, concurrentBatches, largestDelayMs) => {
         const batching = { largestBatch, largestDelayMs, concurrentBatches, largestQueue: 100 };
         const seen = new Set<string>();
-        const batcher = createBatcher('r', batching, async (items) => {
-          assert.ok(items.length <= largestBatch);
-          await Promise.resolve();
-          return items.map(({ clipHash }) => {
-            assert.ok(!seen.has(clipHash), 'no item is scored twice');
-            seen.add(clipHash);
-            return { score: { value: Number(clipHash.split(' ')[1]) } };
-          });
-        });
+        const batcher = createBatcher(
+          'r',
+          () => batching,
+          async (items) => {
+            assert.ok(items.length <= largestBatch);
+            await Promise.resolve();
+            return items.map(({ clipHash }) => {
+              assert.ok(!seen.has(clipHash), 'no item is scored twice');
+              seen.add(clipHash);
+              return { score: { value: Number(clipHash.split(' ')[1]) } };
+            });
+          },
+        );
         const results = work.map(async ({ size, bulk, leaves }, index) => {
           const controller = new AbortController();
           const one = batcher.submit(

@@ -32,6 +32,8 @@ export interface Batcher {
   submit(item: ScoringItem, priority: Priority): Promise<Batched>;
   /** Items that wait. */
   readonly waiting: number;
+  /** Resolves when nothing waits and nothing runs. */
+  idle(): Promise<void>;
 }
 
 interface Entry {
@@ -44,16 +46,18 @@ interface Entry {
 /**
  * A batcher that starts a batch when it is full, or when its oldest item has waited for the largest delay, whichever is
  * first, and when fewer batches than allowed are running.
+ *
+ * @param batching is asked anew for each item and batch: a reward may be exchanged while items wait
  */
 export function createBatcher(
   name: string,
-  batching: Batching,
+  batching: () => Batching,
   score: (items: readonly ScoringItem[]) => Promise<readonly ItemResult[]>,
   report: (batch: BatchReport) => void = () => undefined,
 ): Batcher {
-  const { largestBatch, largestDelayMs, concurrentBatches, largestQueue } = batching;
   // Sets keep the order of arrival and give up an item from the middle at no cost.
   const queues: Record<Priority, Set<Entry>> = { interactive: new Set(), bulk: new Set() };
+  const resting: (() => void)[] = [];
   let running = 0;
   let timer: NodeJS.Timeout | undefined;
   const waiting = (): number => queues.interactive.size + queues.bulk.size;
@@ -62,7 +66,7 @@ export function createBatcher(
   function pump(): void {
     clearTimeout(timer);
     timer = undefined;
-    while (running < concurrentBatches && waiting() > 0) {
+    while (running < batching().concurrentBatches && waiting() > 0) {
       const due = dueIn();
       if (due > 0) {
         // A timer may fire up to a millisecond early, and would then only be set again.
@@ -75,6 +79,7 @@ export function createBatcher(
 
   /** Milliseconds until a batch must start; 0 or less is now. */
   function dueIn(): number {
+    const { largestBatch, largestDelayMs } = batching();
     if (waiting() >= largestBatch || largestDelayMs === 0) return 0;
     const oldest = [queues.interactive, queues.bulk].map(
       (queue) => queue.values().next().value?.since ?? Infinity,
@@ -84,6 +89,7 @@ export function createBatcher(
 
   function take(): Entry[] {
     const batch: Entry[] = [];
+    const { largestBatch } = batching();
     for (const queue of [queues.interactive, queues.bulk]) {
       for (const entry of queue) {
         if (batch.length === largestBatch) return batch;
@@ -107,7 +113,10 @@ export function createBatcher(
         );
       return !late;
     });
-    if (live.length === 0) return;
+    if (live.length === 0) {
+      rest();
+      return;
+    }
     running += 1;
     let results: readonly ItemResult[];
     try {
@@ -128,11 +137,17 @@ export function createBatcher(
       else entry.settle.resolve({ score: result.score, queueMs: start - entry.since, inferenceMs });
     }
     pump();
+    rest();
+  }
+
+  function rest(): void {
+    if (running === 0 && waiting() === 0) for (const resolve of resting.splice(0)) resolve();
   }
 
   return {
     async submit(item, priority) {
       item.signal.throwIfAborted();
+      const { largestQueue } = batching();
       if (waiting() >= largestQueue) {
         throw resourceExhausted(
           `reward '${name}' has ${waiting()} items waiting, which is its limit; try again later`,
@@ -146,6 +161,7 @@ export function createBatcher(
       const leave = (): void => {
         queues[priority].delete(entry);
         settle.reject(item.signal.reason);
+        rest();
       };
       item.signal.addEventListener('abort', leave, { once: true });
       const entry: Entry = {
@@ -161,5 +177,10 @@ export function createBatcher(
     get waiting() {
       return waiting();
     },
+    idle: () =>
+      new Promise((resolve) => {
+        if (running === 0 && waiting() === 0) resolve();
+        else resting.push(resolve);
+      }),
   };
 }

@@ -10,8 +10,12 @@ export type RewardKind = 'clip-score' | 'preference' | 'optical-flow' | 'ai-feed
 /** What is known of a reward before anything is scored. */
 export interface RewardInfo {
   readonly name: string;
+  /** One sentence for people. */
+  readonly description: string;
   /** Version of the definition. */
   readonly version: string;
+  /** SHA-256 of the whole definition. */
+  readonly definitionHash: string;
   readonly kind: RewardKind;
   /** SHA-256 over everything that a value depends on besides the clip and the prompt; empty while it is not known. */
   readonly weightsHash: string;
@@ -48,8 +52,10 @@ export interface ScoringItem {
   readonly clipHash: string;
   /** Whose budget a judge's call counts against; empty outside of a run. */
   readonly runId: string;
-  /** The decoded clip; read once, however many rewards ask for it. */
+  /** The decoded clip. Read anew when it is not remembered any more: whoever needs it holds on to it. */
   clip(): Promise<Clip>;
+  /** Most bytes that the decoded clip takes. */
+  readonly clipBytes: number;
   /** Aborts when nobody waits for this item any more: deadline or cancellation. */
   readonly signal: AbortSignal;
   /** When the last one who waits stops waiting; undefined if it waits for ever. */

@@ -1,11 +1,13 @@
-/** Scores items with rewards: cache, batcher, and an outcome whatever happens. */
+/** Scores items with rewards: cache, batcher, exchange while running, and an outcome whatever happens. */
 
 import { LRUCache } from 'lru-cache';
+import { contentHash } from '@plumb/kit/content-hash';
 import { PlumbError, notFound } from '@plumb/kit/errors';
 import { createBatcher } from './batcher.ts';
 import type { Batcher, BatchReport, Priority } from './batcher.ts';
-import { contentHash } from '@plumb/kit/content-hash';
-import type { RewardScorer, ScoreValue, ScoringItem } from './reward-scorer.ts';
+import type { ItemResult, RewardInfo, RewardScorer, ScoreValue, ScoringItem } from './reward-scorer.ts';
+import { compareScores } from './shadow-comparison.ts';
+import type { ShadowComparison, ShadowReport } from './shadow-comparison.ts';
 
 /** Times of one outcome, in milliseconds. */
 export interface Timings {
@@ -32,6 +34,7 @@ export interface ScoringEvents {
 
 /** All rewards of this service. */
 export interface Scoring {
+  /** As they are at the moment, in the order in which their names came. */
   readonly rewards: readonly RewardScorer[];
   /** @throws PlumbError NOT_FOUND, reason REWARD_UNKNOWN, naming the rewards that there are */
   reward(name: string): RewardScorer;
@@ -39,43 +42,95 @@ export interface Scoring {
   score(reward: string, item: ScoringItem, priority: Priority): Promise<Outcome>;
   /** Items that wait for a reward. */
   waiting(reward: string): number;
+  /**
+   * Adds a reward, or puts it in the place of the one with its name: items that wait are scored by the new one, and no
+   * call notices. Resolves when the former one has finished its last batch and may be closed.
+   */
+  install(scorer: RewardScorer): Promise<void>;
+  /** Takes a reward away; resolves when it has finished what was handed in. */
+  remove(name: string): Promise<void>;
+  /**
+   * Lets a candidate score what the reward of its name scores, after it and seen by nobody but the report.
+   *
+   * @throws PlumbError NOT_FOUND when there is no reward of that name
+   */
+  shadow(candidate: RewardScorer): void;
+  /** Ends the shadow of a reward; resolves when the candidate has finished its last batch. */
+  endShadow(name: string): Promise<void>;
+  /** How the candidate of a reward compares; undefined when it has none. */
+  shadowReport(name: string): ShadowReport | undefined;
 }
 
-/** @param remembered Scores that are kept. */
+interface Candidate {
+  readonly scorer: RewardScorer;
+  readonly runner: Runner;
+  readonly batcher: Batcher;
+  readonly comparison: ShadowComparison;
+}
+
+interface Slot {
+  scorer: RewardScorer;
+  runner: Runner;
+  readonly batcher: Batcher;
+  candidate: Candidate | undefined;
+}
+
+/** A shadow that cannot keep up skips items; it never holds what callers wait for. */
+const largestShadowQueue = 256;
+
+/**
+ * @param remembered Scores that are kept, in memory: making one again costs less than a round trip to a store would, and
+ *   verdicts, which cost more, are kept by the judge.
+ */
 export function createScoring(
   rewards: readonly RewardScorer[],
   events: ScoringEvents = {},
   remembered = 50_000,
 ): Scoring {
-  const batchers = new Map<string, { scorer: RewardScorer; batcher: Batcher }>();
-  for (const scorer of rewards) {
-    const { name } = scorer.info;
-    const batcher = createBatcher(
-      name,
-      scorer.batching,
-      (items) => scorer.score(items),
-      (batch) => events.batch?.(name, batch),
-    );
-    batchers.set(name, { scorer, batcher });
-  }
+  const slots = new Map<string, Slot>();
   const cache = new LRUCache<string, ScoreValue>({ max: remembered });
 
-  function entry(name: string): { scorer: RewardScorer; batcher: Batcher } {
-    const found = batchers.get(name);
+  function install(scorer: RewardScorer): Promise<void> {
+    const { name } = scorer.info;
+    const runner = createRunner(scorer);
+    const slot = slots.get(name);
+    if (slot !== undefined) {
+      const former = slot.runner;
+      slot.scorer = scorer;
+      slot.runner = runner;
+      return former.idle();
+    }
+    const fresh: Slot = {
+      scorer,
+      runner,
+      candidate: undefined,
+      batcher: createBatcher(
+        name,
+        () => fresh.scorer.batching,
+        (items) => fresh.runner.score(items),
+        (batch) => events.batch?.(name, batch),
+      ),
+    };
+    slots.set(name, fresh);
+    return Promise.resolve();
+  }
+  for (const scorer of rewards) void install(scorer);
+
+  function entry(name: string): Slot {
+    const found = slots.get(name);
     if (found !== undefined) return found;
     throw notFound('reward', name.slice(0, 80), {
       reason: 'REWARD_UNKNOWN',
-      fix: `known are: ${[...batchers.keys()].join(', ')}`,
+      fix: `known are: ${[...slots.keys()].join(', ')}`,
     });
   }
 
-  async function measure(name: string, item: ScoringItem, priority: Priority): Promise<Outcome> {
+  async function measure(slot: Slot, item: ScoringItem, priority: Priority): Promise<Outcome> {
     const start = performance.now();
-    const { scorer, batcher } = entry(name);
-    const { version, weightsHash } = scorer.info;
+    const { scorer, batcher } = slot;
+    const { name, version, weightsHash } = scorer.info;
     const shared = { reward: name, version, weightsHash };
-    const key = scorer.cacheable ? cacheKey(scorer, item) : undefined;
-    const known = key === undefined ? undefined : cache.get(key);
+    const known = scorer.cacheable ? cache.get(cacheKey(scorer.info, item)) : undefined;
     if (known !== undefined) {
       const timings = { queueMs: 0, inferenceMs: 0, totalMs: performance.now() - start };
       return { ...shared, result: { score: known }, timings, cached: true };
@@ -89,11 +144,13 @@ export function createScoring(
           message: `reward '${name}' gave ${score.value}, which is no score`,
         });
       }
-      if (key !== undefined) cache.set(key, score);
+      // The reward may have been exchanged while the item waited: what made the value is what it is kept under.
+      const made = { name, version: score.version ?? version, weightsHash: score.weightsHash ?? weightsHash };
+      if (scorer.cacheable) cache.set(cacheKey(made, item), score);
       return {
-        ...shared,
-        version: score.version ?? version,
-        weightsHash: score.weightsHash ?? weightsHash,
+        reward: name,
+        version: made.version,
+        weightsHash: made.weightsHash,
         result: { score },
         timings: { queueMs, inferenceMs, totalMs: performance.now() - start },
         cached: score.cached ?? false,
@@ -104,26 +161,111 @@ export function createScoring(
     }
   }
 
+  /** Has the candidate score what the reward has just scored. Nobody waits for it, so nothing of the call binds it. */
+  async function follow(candidate: Candidate, item: ScoringItem, outcome: Outcome): Promise<void> {
+    if (outcome.cached) return;
+    try {
+      const { score, inferenceMs } = await candidate.batcher.submit(
+        { ...item, signal: never, deadline: undefined },
+        'bulk',
+      );
+      candidate.comparison.add(outcome, { score, inferenceMs });
+    } catch (thrown) {
+      candidate.comparison.add(outcome, { error: PlumbError.from(thrown) });
+    }
+  }
+
   return {
-    rewards,
+    get rewards() {
+      return [...slots.values()].map(({ scorer }) => scorer);
+    },
     reward: (name) => entry(name).scorer,
     async score(name, item, priority) {
-      const outcome = await measure(name, item, priority);
+      const slot = entry(name);
+      const outcome = await measure(slot, item, priority);
       events.outcome?.(outcome);
+      if (slot.candidate !== undefined) void follow(slot.candidate, item, outcome);
       return outcome;
     },
     waiting: (name) => entry(name).batcher.waiting,
+    install,
+    async remove(name) {
+      const slot = slots.get(name);
+      if (slot === undefined) return;
+      slots.delete(name);
+      await Promise.all([slot.batcher.idle(), slot.candidate?.runner.idle()]);
+    },
+    shadow(candidate) {
+      const slot = entry(candidate.info.name);
+      const runner = createRunner(candidate);
+      slot.candidate = {
+        scorer: candidate,
+        runner,
+        comparison: compareScores(),
+        batcher: createBatcher(
+          `candidate of ${candidate.info.name}`,
+          () => ({ ...candidate.batching, concurrentBatches: 1, largestQueue: largestShadowQueue }),
+          (items) => runner.score(items),
+        ),
+      };
+    },
+    async endShadow(name) {
+      const slot = slots.get(name);
+      const candidate = slot?.candidate;
+      if (slot === undefined || candidate === undefined) return;
+      slot.candidate = undefined;
+      await candidate.batcher.idle();
+    },
+    shadowReport(name) {
+      const { scorer, candidate } = entry(name);
+      return candidate?.comparison.report(scorer.info, candidate.scorer.info);
+    },
+  };
+}
+
+const never = new AbortController().signal;
+
+/** A scorer, its running batches counted and its values marked with what made them. */
+interface Runner {
+  score(items: readonly ScoringItem[]): Promise<readonly ItemResult[]>;
+  /** Resolves when no batch runs. */
+  idle(): Promise<void>;
+}
+
+function createRunner(scorer: RewardScorer): Runner {
+  let running = 0;
+  let idle = Promise.withResolvers<void>();
+  idle.resolve();
+  return {
+    async score(items) {
+      if (running === 0) idle = Promise.withResolvers();
+      running += 1;
+      try {
+        const results = await scorer.score(items);
+        const { version, weightsHash } = scorer.info;
+        return results.map((result) =>
+          'score' in result ? { score: { version, weightsHash, ...result.score } } : result,
+        );
+      } finally {
+        running -= 1;
+        if (running === 0) idle.resolve();
+      }
+    },
+    idle: () => idle.promise,
   };
 }
 
 /** What a value depends on: how the clip's bytes are read, the prompt, and everything that makes the reward. */
-function cacheKey({ info }: RewardScorer, { clipHash, video, prompt }: ScoringItem): string {
+function cacheKey(
+  { name, version, weightsHash }: Pick<RewardInfo, 'name' | 'version' | 'weightsHash'>,
+  { clipHash, video, prompt }: ScoringItem,
+): string {
   return contentHash({
-    reward: info.name,
-    version: info.version,
-    weightsHash: info.weightsHash,
+    reward: name,
+    version,
+    weightsHash,
     clip: clipHash,
-    shape: [video.width, video.height, video.frameCount, video.fps],
+    read: [video.mediaType, video.width, video.height, video.frameCount, video.fps],
     text: prompt.text,
     category: prompt.category,
   });

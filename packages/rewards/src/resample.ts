@@ -1,4 +1,7 @@
-/** Resizing of 8-bit pictures, bit for bit as Pillow's `Image.resize` does it: CLIPs were trained on its output. */
+/**
+ * Resizing of 8-bit pictures, bit for bit as Pillow's `Image.resize` does it up to version 12: CLIPs were trained on its
+ * output. Pillow 13 resizes some pictures along their height first, which changes some pixels by one level.
+ */
 
 import type { ImagePreprocessing } from './definition.ts';
 
@@ -99,17 +102,28 @@ function alongAxis(
   }
 }
 
-function nearest({ width, height, data }: Picture, toWidth: number, toHeight: number): Picture {
-  const out = new Uint8Array(toWidth * toHeight * 3);
-  for (let y = 0; y < toHeight; y += 1) {
-    const fromY = Math.min(height - 1, Math.floor((y + 0.5) * (height / toHeight)));
-    for (let x = 0; x < toWidth; x += 1) {
-      const fromX = Math.min(width - 1, Math.floor((x + 0.5) * (width / toWidth)));
-      const at = (fromY * width + fromX) * 3;
-      out.set(data.subarray(at, at + 3), (y * toWidth + x) * 3);
+/** Which input pixel each output pixel of an axis is. The place is added up, as Pillow does it, with its rounding errors. */
+function nearestOf(from: number, to: number): Int32Array {
+  const step = from / to;
+  const found = new Int32Array(to);
+  let place = step * 0.5;
+  for (let index = 0; index < to; index += 1) {
+    found[index] = Math.min(from - 1, Math.trunc(place));
+    place += step;
+  }
+  return found;
+}
+
+function nearest(picture: Picture, width: number, height: number): Picture {
+  const columns = nearestOf(picture.width, width);
+  const data = new Uint8Array(width * height * 3);
+  for (const [y, fromY] of nearestOf(picture.height, height).entries()) {
+    for (const [x, fromX] of columns.entries()) {
+      const at = (fromY * picture.width + fromX) * 3;
+      data.set(picture.data.subarray(at, at + 3), (y * width + x) * 3);
     }
   }
-  return { width: toWidth, height: toHeight, data: out };
+  return { width, height, data };
 }
 
 /** The picture at another size: first along its width, then along its height, rounded to levels in between. */

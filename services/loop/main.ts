@@ -19,6 +19,7 @@ import { loopSettings } from './config.ts';
 import { labelService } from './label-service.ts';
 import { loopService } from './loop-service.ts';
 import { modelRegistryService } from './model-registry-service.ts';
+import { Arrivals } from './reconciler/arrivals.ts';
 import { RunChanges } from './reconciler/changes.ts';
 import { Reconciler } from './reconciler/reconciler.ts';
 
@@ -46,6 +47,7 @@ await runService({
         : judgeBudgetsOf(connect(JudgeService, config.judgeAddress, { defaultDeadlineMs: 5000 }));
 
     const changes = new RunChanges();
+    const arrivals = new Arrivals();
     const registry = await openModelRegistry(bus);
     const loop = {
       database,
@@ -57,6 +59,7 @@ await runService({
       judgeBudgets,
       queueDepths: queueDepthsOf(bus),
       changes,
+      arrivals,
       maxOutstanding: config.maxOutstandingTasks,
       republishAfterSeconds: config.republishAfterSeconds,
     };
@@ -65,6 +68,9 @@ await runService({
 
     const consumptions = await consumeSampleEvents(bus, database, {
       signal: ctx.signal,
+      generated: (sampleIds) => {
+        arrivals.note(sampleIds);
+      },
       changed: (runIds) => {
         for (const runId of runIds) {
           changes.notify(runId);

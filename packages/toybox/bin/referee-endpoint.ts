@@ -4,11 +4,13 @@ import { parseArgs } from 'node:util';
 import { invalidArgument, PlumbError } from '@plumb/kit/errors';
 import { splitAddress } from '@plumb/kit/config';
 import { runService } from '@plumb/kit/lifecycle';
+import { startTelemetry } from '@plumb/kit/telemetry';
 import { categories } from '../src/captions.ts';
 import type { Category } from '../src/captions.ts';
 import { checkMisbehaviour, faultKinds, wellBehaved } from '../src/referee-endpoint/misbehaviour.ts';
 import type { Misbehaviour } from '../src/referee-endpoint/misbehaviour.ts';
 import { refereeDescription } from '../src/referee-endpoint/model.ts';
+import packageJson from '../package.json' with { type: 'json' };
 import { refereeEndpoint } from '../src/referee-endpoint/server.ts';
 
 const usage = `${refereeDescription}
@@ -96,6 +98,12 @@ await runService({
         message: `--listen is '${settings.listen}'; the referee endpoint listens on loopback only, for example 127.0.0.1:8791`,
       });
     }
+    const telemetry = await startTelemetry({
+      service: 'plumb-referee',
+      version: packageJson.version,
+      spanDirectory: context.env['PLUMB_SPAN_DIRECTORY'],
+    });
+    context.onStop('telemetry', () => telemetry.shutdown());
     const app = refereeEndpoint({
       misbehaviour: settings.misbehaviour,
       apiKey: context.env['PLUMB_REFEREE_API_KEY'],

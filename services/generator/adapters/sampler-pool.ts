@@ -1,6 +1,7 @@
 import { decodeModel, openSampler } from '@plumb/diffusion';
 import type { Sampler } from '@plumb/diffusion';
 import { PlumbError } from '@plumb/kit/errors';
+import { tracer, withSpan } from '@plumb/kit/telemetry';
 import type { Logger } from '@plumb/kit/telemetry';
 import type { Engine } from '@plumb/tensor-graph/engine';
 import { LRUCache } from 'lru-cache';
@@ -53,7 +54,11 @@ export class SamplerPool implements Samplers {
   async use<T>(model: ModelWeights, body: (sampler: Sampler) => Promise<T>): Promise<T> {
     let entry = this.#entries.get(model.sha256);
     if (entry === undefined) {
-      entry = new PoolEntry(this.#load(model), this.#options.logger);
+      const attributes = { 'plumb.model.version': model.version };
+      const loading = withSpan(tracer('plumb-generator'), 'load model', { attributes }, () =>
+        this.#load(model),
+      );
+      entry = new PoolEntry(loading, this.#options.logger);
       this.#entries.set(model.sha256, entry);
     }
     try {

@@ -1,6 +1,9 @@
+import { context } from '@opentelemetry/api';
+import type { Link, Span } from '@opentelemetry/api';
 import { PlumbError } from '@plumb/kit/errors';
 import type { Sampler, SamplerSettings } from '@plumb/diffusion';
 import { tokenise } from '@plumb/diffusion';
+import { currentCarrier, linkTo, recordError, startSpan, tracer, withSpan } from '@plumb/kit/telemetry';
 import type { Clip } from '@plumb/media';
 import { Batcher } from './batcher.ts';
 import type { Priority } from './batcher.ts';
@@ -71,6 +74,16 @@ export interface Generation<Stored> {
 /** A crash of the engine that repeats is the model's or the machine's fault and not the moment's. */
 const engineAttempts = 3;
 
+const spans = tracer('plumb-generator');
+
+/** A request with the span of its wait, which ends when its batch begins. */
+interface Queued {
+  readonly request: ClipRequest;
+  /** The span that wants the clip. */
+  readonly origin: Link | undefined;
+  readonly begin: (batch: Link | undefined) => void;
+}
+
 interface Group {
   readonly model: ModelWeights;
   readonly sampler: SamplerSettings;
@@ -116,13 +129,40 @@ export function createGeneration<Stored>(options: GenerationOptions<Stored>): Ge
     }
   };
 
-  const batcher = new Batcher<Group, ClipRequest, Clip | PlumbError>({
+  /** A batch belongs to no sample, so it is a trace of its own, with links to its clips and theirs to it. */
+  const sampleBatch = (
+    group: Group,
+    queued: readonly Queued[],
+    signal: AbortSignal,
+  ): Promise<(Clip | PlumbError)[]> =>
+    withSpan(
+      spans,
+      'sample batch',
+      {
+        root: true,
+        attributes: { 'plumb.model.version': group.model.version, 'plumb.batch.size': queued.length },
+      },
+      async (span) => {
+        const link = linkTo(currentCarrier());
+        for (const { begin, origin } of queued) {
+          begin(link);
+          if (origin !== undefined) span.addLink(origin);
+        }
+        return await sample(
+          group,
+          queued.map(({ request }) => request),
+          signal,
+        );
+      },
+    );
+
+  const batcher = new Batcher<Group, Queued, Clip | PlumbError>({
     batchSize: options.batchSize,
     lingerMs: options.batchWaitMs,
     concurrency: options.batchesUnderWay,
     maxWaiting: options.maxWaiting,
     keyOf: ({ model, sampler }) => [model.sha256, sampler.steps, sampler.guidance, sampler.shift].join(),
-    run: sample,
+    run: sampleBatch,
   });
 
   return {
@@ -133,12 +173,35 @@ export function createGeneration<Stored>(options: GenerationOptions<Stored>): Ge
         await Promise.resolve();
       });
       const group = { model: request.model, sampler: request.sampler };
-      const sampled = await batcher.submit(group, request, {
-        priority,
-        ...(signal === undefined ? {} : { signal }),
-      });
-      if (sampled instanceof PlumbError) throw sampled;
-      return clips.put(sampled);
+      const wait = startSpan(spans, 'wait for batch');
+      let sampling: Span | undefined;
+      const queued: Queued = {
+        request,
+        origin: linkTo(currentCarrier()),
+        begin: (batch) => {
+          wait.span.end();
+          sampling = startSpan(spans, 'sample clip', { links: [batch] }).span;
+        },
+      };
+      // The batch begins in the context of whoever filled it.
+      const bound = { ...queued, begin: context.bind(context.active(), queued.begin) };
+      let sampled: Clip | PlumbError;
+      try {
+        sampled = await batcher.submit(group, bound, {
+          priority,
+          ...(signal === undefined ? {} : { signal }),
+        });
+        if (sampled instanceof PlumbError) throw sampled;
+      } catch (error) {
+        if (sampling !== undefined) recordError(sampling, error);
+        throw error;
+      } finally {
+        // An item that was given up while it waited has not begun.
+        if (sampling === undefined) wait.span.end();
+        sampling?.end();
+      }
+      const clip = sampled;
+      return await withSpan(spans, 'store', {}, () => clips.put(clip));
     },
     close: () => batcher.close(),
   };

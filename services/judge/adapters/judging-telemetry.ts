@@ -34,6 +34,10 @@ export function judgingTelemetry(currency: string): JudgeTelemetry {
   const costs = instruments.createCounter('plumb.judge.cost', {
     description: 'Money that was spent by the price lists of the judges file, by judge and currency',
   });
+  const endpointUp = instruments.createGauge('plumb.judge.endpoint.up', {
+    description: '0 while the circuit breaker of an endpoint is open, else 1; told at every change',
+    unit: '1',
+  });
   return {
     spent: ({ name }, { input, output }, cost) => {
       tokens.add(input, { 'plumb.judge': name, type: 'input' });
@@ -41,6 +45,7 @@ export function judgingTelemetry(currency: string): JudgeTelemetry {
       if (cost > 0) costs.add(cost, { 'plumb.judge': name, currency });
     },
     endpointChanged: (endpoint, state) => {
+      endpointUp.record(state === 'down' ? 0 : 1, { 'plumb.judge.endpoint': endpoint });
       if (state === 'down') log.warn({ endpoint, state }, 'an endpoint fails all calls and is left alone');
       else log.info({ endpoint, state }, 'an endpoint changed its state');
     },

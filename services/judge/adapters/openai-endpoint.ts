@@ -8,7 +8,7 @@ import type {
   ChatCompletionContentPart,
   ChatCompletionCreateParamsNonStreaming,
 } from 'openai/resources/chat/completions';
-import { meter, startSpan, tracer } from '@plumb/kit/telemetry';
+import { currentCarrier, meter, startSpan, tracer } from '@plumb/kit/telemetry';
 import { z } from 'zod';
 import { EndpointError } from '../domain/endpoint.ts';
 import type { Completion, Endpoint } from '../domain/endpoint.ts';
@@ -100,6 +100,8 @@ export function openEndpoint(
         try {
           const raw = await client.chat.completions.create(toRequest(question), {
             signal: AbortSignal.any([signal, timeout]),
+            // An endpoint that writes traces of its own (vLLM does) goes on in this one.
+            headers: currentCarrier(),
           });
           const { completion, id } = readCompletion(raw);
           span.setAttributes({

@@ -1,7 +1,15 @@
 import { streamNames, subjects } from '@plumb/kit/bus';
-import type { Bus, Consumption } from '@plumb/kit/bus';
+import type { Bus, Consumption, Delivery } from '@plumb/kit/bus';
 import { describeError, notFound, PlumbError } from '@plumb/kit/errors';
-import { logger, tracer, withSpan } from '@plumb/kit/telemetry';
+import {
+  linkTo,
+  currentCarrier,
+  logger,
+  recordError,
+  startSpan,
+  tracer,
+  withSpan,
+} from '@plumb/kit/telemetry';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
@@ -41,7 +49,12 @@ type ItemOutcome = undefined | { readonly error: unknown };
 export async function consumeSampleEvents(
   bus: Bus,
   database: Kysely<Tables>,
-  options: { readonly changed: (runIds: ReadonlySet<string>) => void; readonly signal: AbortSignal },
+  options: {
+    readonly changed: (runIds: ReadonlySet<string>) => void;
+    /** Hears of clips that are in the ledger now, before `changed`. */
+    readonly generated: (sampleIds: readonly string[]) => void;
+    readonly signal: AbortSignal;
+  },
 ): Promise<Consumption[]> {
   const specs = specCache(database);
   const base = { stream: streamNames.events, maxInFlight: 4 * maxBatch, maxBatch, maxWaitMs, maxDeliveries };
@@ -59,12 +72,15 @@ export async function consumeSampleEvents(
       await recordBatch({
         database,
         changed: options.changed,
-        messages: items.map(({ message }) => message),
+        items,
         prepare: (message, row) => {
           warnOfOtherBytes(message, row);
           return generatedClip(message);
         },
-        record: async (clips) => await recordGenerated(database, clips),
+        record: async (clips) => {
+          await recordGenerated(database, clips);
+          options.generated(clips.map(({ sampleId }) => sampleId));
+        },
       }),
   );
   const scored = await bus.consumeBatches(
@@ -73,7 +89,7 @@ export async function consumeSampleEvents(
       await recordBatch({
         database,
         changed: options.changed,
-        messages: items.map(({ message }) => message),
+        items,
         prepare: async (message, row) => scoredClip(message, row, await specs(row.run_id)),
         record: async (clips) => await recordScored(database, clips),
       }),
@@ -84,7 +100,7 @@ export async function consumeSampleEvents(
       await recordBatch({
         database,
         changed: options.changed,
-        messages: items.map(({ message }) => message),
+        items,
         prepare: ({ sampleId, stage, status }) => ({
           sampleId,
           stage: stage === 'score' ? ('score' as const) : ('generate' as const),
@@ -101,7 +117,7 @@ export async function consumeSampleEvents(
 interface BatchOptions<Message, Entry> {
   readonly database: Kysely<Tables>;
   readonly changed: (runIds: ReadonlySet<string>) => void;
-  readonly messages: readonly Message[];
+  readonly items: readonly { readonly message: Message; readonly delivery: Delivery }[];
   /** What is to be written of one message; throws what is wrong with that message, which then is a dead letter. */
   readonly prepare: (message: Message, row: SampleRow) => Entry | Promise<Entry>;
   readonly record: (entries: readonly Entry[]) => Promise<void>;
@@ -110,9 +126,25 @@ interface BatchOptions<Message, Entry> {
 async function recordBatch<Message extends { readonly sampleId: string }, Entry>(
   options: BatchOptions<Message, Entry>,
 ): Promise<ItemOutcome[]> {
-  const { database, messages } = options;
+  const { database, items } = options;
+  const messages = items.map(({ message }) => message);
   const attributes = { 'messaging.batch.message_count': messages.length };
-  return await withSpan(spans, 'ledger', { attributes }, async () => {
+  const startTime = new Date();
+  return await withSpan(spans, 'ledger batch', { attributes }, async () => {
+    // The part that each sample had in it, in the sample's own trace.
+    const batch = linkTo(currentCarrier());
+    const end = (thrown?: unknown): void => {
+      for (const { message, delivery } of items) {
+        const { span } = startSpan(spans, 'ledger', {
+          parent: delivery.context,
+          startTime,
+          links: [batch],
+          attributes: { 'plumb.sample.id': message.sampleId },
+        });
+        if (thrown !== undefined) recordError(span, thrown);
+        span.end();
+      }
+    };
     try {
       const rows = await findSamples(database, [...new Set(messages.map(({ sampleId }) => sampleId))]);
       const byId = new Map(rows.map((row) => [row.id, row]));
@@ -120,9 +152,11 @@ async function recordBatch<Message extends { readonly sampleId: string }, Entry>
       const outcomes: ItemOutcome[] = [];
       for (const message of messages) outcomes.push(await prepared(options, message, byId, entries));
       await options.record(entries);
+      end();
       options.changed(new Set(rows.map((row) => row.run_id)));
       return outcomes;
     } catch (thrown) {
+      end(thrown);
       const error = ledgerError(thrown);
       log.error({ error: describeError(thrown) }, 'results could not be written down; they will come again');
       // A full disk, or a defect, must not turn results into dead letters: they wait until the ledger takes them.

@@ -8,6 +8,7 @@ import type { JudgeBudgets } from '../adapters/judge-budgets.ts';
 import type { QueueDepths } from '../adapters/queue-depths.ts';
 import type { RewardVersions } from '../adapters/reward-versions.ts';
 import type { Trainer } from '../adapters/trainer.ts';
+import type { Arrivals } from './arrivals.ts';
 import type { RunChanges } from './changes.ts';
 
 /** What the reconciler works with; made once, in main. */
@@ -21,6 +22,7 @@ export interface LoopContext {
   readonly judgeBudgets: JudgeBudgets;
   readonly queueDepths: QueueDepths;
   readonly changes: RunChanges;
+  readonly arrivals: Arrivals;
   readonly maxOutstanding: number;
   readonly republishAfterSeconds: number;
 }

@@ -2,7 +2,7 @@ import { context } from '@opentelemetry/api';
 import type { Context, Link } from '@opentelemetry/api';
 import { subjects } from '@plumb/kit/bus';
 import { PlumbError } from '@plumb/kit/errors';
-import { contextFromCarrier, currentCarrier, linkTo, withSpan } from '@plumb/kit/telemetry';
+import { contextFromCarrier, currentCarrier, linkTo, startSpan, withSpan } from '@plumb/kit/telemetry';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { GenerationTaskSchema, ScoringTaskSchema } from '@plumb/proto/plumb/tasks/v1/tasks_pb.js';
@@ -87,6 +87,7 @@ async function publishBatchOf(
       const outcomes = await Promise.allSettled(
         rows.map(async (row) => {
           const traceparent = await inSampleTrace(row, iterationLink, async () => {
+            endWait(loop, row);
             await publishTask(loop, options, row);
           });
           return { id: row.id, traceparent };
@@ -132,6 +133,14 @@ async function inSampleTrace(
       return currentCarrier()['traceparent'];
     },
   );
+}
+
+/** The time that a clip waited to be planned for is a span of its own. */
+function endWait(loop: LoopContext, row: SampleRow): void {
+  const startTime = loop.arrivals.take(row.id);
+  if (startTime === undefined) return;
+  const attributes = { 'plumb.sample.id': row.id };
+  startSpan(loopTracer, 'wait for plan', { startTime, attributes }).span.end();
 }
 
 async function publishTask(loop: LoopContext, options: PublishOptions, row: SampleRow): Promise<void> {

@@ -1,6 +1,7 @@
 /** Scores items with rewards: cache, batcher, exchange while running, and an outcome whatever happens. */
 
 import { LRUCache } from 'lru-cache';
+import { recordError, tracer, withSpan } from '@plumb/kit/telemetry';
 import { contentHash } from '@plumb/kit/content-hash';
 import { PlumbError, notFound } from '@plumb/kit/errors';
 import { createBatcher } from './batcher.ts';
@@ -182,7 +183,18 @@ export function createScoring(
     reward: (name) => entry(name).scorer,
     async score(name, item, priority) {
       const slot = entry(name);
-      const outcome = await measure(slot, item, priority);
+      const attributes = { 'plumb.reward': name, 'plumb.priority': priority };
+      const outcome = await withSpan(
+        tracer('plumb-reward'),
+        `score ${name}`,
+        { attributes },
+        async (span) => {
+          const measured = await measure(slot, item, priority);
+          span.setAttributes({ 'plumb.reward.version': measured.version, 'plumb.cached': measured.cached });
+          if ('error' in measured.result) recordError(span, measured.result.error);
+          return measured;
+        },
+      );
       events.outcome?.(outcome);
       if (slot.candidate !== undefined) void follow(slot.candidate, item, outcome);
       return outcome;

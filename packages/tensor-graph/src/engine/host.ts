@@ -18,7 +18,14 @@ export type HostRequest =
 /** Answers of the host. `ready` comes once, first. */
 export type HostReply =
   | { readonly kind: 'ready' }
-  | { readonly kind: 'result'; readonly id: number; readonly value: unknown }
+  | {
+      readonly kind: 'result';
+      readonly id: number;
+      readonly value: unknown;
+      /** When the engine began and ended the call, in milliseconds since 1970. */
+      readonly startMs: number;
+      readonly endMs: number;
+    }
   | { readonly kind: 'error'; readonly id: number; readonly error: WireError }
   | { readonly kind: 'closed' };
 
@@ -38,8 +45,9 @@ export function hostEngine(options: SessionOptions, post: Post): (request: HostR
     if (closing) return;
     try {
       const method = engine[request.method] as (...args: readonly unknown[]) => Promise<unknown>;
+      const startMs = epochMs();
       const value = await method.apply(engine, [...request.args]);
-      post({ kind: 'result', id: request.id, value }, buffersOf(value));
+      post({ kind: 'result', id: request.id, value, startMs, endMs: epochMs() }, buffersOf(value));
     } catch (error) {
       post({ kind: 'error', id: request.id, error: toWireError(PlumbError.from(error)) }, []);
     }
@@ -54,6 +62,10 @@ export function hostEngine(options: SessionOptions, post: Post): (request: HostR
     await engine.close();
     post({ kind: 'closed' }, []);
   };
+}
+
+function epochMs(): number {
+  return performance.timeOrigin + performance.now();
 }
 
 /** The memory of all typed arrays in a result. Results are fresh, so their memory can be given away. */

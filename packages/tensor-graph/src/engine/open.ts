@@ -2,7 +2,10 @@ import { fork } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
+import { context, trace } from '@opentelemetry/api';
+import type { Context } from '@opentelemetry/api';
 import { cancelled, invalidArgument, unavailable } from '@plumb/kit/errors';
+import { startSpan, tracer } from '@plumb/kit/telemetry';
 import type { PlumbError } from '@plumb/kit/errors';
 import type { CallOptions, Engine, EngineMethod, EngineOptions } from './engine.ts';
 import { fromWireError } from './error-wire.ts';
@@ -13,11 +16,15 @@ import type { TypedTensor } from './typed-tensor.ts';
 /** How long a closing process may take to finish its call before it is ended by force, in milliseconds. */
 const CLOSE_DEADLINE_MS = 10_000;
 
+const spans = tracer('plumb.engine');
+
 /** One end of a channel to a host. */
 interface Channel {
   send(request: HostRequest): void;
   /** Ends the host at once, where that is possible. */
   kill(): void;
+  /** Process of the host, where it has one of its own. */
+  readonly pid?: number | undefined;
   /** Resolves when the host is gone. */
   readonly gone: Promise<void>;
 }
@@ -75,6 +82,7 @@ function forkHost(options: SessionOptions, events: ChannelEvents): Channel {
       if (child.connected) child.send(withOwnMemory(request), () => undefined);
     },
     kill: () => child.kill('SIGKILL'),
+    pid: child.pid,
     gone,
   };
 }
@@ -120,6 +128,9 @@ function startHostThread(options: SessionOptions, events: ChannelEvents): Channe
 }
 
 interface Pending {
+  readonly method: EngineMethod;
+  /** The caller's trace. */
+  readonly context: Context;
   resolve(value: unknown): void;
   reject(error: unknown): void;
 }
@@ -216,6 +227,8 @@ class EngineClient implements Engine {
     signal?.addEventListener('abort', abort, { once: true });
     const settle = (): void => signal?.removeEventListener('abort', abort);
     this.#pending.set(id, {
+      method,
+      context: context.active(),
       resolve: (value) => {
         settle();
         resolve(value);
@@ -245,8 +258,24 @@ class EngineClient implements Engine {
     // A call that was given up has nobody waiting.
     const pending = this.#pending.get(reply.id);
     this.#pending.delete(reply.id);
-    if (reply.kind === 'result') pending?.resolve(reply.value);
-    else pending?.reject(fromWireError(reply.error));
+    if (reply.kind === 'result') {
+      if (pending !== undefined) this.#record(pending, reply);
+      pending?.resolve(reply.value);
+    } else pending?.reject(fromWireError(reply.error));
+  }
+
+  /** The engine has no telemetry of its own: its part of a trace is written here, with the times that it gave. */
+  #record(
+    { method, context: caller }: Pending,
+    { startMs, endMs }: { startMs: number; endMs: number },
+  ): void {
+    if (trace.getSpan(caller) === undefined) return;
+    const { span } = startSpan(spans, `engine ${method}`, {
+      parent: caller,
+      startTime: new Date(startMs),
+      attributes: this.#channel.pid === undefined ? {} : { 'process.pid': this.#channel.pid },
+    });
+    span.end(new Date(endMs));
   }
 
   #onExit(how: string): void {

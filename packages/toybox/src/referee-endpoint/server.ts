@@ -1,7 +1,8 @@
 import { timingSafeEqual } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
+import { SpanKind } from '@opentelemetry/api';
 import { PlumbError, describeError } from '@plumb/kit/errors';
-import { logger } from '@plumb/kit/telemetry';
+import { contextFromCarrier, logger, tracer, withSpan } from '@plumb/kit/telemetry';
 import Fastify from 'fastify';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { answer } from './answer.ts';
@@ -120,7 +121,21 @@ export function refereeEndpoint({ misbehaviour, apiKey }: RefereeEndpointOptions
     if (fault === 'server-error' || fault === 'rate-limit' || fault === 'stall') {
       return refuse(fault, reply, behaviour);
     }
-    const completion = await answer(question, chat, behaviour);
+    const traceparent = request.headers['traceparent'];
+    const completion = await withSpan(
+      tracer('plumb.referee'),
+      'POST /v1/chat/completions',
+      {
+        kind: SpanKind.SERVER,
+        parent: contextFromCarrier(typeof traceparent === 'string' ? { traceparent } : {}),
+        attributes: {
+          'http.request.method': 'POST',
+          'http.route': '/v1/chat/completions',
+          'gen_ai.request.model': chat.model,
+        },
+      },
+      () => answer(question, chat, behaviour),
+    );
     const [choice] = completion.choices;
     switch (fault) {
       case 'reset': {

@@ -8,6 +8,7 @@ import pg from 'pg';
 import { ledgerError } from './database-error.ts';
 import * as ledgerMigration from './migrations/0001-ledger.ts';
 import * as countsMigration from './migrations/0002-counts.ts';
+import { recordQuery } from './query-telemetry.ts';
 import type { Tables } from './tables.ts';
 
 /** Every migration, by a name that sorts in the order in which they run. */
@@ -24,7 +25,7 @@ const poolSize = 8;
  * FAILED_PRECONDITION when the database holds migrations that this version does not know.
  */
 export async function openDatabase(url: string): Promise<Kysely<Tables>> {
-  const database = new Kysely<Tables>({ dialect: await dialectOf(url) });
+  const database = new Kysely<Tables>({ dialect: await dialectOf(url), log: recordQuery });
   try {
     await migrate(database);
   } catch (error) {

@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { z } from 'zod';
 import { demoCommand } from './commands/demo.ts';
 import { pretrainCommand } from './commands/pretrain.ts';
+import { judgeCommand } from './commands/judge.ts';
 import { modelsCommand } from './commands/models.ts';
 import { statusCommand } from './commands/status.ts';
 import { testCommand } from './commands/test.ts';
@@ -32,6 +33,7 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     traceCommand,
     trainCommand,
     modelsCommand,
+    judgeCommand,
     testCommand,
     pretrainCommand,
   ]) {

@@ -96,7 +96,8 @@ export async function embeddedSystem(options: {
     service(
       'judge',
       {
-        PLUMB_JUDGES_FILE: join(root, 'services/judge/judges.toybox.yaml'),
+        PLUMB_JUDGES_FILE:
+          process.env['PLUMB_JUDGES_FILE'] ?? join(root, 'services/judge/judges.toybox.yaml'),
         PLUMB_REFEREE_URL: `http://${addresses.referee}/v1`,
       },
       ['nats-server', 'referee'],
@@ -109,6 +110,7 @@ export async function embeddedSystem(options: {
       {
         PLUMB_TRAINER_ADDRESS: addresses.trainer,
         PLUMB_REWARD_ADDRESS: addresses.reward,
+        PLUMB_JUDGE_ADDRESS: addresses.judge,
         PLUMB_DATABASE_URL: `pglite:${state.entry('ledger')}`,
       },
       ['trainer', 'generator', 'reward'],

@@ -3,6 +3,8 @@
  */
 export { agreement, cohenKappa, rocAuc, spearman } from './agreement.ts';
 export type { Agreement, AgreementReport, LabelledScore } from './agreement.ts';
+export { bootstrapStatistic } from './bootstrap-statistic.ts';
+export type { StatisticEstimate } from './bootstrap-statistic.ts';
 export {
   brierScore,
   calibrate,

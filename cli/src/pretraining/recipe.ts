@@ -33,6 +33,7 @@ export function pretrainingOptimisation(steps: number): OptimisationSettings {
     clipNorm: 1,
     emaDecay: 0.998,
     captionDropout: 0.1,
+    rematerialise: 'none',
     timesteps: { kind: 'logit-normal', mean: 1.3, std: 1.3 },
   };
 }

@@ -23,6 +23,11 @@ export const optimisationSettingsSchema = z
     emaDecay: z.number().min(0).lt(1).default(0),
     /** Share of captions replaced by the empty one, so that guidance keeps working. */
     captionDropout: z.number().min(0).max(1).default(0.1),
+    /**
+     * `blocks` keeps only what enters every block of the model, and computes the rest of it a second time for the
+     * gradient: less memory, more time.
+     */
+    rematerialise: z.enum(['none', 'blocks']).default('none'),
     /** Which diffusion times are trained on; shifted towards noise, where motion is decided. */
     timesteps: timestepDistributionSchema.default({ kind: 'logit-normal', mean: 1.3, std: 1.3 }),
   })

@@ -2,6 +2,7 @@ import { dpoLoss, forwardProjectionLoss, ktoLoss, type ObjectiveSettings } from 
 import { concat, Graph, split, type Tensor, type TrainableParameter } from '@plumb/tensor-graph';
 import { adaptedMatrix, adapterTargets, type AdapterSettings } from './adapters.ts';
 import { clipShape, type VideoModelConfig } from './config.ts';
+import type { OptimisationSettings } from './optimisation.ts';
 import { noiseAndTarget } from './parameterisation.ts';
 import { weightOf } from './sampling-graph.ts';
 import { denoise, parameterSpecs, type ParameterSpec } from './video-dit.ts';
@@ -87,12 +88,14 @@ interface Predictions {
  * rejected clip, and share everything else; labelled samples (kto) have `accepted` [batch] and, for the mismatched
  * estimate, `mismatchedTokens`. Policy and reference see the same noised clips.
  * @param adapters trains these and freezes the weights of the base, which are inputs of their own names
+ * @param rematerialise whether the gradient recomputes every block
  */
 export function trainingGraph(
   config: VideoModelConfig,
   settings: ObjectiveSettings,
   batch: number,
   adapters?: AdaptedTraining,
+  rematerialise: OptimisationSettings['rematerialise'] = 'none',
 ): TrainingGraph {
   const graph = new Graph();
   const own = policyWeights(graph, config, adapters?.settings);
@@ -131,14 +134,15 @@ export function trainingGraph(
             Array.from({ length: copies }, () => x),
             0,
           );
-    return denoise(config, weight, {
+    const input = {
       noised,
       tokens: captions,
       time: repeat(time),
       skip: repeat(levels.skip),
       in: repeat(levels.in),
       out: repeat(levels.out),
-    });
+    };
+    return denoise(config, weight, input, { rematerialise: rematerialise === 'blocks' });
   };
   const policy = (noised: Tensor, captions: Tensor, copies = 1): Tensor =>
     predict((name) => weightOf(own.weights, name), noised, captions, copies);

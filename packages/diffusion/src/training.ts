@@ -88,6 +88,7 @@ export function trainingProgram(options: TrainingProgramOptions): TrainingProgra
     objective,
     microBatch,
     adapters === undefined ? undefined : { settings: adapters, referenceIsBase: reference === model },
+    optimisation.rematerialise,
   );
   const frozen = new Map<string, Float32Array>(usesBase ? model.parameters : []);
   if (usesReference) {

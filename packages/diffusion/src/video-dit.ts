@@ -106,12 +106,14 @@ export interface DenoiserInput {
  * The prediction of a video diffusion transformer with adaptive layer norm (DiT, Peebles and Xie, arXiv 2212.09748)
  * over patches of time, height and width, with a learned relative-position bias in every head.
  * @param parameter gives the weight of a name of `parameterSpecs`
+ * @param options.rematerialise whether the gradient computes every block a second time, in place of keeping what it made
  * @returns the model's prediction in the config's parameterisation, shaped as `noised`
  */
 export function denoise(
   config: VideoModelConfig,
   parameter: (name: string) => Tensor,
   input: DenoiserInput,
+  options: { readonly rematerialise?: boolean } = {},
 ): Tensor {
   const graph = input.noised.graph;
   const width = config.hiddenSize;
@@ -134,8 +136,7 @@ export function denoise(
   let x = add(linear(patches, 'patch'), position);
 
   const relativeIndex = graph.constant(relativePositionIndex(config), [tokens * tokens]);
-  for (let block = 0; block < config.depth; block++) {
-    const name = `blocks.${block}`;
+  const transform = (from: Tensor, name: string): Tensor => {
     const [shift1, scale1, gate1, shift2, scale2, gate2] = modulation(
       linear(condition, `${name}.modulation`),
       6,
@@ -146,12 +147,17 @@ export function denoise(
       parameter,
       `${name}.attention`,
       relativeIndex,
-      modulate(x, shift1, scale1),
+      modulate(from, shift1, scale1),
       linear,
     );
-    x = add(x, mul(gate1, attended));
-    const hidden = silu(linear(modulate(x, shift2, scale2), `${name}.mlp.0`));
-    x = add(x, mul(gate2, linear(hidden, `${name}.mlp.1`)));
+    const mixed = add(from, mul(gate1, attended));
+    const hidden = silu(linear(modulate(mixed, shift2, scale2), `${name}.mlp.0`));
+    return add(mixed, mul(gate2, linear(hidden, `${name}.mlp.1`)));
+  };
+  for (let block = 0; block < config.depth; block++) {
+    const from = x;
+    const build = (): Tensor => graph.scope(`blocks.${block}`, () => transform(from, `blocks.${block}`));
+    x = options.rematerialise === true ? graph.checkpoint(build) : build();
   }
   const [shift, scale] = modulation(linear(condition, 'head.modulation'), 2, width) as [Tensor, Tensor];
   const patchesOut = linear(modulate(x, shift, scale), 'head.out');

@@ -1,8 +1,9 @@
 import { describeShape, graphError, missingGradient } from './errors.ts';
-import type { GraphNode, Tensor } from './graph.ts';
+import type { Checkpoint, DType, GraphNode, Tensor } from './graph.ts';
 import { isFloat, sizeOf } from './graph.ts';
 import { gradientRules } from './gradient-rules.ts';
-import { addAll } from './operators/elementwise.ts';
+import { add, addAll, less } from './operators/elementwise.ts';
+import { cast, reshape, slice } from './operators/layout.ts';
 
 /**
  * Reverse-mode differentiation: builds, on the same graph, the gradient of a scalar with respect to each tensor.
@@ -57,18 +58,84 @@ export function gradients(
   };
 
   contribute(loss, graph.filled(1, loss.shape, loss.dtype));
+  const recomputations = new Map<Checkpoint, ReadonlyMap<GraphNode, GraphNode>>();
+  /** The node to differentiate in place of `node`: itself, or its second making. */
+  const standInOf = (node: GraphNode, gradient: Tensor): GraphNode => {
+    const checkpoint = graph.checkpointOf(node);
+    if (checkpoint === undefined) return node;
+    let copies = recomputations.get(checkpoint);
+    if (copies === undefined) {
+      copies = recompute(checkpoint, gradient, options.without);
+      recomputations.set(checkpoint, copies);
+    }
+    return copies.get(node) ?? node;
+  };
   for (const { node, needs } of path.toReversed()) {
     const incoming = node.outputs.map(gradientOf);
-    if (incoming.every((gradient) => gradient === undefined)) continue;
+    const arrived = incoming.find((gradient) => gradient !== undefined);
+    if (arrived === undefined) continue;
     const rule = gradientRules.get(node.operator);
     if (rule === undefined) throw missingGradient(node.operator, node.name);
-    const outgoing = rule({ node, gradients: incoming, needs });
+    const outgoing = rule({ node: standInOf(node, arrived), gradients: incoming, needs });
     for (const [index, gradient] of outgoing.entries()) {
       const input = node.inputs[index];
       if (gradient !== undefined && input !== undefined && needs[index] === true) contribute(input, gradient);
     }
   }
   return wrt.map((tensor) => gradientOf(tensor) ?? graph.filled(0, tensor.shape, tensor.dtype));
+}
+
+/**
+ * Makes the nodes of a checkpoint a second time, after a gradient has arrived. Their inputs pass through an addition of
+ * a 0 that is made of that gradient: otherwise a runtime would find the two makings equal and keep the first, or do the
+ * second before it is needed.
+ *
+ * @param gradient of what the checkpoint's last node on the path made
+ * @param without nodes whose results stay: they are computed before everything else
+ * @returns the second making of each node
+ */
+function recompute(
+  { nodes }: Checkpoint,
+  gradient: Tensor,
+  without: ReadonlySet<GraphNode> | undefined,
+): ReadonlyMap<GraphNode, GraphNode> {
+  const { graph } = gradient;
+  // Not less than itself, NaN or not: 0.
+  const element = slice(reshape(gradient, [-1]), 0, 0, 1);
+  const zeros = new Map<DType, Tensor>();
+  const zeroOf = (dtype: DType): Tensor => {
+    let zero = zeros.get(dtype);
+    if (zero === undefined) {
+      zero = cast(less(element, element), dtype);
+      zeros.set(dtype, zero);
+    }
+    return zero;
+  };
+  const made = new Map<Tensor, Tensor>();
+  const again = (tensor: Tensor): Tensor => {
+    const known = made.get(tensor);
+    if (known !== undefined) return known;
+    // Inputs and what follows from parameters alone are there anyway.
+    if (tensor.source.kind !== 'node' || without?.has(tensor.source.node) === true || !isFloat(tensor.dtype)) {
+      return tensor;
+    }
+    const gated = reshape(add(tensor, zeroOf(tensor.dtype)), tensor.shape);
+    made.set(tensor, gated);
+    return gated;
+  };
+  const copies = new Map<GraphNode, GraphNode>();
+  for (const node of nodes) {
+    if (without?.has(node) === true) continue;
+    const inputs = node.inputs.map((input) => (input === undefined ? undefined : again(input)));
+    const outputs = graph.apply(node.operator, inputs, node.outputs, node.attributes);
+    for (const [index, output] of node.outputs.entries()) {
+      const copy = outputs[index];
+      if (copy === undefined) continue;
+      made.set(output, copy);
+      if (copy.source.kind === 'node') copies.set(node, copy.source.node);
+    }
+  }
+  return copies;
 }
 
 interface Step {

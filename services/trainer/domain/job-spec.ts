@@ -330,6 +330,7 @@ function optimisationOf(optimisation: Optimisation | undefined): OptimisationSet
     clipNorm,
     emaDecay,
     captionDropout,
+    rematerialise,
   } = optimisation;
   return parseOptimisationSettings({
     steps,
@@ -341,6 +342,7 @@ function optimisationOf(optimisation: Optimisation | undefined): OptimisationSet
     ...(clipNorm === 0 ? {} : { clipNorm }),
     emaDecay,
     captionDropout,
+    ...(rematerialise === '' ? {} : { rematerialise }),
     ...(optimisation.timesteps === undefined ? {} : { timesteps: timestepsOf(optimisation.timesteps) }),
   });
 }

@@ -562,6 +562,14 @@ export declare type Optimisation = Message<"plumb.trainer.v1.Optimisation"> & {
    * @generated from field: int32 anchor_every_steps = 13;
    */
   anchorEverySteps: number;
+
+  /**
+   * none, or blocks: the gradient computes every block of the model a second time in place of keeping what it made. Less
+   * memory for more time; none unless given.
+   *
+   * @generated from field: string rematerialise = 14;
+   */
+  rematerialise: string;
 };
 
 /**

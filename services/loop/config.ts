@@ -28,4 +28,14 @@ export const loopSettings = z.object({
     .positive()
     .default(120)
     .describe('seconds without any result after which tasks are published again'),
+  /** Without progress for this long, a stage counts as stalled: a warning, an event in the trace and a metric. */
+  stallAfterSeconds: z.coerce
+    .number()
+    .positive()
+    .default(300)
+    .describe('seconds without progress after which a stage counts as stalled'),
+  stallBudgets: z
+    .string()
+    .default('')
+    .describe('other seconds for single stages, for example generate=600,train=1800'),
 });

@@ -1,3 +1,5 @@
+import { observeQueues, streamNames, subjects } from '@plumb/kit/bus';
+import type { ObservedQueue } from '@plumb/kit/bus';
 import { runService, startFoundation } from '@plumb/kit/lifecycle';
 import { addService } from '@plumb/kit/rpc';
 import { openFolderStore } from '@plumb/media';
@@ -16,12 +18,22 @@ import { noRewardVersions, rewardVersionsOf } from './adapters/reward-versions.t
 import { consumeSampleEvents } from './adapters/sample-events.ts';
 import { trainerOf } from './adapters/trainer.ts';
 import { loopSettings } from './config.ts';
+import { parseBudgets } from './domain/stall.ts';
 import { labelService } from './label-service.ts';
 import { loopService } from './loop-service.ts';
 import { modelRegistryService } from './model-registry-service.ts';
 import { Arrivals } from './reconciler/arrivals.ts';
 import { RunChanges } from './reconciler/changes.ts';
 import { Reconciler } from './reconciler/reconciler.ts';
+
+/** Everything that waits for somebody between the services. */
+const observedQueues: readonly ObservedQueue[] = [
+  { stream: streamNames.tasks, durable: 'generator', subject: subjects.taskGenerate, work: true },
+  { stream: streamNames.tasks, durable: 'reward', subject: subjects.taskScore, work: true },
+  { stream: streamNames.events, durable: 'loop-generated', subject: subjects.sampleGenerated, work: false },
+  { stream: streamNames.events, durable: 'loop-scored', subject: subjects.sampleScored, work: false },
+  { stream: streamNames.events, durable: 'loop-failed', subject: subjects.sampleFailed, work: false },
+];
 
 await runService({
   name: 'loop',
@@ -60,12 +72,14 @@ await runService({
       queueDepths: queueDepthsOf(bus),
       changes,
       arrivals,
+      stallBudgets: parseBudgets(config.stallBudgets, config.stallAfterSeconds),
       maxOutstanding: config.maxOutstandingTasks,
       republishAfterSeconds: config.republishAfterSeconds,
     };
     const reconciler = new Reconciler(loop);
     ctx.onStop('reconciler', () => reconciler.stop(), { deadlineMs: 10_000 });
 
+    observeQueues(bus, observedQueues);
     const consumptions = await consumeSampleEvents(bus, database, {
       signal: ctx.signal,
       generated: (sampleIds) => {

@@ -23,6 +23,9 @@ export function stepMetrics(): (point: TrainingProgress) => void {
   const samplesPerSecond = instruments.createGauge('plumb.trainer.samples_per_second', {
     unit: '{sample}/s',
   });
+  const margin = instruments.createGauge('plumb.trainer.implicit_reward_margin', {
+    description: 'Mean margin of the implicit rewards in the last batch (dpo, kto)',
+  });
   const probes = instruments.createCounter('plumb.trainer.probes', {
     description: 'Held-out probes by outcome: scored, over-optimised (it shows signs), or failed',
     unit: '{probe}',
@@ -51,6 +54,7 @@ export function stepMetrics(): (point: TrainingProgress) => void {
     loss.record(point.loss);
     gradientNorm.record(point.gradientNorm);
     samplesPerSecond.record(point.samplesPerSecond);
+    if (point.implicitRewardMargin !== undefined) margin.record(point.implicitRewardMargin);
     if (point.anchorDistance !== undefined) anchorDistance.record(point.anchorDistance);
   };
 }

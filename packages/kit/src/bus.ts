@@ -16,6 +16,8 @@ export type { DeadLetter, DeadLetters } from './bus/dead-letters.ts';
 export type { Delivery, DeliveryPolicy } from './bus/delivery.ts';
 export type { Change, Entry, KeyValue, KeyValueOptions } from './bus/key-value.ts';
 export type { PublishAck, PublishOptions } from './bus/publish.ts';
+export { observeQueues } from './bus/queue-metrics.ts';
+export type { ObservedQueue } from './bus/queue-metrics.ts';
 export type { Consumption } from './bus/pump.ts';
 export { plumbStreams, streamNames, subjects } from './bus/streams.ts';
 export type { StreamSpec } from './bus/streams.ts';

@@ -22,6 +22,7 @@ import {
 import type { SampleGenerated, SampleScored } from '@plumb/proto/plumb/tasks/v1/tasks_pb.js';
 import type { Kysely } from 'kysely';
 import { rewardsOf } from '../domain/sample-plan.ts';
+import { loopMetrics } from '../metrics.ts';
 import { ledgerError } from './ledger/database-error.ts';
 import { findRun } from './ledger/runs.ts';
 import { findSamples, recordFailed, recordGenerated, recordScored } from './ledger/samples.ts';
@@ -79,6 +80,7 @@ export async function consumeSampleEvents(
         },
         record: async (clips) => {
           await recordGenerated(database, clips);
+          loopMetrics.samples.add(clips.length, { 'plumb.sample.event': 'generated' });
           options.generated(clips.map(({ sampleId }) => sampleId));
         },
       }),
@@ -91,7 +93,10 @@ export async function consumeSampleEvents(
         changed: options.changed,
         items,
         prepare: async (message, row) => scoredClip(message, row, await specs(row.run_id)),
-        record: async (clips) => await recordScored(database, clips),
+        record: async (clips) => {
+          await recordScored(database, clips);
+          for (const clip of clips) countScored(clip);
+        },
       }),
   );
   const failed = await bus.consumeBatches(
@@ -108,6 +113,7 @@ export async function consumeSampleEvents(
         }),
         record: async (failures) => {
           for (const failure of failures) await recordFailed(database, failure);
+          loopMetrics.samples.add(failures.length, { 'plumb.sample.event': 'failed' });
         },
       }),
   );
@@ -217,7 +223,11 @@ function warnOfOtherBytes(message: SampleGenerated, row: SampleRow): void {
   );
 }
 
-function scoredClip(message: SampleScored, row: SampleRow, spec: RunSpec): ScoredClip {
+function scoredClip(
+  message: SampleScored,
+  row: SampleRow,
+  spec: RunSpec,
+): ScoredClip & { readonly category: string } {
   return {
     sampleId: message.sampleId,
     results: message.outcomes.map(rewardResult),
@@ -225,7 +235,16 @@ function scoredClip(message: SampleScored, row: SampleRow, spec: RunSpec): Score
     verdictReward: spec.evaluation?.reward ?? '',
     traceId: message.traceId,
     scoredAt: dateOf(message.scoreTime),
+    category: row.category,
   };
+}
+
+function countScored({ results, verdictReward, category }: ReturnType<typeof scoredClip>): void {
+  loopMetrics.samples.add(1, { 'plumb.sample.event': 'scored' });
+  for (const { reward, outcome } of results) {
+    if (reward !== verdictReward || 'error' in outcome) continue;
+    loopMetrics.verdicts.add(1, { 'plumb.category': category, 'plumb.accepted': outcome.value >= 0.5 });
+  }
 }
 
 function rewardResult(outcome: RewardOutcome): RewardResult {

@@ -8,6 +8,7 @@ import type { JudgeBudgets } from '../adapters/judge-budgets.ts';
 import type { QueueDepths } from '../adapters/queue-depths.ts';
 import type { RewardVersions } from '../adapters/reward-versions.ts';
 import type { Trainer } from '../adapters/trainer.ts';
+import type { StallBudgets } from '../domain/stall.ts';
 import type { Arrivals } from './arrivals.ts';
 import type { RunChanges } from './changes.ts';
 
@@ -23,6 +24,7 @@ export interface LoopContext {
   readonly queueDepths: QueueDepths;
   readonly changes: RunChanges;
   readonly arrivals: Arrivals;
+  readonly stallBudgets: StallBudgets;
   readonly maxOutstanding: number;
   readonly republishAfterSeconds: number;
 }

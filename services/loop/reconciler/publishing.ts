@@ -181,6 +181,8 @@ async function publishTask(loop: LoopContext, options: PublishOptions, row: Samp
         ...identity,
         video: videoFromText(row.video),
         rewards: [...rewardsOf(options.spec, row.grp)],
+        // Held-out judges answer for evaluations alone; training groups are refused by the judge service itself.
+        evaluation: row.grp !== 'train',
       },
       { id: `${row.id}.score.${row.score_attempts + 1}`, signal },
     );

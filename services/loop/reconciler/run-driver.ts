@@ -28,6 +28,7 @@ import {
   registerCandidate,
 } from './stages.ts';
 import { writeRunManifest } from './run-manifest.ts';
+import { RunStalls } from './run-stalls.ts';
 import { createTrainingJob, watchTrainingJob } from './training.ts';
 import { Wakeup } from './wakeup.ts';
 
@@ -60,11 +61,13 @@ export class RunDriver {
   #lastResultAt: Record<Queue, number> = { generate: performance.now(), score: performance.now() };
   #lastCounts: Record<Queue, number> = { generate: 0, score: 0 };
   #activeSince = performance.now();
+  readonly #stalls: RunStalls;
 
   constructor(loop: LoopContext, runId: string, signal: AbortSignal) {
     this.#loop = loop;
     this.#runId = runId;
     this.#signal = signal;
+    this.#stalls = new RunStalls(loop, runId);
   }
 
   /** Something has changed: look soon. */
@@ -109,6 +112,7 @@ export class RunDriver {
       await pause(Math.max(0, shortestPassMs - spent), this.#signal);
       await this.#wakeup.wait(wait, this.#signal);
     }
+    this.#stalls.end();
     this.#background.abort();
     await this.#watched?.done;
     await this.#flushActive(true);
@@ -124,6 +128,7 @@ export class RunDriver {
     await this.#flushActive(false);
     this.#spec ??= specFromText(run.spec);
     const loaded = await loadIteration(this.#loop.database, run, this.#spec);
+    await this.#stalls.look(loaded);
     const limits = await this.#limits(this.#spec, run);
     const actions = plan(snapshotOf(loaded, this.#idleSeconds(loaded)), limits);
     let again = false;

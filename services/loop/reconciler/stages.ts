@@ -20,6 +20,7 @@ import { dataSetManifest } from '../domain/data-set.ts';
 import { evaluate, evaluationManifest, evaluationMediaType, parseEvaluation } from '../domain/evaluation.ts';
 import type { IterationEvaluation } from '../domain/evaluation.ts';
 import { decide, parseRules, reasonsOf } from '../domain/gate.ts';
+import { loopMetrics } from '../metrics.ts';
 import { loopTracer } from './context.ts';
 import type { LoopContext } from './context.ts';
 import { currentTraceId, iterationAttributes, iterationContext } from './iteration-trace.ts';
@@ -100,6 +101,8 @@ export async function evaluateCandidate(loop: LoopContext, loaded: LoadedIterati
     const manifest = evaluationManifest({ ...inputs, result, model: loaded.model, candidate });
     const stored = await loop.artifacts.put(canonicalJson(manifest), { mediaType: evaluationMediaType });
     span.setAttribute('plumb.evaluation.gain', result.verdict.difference.value);
+    loopMetrics.evaluationGain.record(result.verdict.difference.value);
+    loopMetrics.overOptimised.record((result.overOptimisation ?? []).length > 0 ? 1 : 0);
     await insertEvaluation(loop.database, {
       ...key,
       beforeVersion: loaded.model.version,
@@ -134,6 +137,7 @@ export async function decideCandidate(loop: LoopContext, loaded: LoadedIteration
     if (loaded.evaluation === undefined) throw new TypeError('there is no evaluation to decide by');
     const decision = decide(loaded.spec, parseEvaluation(loaded.evaluation.result));
     span.setAttribute('plumb.gate.promoted', decision.promoted);
+    loopMetrics.gateDecisions.add(1, { 'plumb.gate.decision': decision.promoted ? 'promoted' : 'refused' });
     await insertDecision(loop.database, {
       ...key,
       promoted: decision.promoted,

@@ -13,6 +13,7 @@ import {
 } from '../adapters/ledger/iterations.ts';
 import { artifactFromText, jobToText, progressToText } from '../adapters/messages.ts';
 import { trainingSeedOf } from '../domain/identity.ts';
+import { loopMetrics } from '../metrics.ts';
 import { loopLogger, loopTracer } from './context.ts';
 import type { LoopContext } from './context.ts';
 import { currentTraceId, iterationAttributes, iterationContext } from './iteration-trace.ts';
@@ -113,6 +114,9 @@ async function followJob(
 }
 
 async function recordJob(loop: LoopContext, job: Job): Promise<void> {
+  if (job.dataSetSummary !== undefined) {
+    loopMetrics.uninformativeRatio.record(job.dataSetSummary.uninformativePromptRatio);
+  }
   await updateJob(loop.database, {
     id: job.id,
     state: ledgerState(job.state),

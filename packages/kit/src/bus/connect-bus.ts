@@ -52,6 +52,8 @@ export interface Bus {
   readonly deadLetters: DeadLetters;
   /** @throws PlumbError NOT_FOUND when there is no such consumer yet */
   queueDepth(stream: string, durable: string): Promise<QueueDepth>;
+  /** When the oldest message of a subject was stored; `at` is undefined when there is none. */
+  oldestMessage(stream: string, subject: string): Promise<{ readonly at: Date | undefined }>;
   /** Sends what is pending and closes. Stop the consumptions first. */
   close(): Promise<void>;
 }
@@ -98,6 +100,13 @@ export async function connectBus(options: ConnectOptions): Promise<Bus> {
         { deadlineMs },
       );
       return { waiting: info.num_pending, inFlight: info.num_ack_pending, redelivered: info.num_redelivered };
+    },
+    oldestMessage: async (stream, subject) => {
+      const stored = await connection.attempt(
+        async () => await connection.manager.direct.getMessage(stream, { seq: 1, next_by_subj: subject }),
+        { deadlineMs },
+      );
+      return { at: stored?.time };
     },
     close: async () => {
       await connection.close();

@@ -1,4 +1,6 @@
 /** `@plumb/kit/rpc`: gRPC servers and clients for protobuf-es services. */
+export { openClientCredentials } from './access/client-credentials.ts';
+export type { ClientCredentialFiles, ClientCredentials } from './access/client-credentials.ts';
 export { createClient } from './rpc/client.ts';
 export type { ClientOptions } from './rpc/client.ts';
 export { isLoopback } from './rpc/loopback.ts';

@@ -46,7 +46,7 @@ const pathOf = (method: DescMethod): string => `/${method.parent.typeName}/${met
 /** What the platform promises, written down once more and independently: may this role make this call? */
 const promised: Readonly<Record<Exclude<Role, 'admin'>, readonly RegExp[]>> = {
   score: [
-    /RewardService/,
+    /RewardService\/(?!Reload)/,
     /JudgeService\/(Judge|Compare|ListJudges|ListEndpoints|GetSpend)$/,
     /Registry\S+\/(Get|List)/,
   ],
@@ -434,6 +434,8 @@ describe('TLS', () => {
       },
       listRewards: (_request, { caller }) => ({ rewards: [{ name: caller ?? '' }] }),
       getReward: () => ({}),
+      getShadowReport: () => ({}),
+      reloadRewards: () => ({}),
     });
     const { address } = await server.listen();
     t.after(async () => {

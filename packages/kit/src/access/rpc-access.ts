@@ -35,6 +35,8 @@ const table: ReadonlyMap<string, RpcRule> = new Map([
     scoreStream: { roles: ['score'], items: () => 1 },
     listRewards: { roles: ['read', 'score'] },
     getReward: { roles: ['read', 'score'] },
+    getShadowReport: { roles: ['read', 'score'] },
+    reloadRewards: { roles: onlyAdmin },
   }),
   ...rulesOf(JudgeService, {
     judge: { roles: ['score'], items: () => 1 },

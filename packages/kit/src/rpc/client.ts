@@ -57,7 +57,8 @@ export function createClient<S extends DescService>(
     close: () => {
       client.close();
     },
-    ready: (waiting: { deadlineMs?: number; signal?: AbortSignal } = {}) => ready(client, address, waiting),
+    ready: (waiting: { deadlineMs?: number | undefined; signal?: AbortSignal | undefined } = {}) =>
+      ready(client, address, waiting),
   };
   for (const method of service.methods) {
     if (Object.hasOwn(methods, method.localName)) {
@@ -283,7 +284,7 @@ async function sendAll(
 async function ready(
   client: Client,
   address: string,
-  waiting: { deadlineMs?: number; signal?: AbortSignal },
+  waiting: { deadlineMs?: number | undefined; signal?: AbortSignal | undefined },
 ): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<undefined>();
   const { signal } = waiting;

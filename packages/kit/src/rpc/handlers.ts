@@ -191,9 +191,11 @@ function received(schema: DescMessage, bytes: Buffer, call: { readonly metadata:
 
 async function* decodeAll(
   schema: DescMessage,
-  call: AsyncIterable<Buffer> & { readonly metadata: Metadata },
+  call: ServerReadableStream<Buffer, Buffer> | ServerDuplexStream<Buffer, Buffer>,
 ): AsyncGenerator {
-  for await (const bytes of call) yield received(schema, bytes, call);
+  // A handler that stops reading still has an answer or an error to send, which a destroyed stream could not.
+  const messages: AsyncIterable<Buffer> = call.iterator({ destroyOnReturn: false });
+  for await (const bytes of messages) yield received(schema, bytes, call);
 }
 
 /** Writes answers as fast as the caller takes them and stops the generator when the call is over. */

@@ -431,6 +431,24 @@ describe('a server that is not there', () => {
   });
 });
 
+test('an error in the middle of a stream of requests reaches the caller, whatever is still to be read', async (t) => {
+  const { client } = await serve(t, {
+    async *chat(requests) {
+      for await (const { value } of requests) {
+        if (value === 'bad') throw invalidArgument('value', "is 'bad'");
+        yield { value };
+      }
+    },
+    async join(requests) {
+      for await (const { value } of requests) if (value === 'bad') throw invalidArgument('value', "is 'bad'");
+      return {};
+    },
+  });
+  const values = ['a', 'bad', ...Array.from({ length: 100 }, () => 'more')].map((value) => ({ value }));
+  await assert.rejects(collect(client.chat(values)), isError('INVALID_ARGUMENT'));
+  await assert.rejects(client.join(values), isError('INVALID_ARGUMENT'));
+});
+
 test('an old connection is replaced; no call fails and a stream under way ends well', async (t) => {
   const peers = new Set<string>();
   const gate = Promise.withResolvers<undefined>();

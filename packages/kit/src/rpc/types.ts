@@ -69,6 +69,9 @@ export type RpcClient<S extends DescService> = {
   readonly [K in keyof S['method']]: ClientMethod<S['method'][K]>;
 } & {
   /** Waits until the server can be reached. @throws PlumbError UNAVAILABLE after `deadlineMs` (30 s by default) */
-  ready(options?: { readonly deadlineMs?: number; readonly signal?: AbortSignal }): Promise<void>;
+  ready(options?: {
+    readonly deadlineMs?: number | undefined;
+    readonly signal?: AbortSignal | undefined;
+  }): Promise<void>;
   close(): void;
 };

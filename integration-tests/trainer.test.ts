@@ -19,9 +19,8 @@ import type {
   JobSpecSchema,
   ObjectiveSchema,
   OptimisationSchema,
-  ProbeSchema,
 } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import { JobState, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { JobState, ProbeSchema, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { childrenOf, startService } from './support/service-process.ts';
 import type { ServiceProcess } from './support/service-process.ts';

@@ -1,14 +1,7 @@
 import { createHash } from 'node:crypto';
-import {
-  clipSize,
-  encodeModel,
-  initialiseModel,
-  modelToClip,
-  parameterSpecs,
-  randomGenerator,
-  fillGaussian,
-} from '@plumb/diffusion';
+import { clipSize, encodeModel, modelToClip, randomGenerator, fillGaussian } from '@plumb/diffusion';
 import type { VideoModel, VideoModelConfig } from '@plumb/diffusion';
+import { smallConfig as testingConfig, smallModel as testingModel } from '@plumb/diffusion/testing-model';
 import { clipMediaType, encodeClip } from '@plumb/media';
 import type { ArtifactStore } from '@plumb/media';
 import { dataSetMediaType } from '@plumb/objective';
@@ -17,21 +10,11 @@ import { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { create } from '@bufbuild/protobuf';
 
-/** A model of a few thousand weights with the shape of a real one: quick enough to be sampled and trained in tests. */
+/** The small model of the engine's own tests, with words for `smallCaptions`, and one block: quick enough to be sampled. */
 export const smallConfig: VideoModelConfig = {
-  format: 1,
-  name: 'small',
-  architecture: 'video-dit',
-  video: { frames: 4, height: 8, width: 8, fps: 4 },
-  pixels: { mean: 0.8, scale: 3 },
-  patch: { frames: 2, height: 4, width: 4 },
-  hiddenSize: 16,
+  ...testingConfig,
   depth: 1,
-  heads: 2,
-  mlpRatio: 2,
-  caption: { vocabulary: ['ball', 'blue', 'falls', 'red', 'square', 'the'], maxWords: 4, wordWidth: 8 },
-  parameterisation: 'flow',
-  sigmaData: 0.5,
+  caption: { ...testingConfig.caption, vocabulary: ['ball', 'blue', 'falls', 'red', 'square', 'the'] },
 };
 
 /** Captions that the small model knows. */
@@ -42,16 +25,9 @@ export const smallCaptions = [
   'blue square falls',
 ] as const;
 
-/** A small model with random weights everywhere: fresh ones have gates of 0, behind which nothing would be tested. */
+/** A small model with random weights everywhere. */
 export function smallModel(seed: string): VideoModel {
-  const parameters = new Map(initialiseModel(smallConfig, seed).parameters);
-  for (const { name, initialStd } of parameterSpecs(smallConfig)) {
-    const values = parameters.get(name);
-    if (values === undefined || initialStd > 0) continue;
-    fillGaussian(values, randomGenerator(seed, 'all', name));
-    for (let i = 0; i < values.length; i++) values[i] = (values[i] ?? 0) * 0.1;
-  }
-  return { config: smallConfig, parameters };
+  return testingModel(seed, smallConfig);
 }
 
 /** Stores a model and gives the version that it is known by. */

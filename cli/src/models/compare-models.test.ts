@@ -1,24 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { initialiseModel } from '@plumb/diffusion';
-import type { VideoModel, VideoModelConfig } from '@plumb/diffusion';
+import type { VideoModel } from '@plumb/diffusion';
+import { smallConfig } from '@plumb/diffusion/testing-model';
 import { compareModels } from './compare-models.ts';
-
-const config: VideoModelConfig = {
-  format: 1,
-  name: 'small',
-  architecture: 'video-dit',
-  video: { frames: 2, height: 4, width: 4, fps: 4 },
-  pixels: { mean: 0.5, scale: 2 },
-  patch: { frames: 1, height: 2, width: 2 },
-  hiddenSize: 8,
-  depth: 1,
-  heads: 2,
-  mlpRatio: 2,
-  caption: { vocabulary: ['ball'], maxWords: 2, wordWidth: 4 },
-  parameterisation: 'flow',
-  sigmaData: 0.5,
-};
 
 function changed(model: VideoModel, name: string, change: (value: number) => number): VideoModel {
   return {
@@ -31,7 +16,7 @@ function changed(model: VideoModel, name: string, change: (value: number) => num
 }
 
 test('the change of a layer is relative to its own size; the others have none', () => {
-  const model = initialiseModel(config, 's');
+  const model = initialiseModel(smallConfig, 's');
   const layers = compareModels(
     model,
     changed(model, 'patch.weight', (value) => value * 1.5),
@@ -42,7 +27,7 @@ test('the change of a layer is relative to its own size; the others have none', 
 });
 
 test('a layer that was 0 changes from 0, and one that stays 0 does not change', () => {
-  const model = initialiseModel(config, 's');
+  const model = initialiseModel(smallConfig, 's');
   const of = (name: string, other: VideoModel): number | undefined =>
     compareModels(model, other).find((layer) => layer.name === name)?.relativeChange;
   assert.equal(
@@ -56,8 +41,8 @@ test('a layer that was 0 changes from 0, and one that stays 0 does not change', 
 });
 
 test('models of different architectures are refused with the first layer that differs', () => {
-  const wide = initialiseModel({ ...config, hiddenSize: 16 }, 's');
-  assert.throws(() => compareModels(initialiseModel(config, 's'), wide), {
+  const wide = initialiseModel({ ...smallConfig, hiddenSize: 32 }, 's');
+  assert.throws(() => compareModels(initialiseModel(smallConfig, 's'), wide), {
     code: 'FAILED_PRECONDITION',
     message: /patch\.weight/,
   });

@@ -223,7 +223,7 @@ const held = {
 };
 
 test('a short probe is complete: it watches the reward that is trained on, and fails without scores', () => {
-  const { probe } = planJob(spec({ probe: held as MessageInitShape<typeof ProbeSchema> }), defaults);
+  const { probe } = planJob(spec({ probe: held }), defaults);
   assert.deepEqual(
     [probe?.trainedReward, probe?.samplesPerPrompt, probe?.patience, probe?.onError],
     ['aif', 1, 2, 'fail'],
@@ -232,8 +232,7 @@ test('a short probe is complete: it watches the reward that is trained on, and f
 });
 
 test('every bad field of a probe is named', () => {
-  const bad = (changes: object): string[] =>
-    fieldsOf(spec({ probe: { ...held, ...changes } as MessageInitShape<typeof ProbeSchema> }));
+  const bad = (changes: object): string[] => fieldsOf(spec({ probe: { ...held, ...changes } }));
   const cases: [object, string][] = [
     [{ prompts: [] }, 'prompts'],
     [{ prompts: [{ id: '', text: 'x' }] }, 'prompts[0].id'],

@@ -29,6 +29,8 @@ let dataSet: { uri: string; sha256: string };
 let reward: ServiceProcess;
 let trainer: ServiceProcess;
 let client: RpcClient<typeof TrainerService>;
+/** Undoes what was set up, also when setting up failed half-way. */
+const cleaning = new AsyncDisposableStack();
 
 const environment = (): Record<string, string> => ({
   PLUMB_NATS_URL: nats.url,
@@ -46,24 +48,28 @@ const startTrainer = (listen = '127.0.0.1:0'): Promise<ServiceProcess> =>
 const startReward = (listen = '127.0.0.1:0'): Promise<ServiceProcess> =>
   startService('reward', { ...environment(), PLUMB_LISTEN: listen, PLUMB_JUDGE_ADDRESS: '127.0.0.1:9' });
 
-before(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), 'plumb-probe-'));
-  nats = await startNatsServer();
-  artifacts = await openFolderStore(path.join(folder, 'artifacts'));
-  base = await storeModel(artifacts, smallModel('probe'));
-  // Every other frame black: a policy that learns it moves more and keeps its colours less.
-  dataSet = await storeDataSet(artifacts, base, { samplesPerPrompt: 6, clip: flicker });
-  reward = await startReward();
-  trainer = await startTrainer();
-  client = createClient(TrainerService, trainer.address, { waitForReady: true });
-});
-after(async () => {
-  client.close();
-  await trainer.stop();
-  await reward.stop();
-  await nats.stop();
-  await rm(folder, { recursive: true, force: true });
-});
+before(
+  async () => {
+    folder = await mkdtemp(path.join(tmpdir(), 'plumb-probe-'));
+    cleaning.defer(() => rm(folder, { recursive: true, force: true }));
+    nats = await startNatsServer();
+    cleaning.defer(() => nats.stop());
+    artifacts = await openFolderStore(path.join(folder, 'artifacts'));
+    base = await storeModel(artifacts, smallModel('probe'));
+    // Every other frame black: a policy that learns it moves more and keeps its colours less.
+    dataSet = await storeDataSet(artifacts, base, { samplesPerPrompt: 6, clip: flicker });
+    reward = await startReward();
+    cleaning.defer(async () => void (await reward.stop()));
+    trainer = await startTrainer();
+    cleaning.defer(async () => void (await trainer.stop()));
+    client = createClient(TrainerService, trainer.address, { waitForReady: true });
+    cleaning.defer(() => {
+      client.close();
+    });
+  },
+  { timeout },
+);
+after(() => cleaning.disposeAsync());
 
 const { frames, height, width } = smallConfig.video;
 function flicker(index: number): Float32Array {

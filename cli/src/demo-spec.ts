@@ -1,101 +1,80 @@
-import type { MessageInitShape } from '@bufbuild/protobuf';
-import type { RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { fileURLToPath } from 'node:url';
+import { readRunSpecFile } from './runs/run-spec-file.ts';
+import type { RunSpecFile, RunSpecInit } from './runs/run-spec-file.ts';
 
-export type RunSpecInit = Exclude<MessageInitShape<typeof RunSpecSchema>, { $typeName: string }>;
+/** The spec that the demo runs one iteration of. */
+const specPath = fileURLToPath(new URL('../../specs/toybox.yaml', import.meta.url));
 
-/** Size and strength of the built-in demo. `plumb demo --help` shows those that can be changed. */
-export const demoDefaults = {
-  /** Every random choice follows from it. */
-  seed: 1n,
-  /** N: clips drawn for each training prompt. */
-  samplesPerPrompt: 10,
-  /** Clips drawn for each held-out prompt from each model, on the same noise. */
-  heldoutSamplesPerPrompt: 8,
-  sampler: { steps: 20, guidance: 1.5, shift: 3.5 },
-  algorithm: 'rwr',
-  /** Training steps. */
-  steps: 250,
-  batchSize: 32,
-  learningRate: 4e-4,
-} as const;
-
-/** What a person can change about the demo. */
+/** What a person can change about the demo; what is left out is as the spec says. */
 export interface DemoSize {
-  readonly seed: bigint;
-  readonly samplesPerPrompt: number;
-  readonly heldoutSamplesPerPrompt: number;
-  readonly samplerSteps: number;
-  readonly guidance: number;
-  readonly algorithm: string;
-  readonly steps: number;
-  readonly batchSize: number;
-  readonly learningRate: number;
-  /** Trains adapters of this rank; all weights unless given. */
-  readonly adapterRank?: number;
-  /** Steps between held-out probes, which stop training early; none unless given. */
-  readonly probeEvery?: number;
+  readonly seed?: bigint;
+  readonly samplesPerPrompt?: number;
+  readonly heldoutSamples?: number;
+  readonly promptsPerCategory?: number;
+  readonly heldoutPerCategory?: number;
+  readonly samplerSteps?: number;
+  readonly guidance?: number;
+  readonly algorithm?: string;
+  readonly steps?: number;
+  readonly batchSize?: number;
+  readonly learningRate?: number;
+  /** Absolute paths. */
+  readonly weights?: string;
+  readonly prompts?: string;
 }
 
-/** Of the demo's probe: the guards are the rewards that need no judge, and nothing is trained on them. */
-const probeRewards = {
-  heldOutReward: 'object_persistence',
-  guards: ['motion_floor', 'colour_stability'],
-} as const;
-
-/** The spec of the demo's run, and of its control. Base, prompts and their hash are filled in by the caller. */
-export function demoSpec(
-  size: DemoSize,
-  subject: Pick<RunSpecInit, 'base' | 'prompts' | 'promptSetHash'>,
-): RunSpecInit {
-  const sampler = { steps: size.samplerSteps, guidance: size.guidance, shift: demoDefaults.sampler.shift };
+/** The demo as a run spec: specs/toybox.yaml, one iteration, with what the person changed. */
+export async function demoSpec(size: DemoSize): Promise<RunSpecFile> {
+  const { model, prompts, spec } = await readRunSpecFile(specPath);
+  const { sampler, optimisation, objective, evaluation } = spec;
+  const sampling = {
+    steps: size.samplerSteps ?? sampler?.steps ?? 0,
+    guidance: size.guidance ?? sampler?.guidance ?? 0,
+    shift: sampler?.shift ?? 0,
+  };
+  const steps = size.steps ?? optimisation?.steps ?? 0;
   return {
-    ...subject,
-    name: 'toybox demo',
-    samplesPerPrompt: size.samplesPerPrompt,
-    sampler,
-    rewards: ['aif'],
-    objective: { algorithm: size.algorithm, balance: 'category', reward: 'aif' },
-    optimisation: {
-      steps: size.steps,
-      batchSize: size.batchSize,
-      learningRate: size.learningRate,
-      warmupSteps: Math.min(10, Math.floor(size.steps / 10)),
-      schedule: 'trapezoid',
-      clipNorm: 1,
-      emaDecay: 0.99,
-      checkpointEverySteps: 50,
-      captionDropout: 0.1,
-      timesteps: { kind: 'logit-normal', mean: 1.3, std: 1.3 },
+    model: size.weights === undefined ? model : { path: size.weights },
+    prompts: {
+      path: size.prompts ?? prompts.path,
+      train: size.promptsPerCategory ?? prompts.train,
+      heldout: size.heldoutPerCategory ?? prompts.heldout,
     },
-    ...(size.adapterRank === undefined ? {} : { adapters: { rank: size.adapterRank } }),
-    ...(size.probeEvery === undefined
-      ? {}
-      : {
-          probe: {
-            everySteps: size.probeEvery,
-            samplesPerPrompt: 4,
-            heldOutReward: probeRewards.heldOutReward,
-            guards: [...probeRewards.guards],
-          },
-        }),
-    iterations: 1,
-    reference: 'pretrained',
-    evaluation: { samplesPerPrompt: size.heldoutSamplesPerPrompt, sampler, reward: 'aif' },
-    gate: { minGain: 0.02, minGainLow: 0, maxCategoryLoss: 0.05, maxGuardLoss: 0.05 },
-    seed: size.seed,
+    spec: {
+      ...spec,
+      name: 'toybox demo',
+      samplesPerPrompt: size.samplesPerPrompt ?? spec.samplesPerPrompt ?? 0,
+      sampler: sampling,
+      objective: { ...objective, algorithm: size.algorithm ?? objective?.algorithm ?? '' },
+      optimisation: {
+        ...optimisation,
+        steps,
+        batchSize: size.batchSize ?? optimisation?.batchSize ?? 0,
+        learningRate: size.learningRate ?? optimisation?.learningRate ?? 0,
+        warmupSteps: Math.min(optimisation?.warmupSteps ?? 0, Math.floor(steps / 10)),
+      },
+      iterations: 1,
+      evaluation: {
+        reward: evaluation?.reward ?? '',
+        heldOutReward: evaluation?.heldOutReward ?? '',
+        guards: [...(evaluation?.guards ?? [])],
+        sampler: sampling,
+        samplesPerPrompt: size.heldoutSamples ?? evaluation?.samplesPerPrompt ?? 0,
+      },
+      ...(size.seed === undefined ? {} : { seed: size.seed }),
+    },
   };
 }
 
 /**
  * The control: finetuning on the very same samples without any feedback. Its gate asks for the impossible, so that it
- * is evaluated and never promoted. It has no probe: it takes all its steps.
+ * is evaluated and never promoted.
  */
 export function controlSpec(spec: RunSpecInit): RunSpecInit {
-  const { probe: _, ...unguarded } = spec;
   return {
-    ...unguarded,
+    ...spec,
     name: 'toybox demo, control',
-    objective: { algorithm: 'sft', balance: 'category', reward: 'aif' },
-    gate: { minGain: 1, minGainLow: 1, maxCategoryLoss: 0, maxGuardLoss: 0 },
+    objective: { ...spec.objective, algorithm: 'sft' },
+    gate: { rules: [{ rule: 'smallest-gain', gain: 1, lowerBound: 1 }] },
   };
 }

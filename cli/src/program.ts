@@ -5,6 +5,9 @@ import { demoCommand } from './commands/demo.ts';
 import { pretrainCommand } from './commands/pretrain.ts';
 import { judgeCommand } from './commands/judge.ts';
 import { modelsCommand } from './commands/models.ts';
+import { exportCommand } from './commands/export.ts';
+import { promptsCommand } from './commands/prompts.ts';
+import { runCommand } from './commands/run.ts';
 import { statusCommand } from './commands/status.ts';
 import { testCommand } from './commands/test.ts';
 import { traceCommand } from './commands/trace.ts';
@@ -31,6 +34,9 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     upCommand,
     statusCommand,
     traceCommand,
+    runCommand,
+    exportCommand,
+    promptsCommand,
     trainCommand,
     modelsCommand,
     judgeCommand,

@@ -21,11 +21,14 @@ const stateNames: Readonly<Record<ModelState, string>> = {
 
 /** `plumb models`: what there is of checkpoints, and what is in them. */
 export function modelsCommand(finish: (exitCode: number) => void): Command {
-  const models = new Command('models').description('list, show, compare and export models');
+  const models = new Command('models')
+    .alias('model')
+    .description('list, show, compare, export and roll back models');
   models.addCommand(listCommand(finish));
   models.addCommand(showCommand(finish));
   models.addCommand(diffCommand(finish));
   models.addCommand(exportCommand(finish));
+  models.addCommand(rollbackCommand(finish));
   models.addHelpText(
     'after',
     '\nA <model> is a version such as toybox@0123456789ab, <name>@promoted, or the path of a .safetensors file.',
@@ -177,4 +180,29 @@ function exportCommand(finish: (exitCode: number) => void): Command {
         finish(0);
       },
     );
+}
+
+function rollbackCommand(finish: (exitCode: number) => void): Command {
+  return subcommand('rollback', 'make an earlier version the promoted one; generators take it up at once')
+    .argument('<version>', 'a registered version, such as toybox@0123456789ab')
+    .option('--address <host:port>', 'a loop service that runs elsewhere')
+    .requiredOption('--reason <text>', 'why; it stays on record')
+    .action(async (version: string, options: ModelsOptions & { address?: string; reason: string }) => {
+      const { withLoop } = await import('../runs/with-loop.ts');
+      const { persistently } = await import('../runs/loop-client.ts');
+      const { reason } = options;
+      const idempotencyKey = `rollback.${version}.${process.pid}.${Date.now()}`;
+      const exitCode = await withLoop(
+        { ...options, command: 'models', only: ['nats-server', 'loop'], notice: () => {} },
+        async ({ registry, signal }) => {
+          const { modelVersion } = await persistently(
+            () => registry.promoteModelVersion({ version, reason, idempotencyKey }, { signal }),
+            signal,
+          );
+          const promoted = modelVersion?.version ?? '';
+          print(options, { promoted }, () => `${promoted} is promoted now.`);
+        },
+      );
+      finish(exitCode);
+    });
 }

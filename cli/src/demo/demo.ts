@@ -1,42 +1,29 @@
 import { resolve } from 'node:path';
 import { controlSpec, demoSpec } from '../demo-spec.ts';
 import type { DemoSize } from '../demo-spec.ts';
+import { openLoop } from '../runs/loop-client.ts';
+import { completeSpec, prepareRun } from '../runs/make-run.ts';
 import { openProgressDisplay } from '../progress/progress-display.ts';
 import { buildReport } from '../report/build-report.ts';
 import { requireWritableFile, writeWhole } from '../state/state-folder.ts';
 import type { PortName } from '../supervisor/port-names.ts';
 import { withSystem } from '../with-system.ts';
 import { collectReport } from './collect-report.ts';
-import { readPrompts } from './demo-prompts.ts';
 import { acceptanceOf, countsOf } from './demo-result.ts';
 import type { DemoResult } from './demo-result.ts';
 import { resultTable } from './result-table.ts';
 import { runDemo } from './run-demo.ts';
-import { readModel, requireKnownWords, storeModel } from './shipped-model.ts';
 
 /** Options of `plumb demo`, as commander gives them. */
-export interface DemoOptions {
+export interface DemoOptions extends Omit<DemoSize, 'weights' | 'prompts'> {
   readonly json?: true;
   readonly fresh?: true;
   readonly control?: true;
   readonly state: string;
   readonly report: string;
-  readonly weights: string;
-  readonly prompts: string;
+  readonly weights?: string;
+  readonly prompts?: string;
   readonly port: Readonly<Partial<Record<PortName, number>>>;
-  readonly seed: bigint;
-  readonly algorithm: string;
-  readonly samplesPerPrompt: number;
-  readonly heldoutSamples: number;
-  readonly promptsPerCategory?: number;
-  readonly heldoutPerCategory?: number;
-  readonly steps: number;
-  readonly batchSize: number;
-  readonly learningRate: number;
-  readonly adapterRank?: number;
-  readonly probeEvery?: number;
-  readonly samplerSteps: number;
-  readonly guidance: number;
 }
 
 /**
@@ -47,12 +34,13 @@ export async function demo(options: DemoOptions, repeat: string): Promise<number
   const startedAt = performance.now();
   const reportPath = resolve(options.report);
   await requireWritableFile(reportPath, '--report');
-  const model = await readModel(resolve(options.weights));
-  const prompts = await readPrompts(resolve(options.prompts), {
-    train: options.promptsPerCategory,
-    heldout: options.heldoutPerCategory,
+  const { weights, prompts, ...size } = options;
+  const file = await demoSpec({
+    ...size,
+    ...(weights === undefined ? {} : { weights: resolve(weights) }),
+    ...(prompts === undefined ? {} : { prompts: resolve(prompts) }),
   });
-  requireKnownWords(model.config, prompts.prompts, options.prompts);
+  const prepared = await prepareRun(file);
 
   const display = openProgressDisplay(process.stderr);
   // With --json, standard output carries the one object and nothing else.
@@ -67,18 +55,19 @@ export async function demo(options: DemoOptions, repeat: string): Promise<number
       notice: display.notice,
       stopNotice: 'Stopping in order; Ctrl-C again ends at once.',
     },
-    async (state) => storeModel(model, state.entry('artifacts')),
-    async (system, base, signal) => {
+    async () => {},
+    async (system, _prepared, signal) => {
       display.notice(`Ready after ${((performance.now() - startedAt) / 1000).toFixed(0)} s.`);
-      const spec = demoSpec(sizeOf(options), {
-        base,
-        prompts: [...prompts.prompts],
-        promptSetHash: prompts.hash,
-      });
+      const clients = openLoop(system.addresses.loop);
+      const spec = await completeSpec(prepared, system.artifactFolder, clients.registry, signal).finally(
+        () => {
+          clients.close();
+        },
+      );
       const specs = options.control === true ? [spec, controlSpec(spec)] : [spec];
       const [main, control] = await runDemo(
         { loopAddress: system.addresses.loop, display, signal },
-        base,
+        spec.base,
         specs,
       );
       display.close();
@@ -112,8 +101,4 @@ export async function demo(options: DemoOptions, repeat: string): Promise<number
   // Last, so that whoever reads the last line of standard output finds everything stopped and written.
   if (options.json === true && result !== undefined) process.stdout.write(`${JSON.stringify(result)}\n`);
   return exitCode;
-}
-
-function sizeOf(options: DemoOptions): DemoSize {
-  return { ...options, heldoutSamplesPerPrompt: options.heldoutSamples };
 }

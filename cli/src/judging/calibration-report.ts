@@ -77,10 +77,10 @@ export function reportOn(
     judge,
     overall: agreementOf(labels),
     perCategory: Object.fromEntries(
-      [...byCategory].toSorted().map(([category, members]) => [category, agreementOf(members)]),
+      [...byCategory].toSorted(byKey).map(([category, members]) => [category, agreementOf(members)]),
     ),
     perFailureMode: Object.fromEntries(
-      [...byMode].toSorted().map(([mode, members]) => {
+      [...byMode].toSorted(byKey).map(([mode, members]) => {
         const seen = members.filter(({ truth, accept }) => truth === accept).length;
         const { value, lower, upper } = wilsonInterval(seen, members.length);
         return [mode, { value, lower, upper, clips: members.length }];
@@ -91,6 +91,10 @@ export function reportOn(
     mapping,
     failed,
   };
+}
+
+function byKey([a]: readonly [string, unknown], [b]: readonly [string, unknown]): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 function agreementOf(labels: readonly JudgedLabel[]): AgreementRow {

@@ -29,6 +29,7 @@ test('rows have counts, and rate and time left once something moved', () => {
     rate: '2.5/s',
     left: '30 s left',
     detail: '',
+    secondsLeft: 30,
   });
   assert.equal(rows(running(100n), 20_000)[0]?.left, '');
 });

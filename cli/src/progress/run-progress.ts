@@ -14,8 +14,10 @@ export interface ProgressRow {
   readonly rate: string;
   /** For example "2 min 10 s left"; empty while unknown or finished. */
   readonly left: string;
-  /** For example the training loss. */
+  /** For example the training loss, or the acceptance so far. */
   readonly detail: string;
+  /** Absent while unknown or finished. */
+  readonly secondsLeft?: number;
 }
 
 /** Turns a run's state into rows, measuring rates as it goes. */
@@ -45,6 +47,7 @@ export function createRunProgress(): (run: Run, atMs: number) => readonly Progre
           left:
             perSecond === undefined || !running ? '' : `${shortDuration((total - done) / perSecond)} left`,
           detail: detail(run, stage),
+          ...(perSecond === undefined || !running ? {} : { secondsLeft: (total - done) / perSecond }),
         };
       });
 }
@@ -52,6 +55,9 @@ export function createRunProgress(): (run: Run, atMs: number) => readonly Progre
 function detail(run: Run, stage: StageProgress): string {
   if (stage.stage === Stage.TRAIN && run.training !== undefined && run.training.step > 0) {
     return `loss ${run.training.loss.toFixed(4)}`;
+  }
+  if (stage.accepted !== undefined && stage.done > 0n) {
+    return `${((100 * Number(stage.accepted)) / Number(stage.done)).toFixed(0)}% accepted`;
   }
   return '';
 }

@@ -3,7 +3,7 @@ import { PlumbError } from '@plumb/kit/errors';
 import type { RpcClient } from '@plumb/kit/rpc';
 import type { Job, TrainerService, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { JobState } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import { isAboutTheRequest } from '../demo/loop-client.ts';
+import { isAboutTheRequest } from '../runs/loop-client.ts';
 
 /** Pause before a job is watched again whose stream was cut, in milliseconds. */
 const retryPauseMs = 300;

@@ -94,7 +94,11 @@ export async function readJobSpecFile(path: string): Promise<JobSpecFile> {
   };
 }
 
-function message<S extends DescMessage>(schema: S, value: unknown, field: string): MessageShape<S> {
+/**
+ * A section of a file as a message of ours.
+ * @throws PlumbError INVALID_ARGUMENT naming the field and what the section takes
+ */
+export function message<S extends DescMessage>(schema: S, value: unknown, field: string): MessageShape<S> {
   try {
     return fromJson(schema, value as JsonValue);
   } catch (error) {

@@ -2,14 +2,15 @@ import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
 import { create, toBinary } from '@bufbuild/protobuf';
 import { failedPrecondition, fromStatus, internal } from '@plumb/kit/errors';
-import { createClient } from '@plumb/kit/rpc';
 import type { RpcClient } from '@plumb/kit/rpc';
+import { connect } from '@plumb/client';
+import type { ConnectionOptions } from '../commands/connection-options.ts';
 import { openFolderStore } from '@plumb/media';
 import type { Artifact } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { JobSpecSchema, JobState, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job, JobSpec } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import { persistently } from '../demo/loop-client.ts';
+import { persistently } from '../runs/loop-client.ts';
 import { readModel, storeModel } from '../demo/shipped-model.ts';
 import type { CheckedModel, ModelVersionInit } from '../demo/shipped-model.ts';
 import { listenForInterruption } from '../interrupt.ts';
@@ -28,10 +29,9 @@ import { readJobSpecFile } from './job-spec-file.ts';
 import type { JobSpecFile } from './job-spec-file.ts';
 
 /** Options of `plumb train`, as commander gives them. */
-export interface TrainOptions {
+export interface TrainOptions extends ConnectionOptions {
   readonly json?: true;
   readonly state: string;
-  readonly address?: string;
   readonly output: string;
   readonly adaptersOutput?: string;
   readonly port: Readonly<Partial<Record<PortName, number>>>;
@@ -80,12 +80,17 @@ export async function train(file: string, options: TrainOptions): Promise<number
     natsUrl: string | undefined,
     signal: AbortSignal,
   ): Promise<void> => {
-    const trainer = createClient(TrainerService, address, { waitForReady: true, defaultDeadlineMs: 60_000 });
+    const { client: trainer, close } = await connect(TrainerService, {
+      ...options,
+      address,
+      waitForReady: true,
+      deadlineMs: 60_000,
+    });
     try {
       const { job, loss } = await runJob(trainer, prepared.spec, display, signal);
       result = await keep(job, loss, prepared, options, natsUrl);
     } finally {
-      trainer.close();
+      close();
     }
   };
   const exitCode = await (

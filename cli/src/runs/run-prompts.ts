@@ -14,8 +14,13 @@ const categories: Readonly<Record<CategoryId, Category>> = {
   FD: Category.FALLING_DOWN,
 };
 
+/** The category of a prompt set's id. */
+export function categoryOfId(id: CategoryId): Category {
+  return categories[id];
+}
+
 /** Prompts of a run, as the loop takes them. */
-export interface DemoPrompts {
+export interface RunPrompts {
   readonly prompts: readonly (PromptInit & { readonly id: string; readonly text: string })[];
   /** SHA-256 of the prompt-set file. */
   readonly hash: string;
@@ -28,7 +33,7 @@ export interface DemoPrompts {
 export async function readPrompts(
   path: string,
   limits: { readonly train: number | undefined; readonly heldout: number | undefined },
-): Promise<DemoPrompts> {
+): Promise<RunPrompts> {
   const set = await loadPromptSet(path);
   const taken = new Map<string, number>();
   const within = ({ category, split }: Prompt): boolean => {

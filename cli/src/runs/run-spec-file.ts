@@ -1,0 +1,249 @@
+import { readFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { describeError, fieldPath, invalidArgument, invalidArguments, notFound } from '@plumb/kit/errors';
+import type { RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import {
+  AdaptersSchema,
+  ObjectiveSchema,
+  OptimisationSchema,
+  ProbeSchema,
+} from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { parse } from 'yaml';
+import { z } from 'zod';
+import { message } from '../training/job-spec-file.ts';
+
+export type RunSpecInit = Exclude<MessageInitShape<typeof RunSpecSchema>, { $typeName: string }>;
+
+const section = z.record(z.string(), z.unknown(), { error: 'must be a mapping of settings' });
+const name = z.string({ error: 'must be a name' }).min(1, 'is empty; give a name');
+const count = (most: number) =>
+  z
+    .int(`must be a whole number from 1 to ${most}`)
+    .min(1, 'must be at least 1')
+    .max(most, `must be at most ${most}`);
+const share = z.number({ error: 'must be a number' });
+
+const samplerSchema = z.strictObject({
+  /** Denoising steps. */
+  steps: count(1000).default(20),
+  /** Classifier-free guidance; 1 is none. */
+  guidance: z.number().min(0).max(100).default(1.5),
+  /** Timestep shift of the flow schedule; 1 is none. */
+  shift: z.number().positive().max(100).default(3.5),
+});
+
+const units = { s: 1, min: 60, h: 3600, d: 86_400 } as const;
+const durationPattern = /^(\d+(?:\.\d+)?)\s*(s|min|h|d)$/;
+
+const durationSchema = z
+  .string()
+  .regex(durationPattern, 'must be a time such as 90 s, 30 min, 12 h or 7 d')
+  .transform((text) => {
+    const [, number = '0', unit = 's'] = durationPattern.exec(text) ?? [];
+    return Number(number) * units[unit as keyof typeof units];
+  });
+
+const gateRule = z.strictObject({
+  rule: z.enum([
+    'smallest-gain',
+    'largest-category-loss',
+    'not-lower',
+    'guards-not-lower',
+    'no-over-optimisation',
+  ]),
+  signal: z.enum(['judge', 'held-out', 'trained']).optional(),
+  gain: share.optional(),
+  lowerBound: share.optional(),
+  loss: share.optional(),
+  tolerance: share.optional(),
+  by: z.enum(['estimate', 'lower-bound']).optional(),
+  significant: z.boolean().optional(),
+});
+
+const defaultGate: z.infer<typeof gateRule>[] = [
+  { rule: 'smallest-gain', gain: 0.02, lowerBound: 0 },
+  { rule: 'largest-category-loss', loss: 0.05 },
+  { rule: 'guards-not-lower', tolerance: 0.05 },
+];
+
+/** The settings of training that the toybox needs; docs/training.md explains each. */
+const defaultOptimisation = {
+  steps: 250,
+  batchSize: 32,
+  learningRate: 4e-4,
+  warmupSteps: 10,
+  schedule: 'trapezoid',
+  clipNorm: 1,
+  emaDecay: 0.99,
+  checkpointEverySteps: 50,
+  captionDropout: 0.1,
+  timesteps: { kind: 'logit-normal', mean: 1.3, std: 1.3 },
+};
+
+/** The spec of a run as a person writes it: docs/runs.md explains it field by field. */
+const runSpecSchema = z.strictObject({
+  name: name.max(200).default('run'),
+  /** A weights file, from the spec's folder, or a registered version such as toybox@promoted. */
+  model: name,
+  prompts: z.strictObject({
+    /** A prompt-set file, from the spec's folder. */
+    set: name,
+    trainPerCategory: count(100_000).optional(),
+    heldoutPerCategory: count(100_000).optional(),
+  }),
+  samplesPerPrompt: count(1024).default(10),
+  sampler: samplerSchema.prefault({}),
+  rewards: z.array(name).min(1, 'is empty; name at least one reward, for example aif').default(['aif']),
+  /** The reward whose value is the verdict. */
+  judge: name.default('aif'),
+  /** A reward that no training signal comes from. */
+  heldOutJudge: name.optional(),
+  objective: section.default({}),
+  optimisation: section.default({}),
+  adapters: section.optional(),
+  probe: section.optional(),
+  iterations: count(100).default(1),
+  reference: z
+    .enum(['previous', 'pretrained'], { error: 'must be previous or pretrained' })
+    .default('pretrained'),
+  evaluation: z
+    .strictObject({
+      samplesPerPrompt: count(1024).default(8),
+      /** That of the training clips unless given. */
+      sampler: samplerSchema.optional(),
+      guards: z.array(name).default([]),
+    })
+    .prefault({}),
+  gate: z.array(gateRule).min(1, 'has no rules; everything would be promoted').default(defaultGate),
+  budgets: z
+    .strictObject({
+      samples: z.int().positive('must be above 0; leave it out for no limit').optional(),
+      judgeTokens: z.int().positive('must be above 0; leave it out for no limit').optional(),
+      cost: z.number().positive('must be above 0; leave it out for no limit').optional(),
+      trainingSteps: z.int().positive('must be above 0; leave it out for no limit').optional(),
+      wallTime: durationSchema.optional(),
+    })
+    .optional(),
+  maxErrorShare: z.number().min(0).max(0.99).default(0.05),
+  sequential: z.boolean().default(false),
+  seed: z
+    .union([z.int().min(0), z.string().regex(/^\d{1,20}$/)], {
+      error: 'must be a whole number from 0 to 2^64 - 1, in quotes above 2^53',
+    })
+    .default(1)
+    .transform(BigInt)
+    .refine((seed) => seed < 2n ** 64n, 'must be below 2^64'),
+});
+
+/** A run spec that was read and checked; its paths are absolute. */
+export interface RunSpecFile {
+  /** Absolute path of a weights file, or a registered version. */
+  readonly model: { readonly path: string } | { readonly version: string };
+  readonly prompts: {
+    readonly path: string;
+    readonly train: number | undefined;
+    readonly heldout: number | undefined;
+  };
+  /** Everything but base and prompts. */
+  readonly spec: Omit<RunSpecInit, 'base' | 'prompts' | 'promptSetHash'>;
+}
+
+const versionPattern = /^[a-z0-9][a-z0-9._-]*@([0-9a-f]{12}|promoted)$/;
+
+/**
+ * Reads a run spec in YAML or JSON.
+ * @throws PlumbError NOT_FOUND for the file; INVALID_ARGUMENT naming the file, each bad field and its fix. What fields say
+ * together is checked by the loop, which sees every spec.
+ */
+export async function readRunSpecFile(path: string): Promise<RunSpecFile> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    throw notFound('run spec', path, { fix: 'specs/ has some to start from' });
+  }
+  return parseRunSpec(text, path);
+}
+
+/** As {@link readRunSpecFile}, from the text; relative paths start at the folder of `path`. */
+export function parseRunSpec(text: string, path: string): RunSpecFile {
+  let value: unknown;
+  try {
+    // JSON is YAML.
+    value = parse(text);
+  } catch (error) {
+    throw invalidArgument(path, `is neither YAML nor JSON: ${describeError(error)}`, { cause: error });
+  }
+  const parsed = runSpecSchema.safeParse(value);
+  if (!parsed.success) {
+    throw invalidArguments(
+      parsed.error.issues.map((issue) => ({
+        field: `${path}: ${issue.path.length === 0 ? '(whole)' : fieldPath(issue.path)}`,
+        description: issue.message,
+      })),
+    );
+  }
+  const data = parsed.data;
+  const at = (file: string): string => resolve(dirname(path), file);
+  const { judge, heldOutJudge = '', evaluation, budgets } = data;
+  return {
+    model: versionPattern.test(data.model) ? { version: data.model } : { path: at(data.model) },
+    prompts: {
+      path: at(data.prompts.set),
+      train: data.prompts.trainPerCategory,
+      heldout: data.prompts.heldoutPerCategory,
+    },
+    spec: {
+      name: data.name,
+      samplesPerPrompt: data.samplesPerPrompt,
+      sampler: data.sampler,
+      rewards: data.rewards,
+      objective: message(
+        ObjectiveSchema,
+        { algorithm: 'rwr', reward: data.rewards[0] ?? '', balance: 'category', ...data.objective },
+        `${path}: objective`,
+      ),
+      optimisation: message(
+        OptimisationSchema,
+        { ...defaultOptimisation, ...data.optimisation },
+        `${path}: optimisation`,
+      ),
+      ...(data.adapters === undefined
+        ? {}
+        : { adapters: message(AdaptersSchema, data.adapters, `${path}: adapters`) }),
+      ...(data.probe === undefined ? {} : { probe: message(ProbeSchema, data.probe, `${path}: probe`) }),
+      iterations: data.iterations,
+      reference: data.reference,
+      evaluation: {
+        samplesPerPrompt: evaluation.samplesPerPrompt,
+        sampler: evaluation.sampler ?? data.sampler,
+        reward: judge,
+        heldOutReward: heldOutJudge,
+        guards: evaluation.guards,
+      },
+      gate: { rules: data.gate.map(definedOnly) },
+      ...(budgets === undefined
+        ? {}
+        : {
+            budgets: {
+              samples: BigInt(budgets.samples ?? 0),
+              judgeTokens: BigInt(budgets.judgeTokens ?? 0),
+              cost: budgets.cost ?? 0,
+              trainingSteps: BigInt(budgets.trainingSteps ?? 0),
+              seconds: budgets.wallTime ?? 0,
+            },
+          }),
+      maxErrorShare: data.maxErrorShare,
+      sequential: data.sequential,
+      seed: data.seed,
+    },
+  };
+}
+
+type Defined<T> = { [Key in keyof T]: Exclude<T[Key], undefined> };
+
+function definedOnly<T extends object>(value: T): Defined<T> {
+  return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as Defined<T>;
+}

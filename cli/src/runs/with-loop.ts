@@ -1,0 +1,88 @@
+import { listenForInterruption } from '../interrupt.ts';
+import { runningComponents } from '../state/running-system.ts';
+import { existingStateFolder } from '../state/state-folder.ts';
+import type { ComponentName } from '../supervisor/embedded-system.ts';
+import { withSystem } from '../with-system.ts';
+import { openLoop } from './loop-client.ts';
+import type { LoopClient, RegistryClient } from './loop-client.ts';
+
+/** A loop service that answers. */
+export interface LoopConnection {
+  readonly loop: LoopClient;
+  readonly registry: RegistryClient;
+  /** Folder of the artifact store; undefined for a loop at an address. */
+  readonly artifactFolder: string | undefined;
+  /** True where the loop ends with this command. */
+  readonly temporary: boolean;
+  readonly signal: AbortSignal;
+}
+
+/** Where the loop is. */
+export interface LoopOptions {
+  readonly state: string;
+  readonly address?: string;
+}
+
+/**
+ * Does some work with a loop service: the one at an address, that of the system that runs in the state folder, or one that is
+ * started for the work.
+ * @param only what is started where nothing runs: the loop and its broker for questions, all for a run
+ * @returns the exit code
+ */
+export async function withLoop(
+  options: LoopOptions & {
+    readonly command: string;
+    readonly only?: readonly ComponentName[];
+    readonly fresh?: boolean;
+    readonly notice: (line: string) => void;
+  },
+  work: (connection: LoopConnection) => Promise<void>,
+): Promise<number> {
+  const { state, address, only, notice, command } = options;
+  if (address !== undefined) return await connected(address, undefined, work);
+  const folder = await existingStateFolder(state);
+  const running =
+    folder === undefined ? undefined : (await runningComponents(folder))?.find(({ name }) => name === 'loop');
+  if (folder !== undefined && running !== undefined) {
+    return await connected(running.address, folder.entry('artifacts'), work);
+  }
+  return await withSystem(
+    {
+      state,
+      fresh: options.fresh === true,
+      ports: {},
+      ...(only === undefined ? {} : { only }),
+      command,
+      // A question is answered without telling how.
+      notice: only === undefined ? notice : () => {},
+      stopNotice: 'Stopping in order; Ctrl-C again ends at once.',
+    },
+    async () => {},
+    async (system, _prepared, signal) => {
+      const clients = openLoop(system.addresses.loop);
+      try {
+        await work({ ...clients, artifactFolder: system.artifactFolder, temporary: true, signal });
+      } finally {
+        clients.close();
+      }
+    },
+  );
+}
+
+async function connected(
+  address: string,
+  artifactFolder: string | undefined,
+  work: (connection: LoopConnection) => Promise<void>,
+): Promise<number> {
+  const clients = openLoop(address);
+  const interruption = listenForInterruption({ kill: () => {}, notice: () => {} });
+  try {
+    await work({ ...clients, artifactFolder, temporary: false, signal: interruption.signal });
+  } catch (error) {
+    if (!interruption.signal.aborted) throw error;
+  } finally {
+    interruption.close();
+    clients.close();
+  }
+  return interruption.exitCode ?? 0;
+}

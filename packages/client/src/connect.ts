@@ -15,12 +15,16 @@ export interface ConnectOptions {
   readonly tokenFile?: string | undefined;
   /** Sends the token in plain text to other machines too: only where the network itself encrypts. */
   readonly insecurePlaintext?: boolean | undefined;
+  /** Waits for the server to come up, up to the deadline of a call, and does not fail at once. */
+  readonly waitForReady?: boolean | undefined;
+  /** Deadline of calls that name none and have one answer, in milliseconds; 30,000 by default. */
+  readonly deadlineMs?: number | undefined;
 }
 
 export interface Connected<S extends DescService> {
   /** One function for each method. Everything it throws is a PlumbError. */
   readonly client: RpcClient<S>;
-  close(): void;
+  readonly close: () => void;
 }
 
 /**
@@ -52,7 +56,12 @@ export async function open<S extends DescService>(
     insecurePlaintext,
   });
   try {
-    const client = createClient(service, address, { credentials, retry });
+    const client = createClient(service, address, {
+      credentials,
+      retry,
+      waitForReady: options.waitForReady === true,
+      ...(options.deadlineMs === undefined ? {} : { defaultDeadlineMs: options.deadlineMs }),
+    });
     return {
       client,
       close: () => {

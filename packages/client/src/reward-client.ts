@@ -190,7 +190,7 @@ class Outgoing {
   /** The requests of one stream: first what an earlier one left unanswered. */
   async *sending(): AsyncGenerator<StreamRequest> {
     const mine = ++this.#stream;
-    yield* [...this.#unanswered.values()];
+    yield* this.#unanswered.values();
     for (;;) {
       while (this.#unanswered.size >= this.#window) {
         await this.#room.promise;

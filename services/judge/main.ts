@@ -28,7 +28,7 @@ await runService({
     );
     context.onStop('accounts', () => spending.flush());
     const judging = createJudging({
-      accessOf: endpoints.of,
+      accessOf: (judge) => endpoints.of(judge),
       store: await openKeyValueVerdicts(bus, context.signal),
       spending,
       events: telemetry,

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
@@ -62,6 +62,18 @@ test('every shipped rubric can be read, and names the same checks and failure mo
     panels.map(({ name, members }) => [name, members.length]),
     [['majority', 3]],
   );
+});
+
+test('the example of the documentation is right', async () => {
+  const page = await readFile(new URL('../../../docs/judge.md', import.meta.url), 'utf8');
+  const [example, others] = [...page.matchAll(/```yaml\n([^`]*)```/g)].map((match) => match[1] ?? '');
+  assert.ok(example && others);
+  const text = example
+    .replace('rubrics/physics-and-alignment.yaml', rubric)
+    .replace('endpoints:\n', `endpoints:\n${others}`);
+  const { endpoints, budget } = await read(text, { OPENAI_API_KEY: 'k' });
+  assert.deepEqual(endpoints.map(({ name }) => name).toSorted(), ['hosted', 'ollama', 'sglang', 'vllm']);
+  assert.deepEqual(budget, { tokens: 5_000_000, cost: 20 });
 });
 
 test('a key comes from its variable and from nowhere else', async () => {

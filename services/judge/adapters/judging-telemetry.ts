@@ -7,8 +7,8 @@ import type { JudgingEvents } from '../domain/judging.ts';
 
 /** What is told besides the events of judging. */
 export interface JudgeTelemetry extends JudgingEvents {
-  endpointChanged(endpoint: string, state: EndpointState): void;
-  accountFailed(error: unknown): void;
+  readonly endpointChanged: (endpoint: string, state: EndpointState) => void;
+  readonly accountFailed: (error: unknown) => void;
 }
 
 /**

@@ -2,7 +2,7 @@
 
 import { PlumbError, failedPrecondition, invalidArgument, unavailable } from '@plumb/kit/errors';
 import type { RpcClient } from '@plumb/kit/rpc';
-import { JudgeMode } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import { JudgeMode, Purpose } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import type { JudgeInfo, JudgeService, Verdict } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { definitionHash } from '@plumb/rewards';
 import type { DefinitionOf } from '@plumb/rewards';
@@ -64,7 +64,14 @@ export function aiFeedback(
     if (known !== undefined && !state.serving) throwUnusable(known, state.reason);
     const left = item.deadline === undefined ? Infinity : item.deadline.getTime() - Date.now();
     const { verdict } = await client.judge(
-      { judge: definition.judge, video: item.video, prompt: item.prompt, runId: item.runId },
+      {
+        judge: definition.judge,
+        video: item.video,
+        prompt: item.prompt,
+        runId: item.runId,
+        // The judge service refuses a held-out judge for anything but an evaluation.
+        purpose: item.evaluation === true ? Purpose.EVALUATION : Purpose.TRAINING,
+      },
       { signal: item.signal, deadlineMs: Math.max(1, Math.min(left, options.deadlineMs)) },
     );
     if (verdict === undefined) throw unanswered('no verdict');
@@ -111,8 +118,6 @@ export function aiFeedback(
 
 function stateOf(judge: JudgeInfo | undefined, name: string): RewardState {
   if (judge === undefined) return { serving: false, reason: `the judge service has no judge '${name}'` };
-  if (judge.heldOut)
-    return { serving: false, reason: `judge '${name}' is held out; training signals may not use it` };
   if (judge.mode === JudgeMode.COMPARE) {
     return { serving: false, reason: `judge '${name}' compares clips; a reward needs mode binary or grade` };
   }
@@ -121,7 +126,7 @@ function stateOf(judge: JudgeInfo | undefined, name: string): RewardState {
 
 /** A judge that is there and may not be asked: waiting does not change it. One that is away is asked, and says so itself. */
 function throwUnusable(judge: JudgeInfo, reason: string): void {
-  if (judge.heldOut || judge.mode === JudgeMode.COMPARE) {
+  if (judge.mode === JudgeMode.COMPARE) {
     throw failedPrecondition(`${reason}; name another one in the reward's definition`, {
       reason: 'JUDGE_MISCONFIGURED',
     });

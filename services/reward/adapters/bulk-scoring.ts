@@ -90,7 +90,15 @@ async function scoreTask(
   if (violations.length > 0 || video === undefined || prompt === undefined)
     throw invalidArguments(violations);
   const item = scoringItem(
-    { video, prompt, runId: task.runId, field: 'video', signal: delivery.signal, deadline: undefined },
+    {
+      video,
+      prompt,
+      runId: task.runId,
+      field: 'video',
+      signal: delivery.signal,
+      deadline: undefined,
+      evaluation: task.evaluation,
+    },
     clips,
   );
   const outcomes = await Promise.all(task.rewards.map((reward) => scoring.score(reward, item, 'bulk')));

@@ -16,6 +16,8 @@ export interface ItemSource {
   readonly field: string;
   readonly signal: AbortSignal;
   readonly deadline: Date | undefined;
+  /** Nothing learns from the scores. */
+  readonly evaluation?: boolean;
 }
 
 /**
@@ -24,7 +26,7 @@ export interface ItemSource {
  * @throws PlumbError INVALID_ARGUMENT if inline bytes have another hash than the one given
  */
 export function scoringItem(source: ItemSource, clips: ClipReader): ScoringItem {
-  const { video, prompt, runId, field, signal, deadline } = source;
+  const { video, prompt, runId, field, signal, deadline, evaluation = false } = source;
   const clipHash = videoHash(video, field);
   return {
     video,
@@ -32,6 +34,7 @@ export function scoringItem(source: ItemSource, clips: ClipReader): ScoringItem 
     runId,
     signal,
     deadline,
+    evaluation,
     clipHash,
     clip: () => clips.read(video, clipHash, field),
     clipBytes: decodedBytes(video, clips.limits),

@@ -52,6 +52,8 @@ export interface ScoringItem {
   readonly clipHash: string;
   /** Whose budget a judge's call counts against; empty outside of a run. */
   readonly runId: string;
+  /** Nothing learns from the score, so that a held-out judge may be asked; false unless the caller says so. */
+  readonly evaluation?: boolean;
   /** The decoded clip. Read anew when it is not remembered any more: whoever needs it holds on to it. */
   clip(): Promise<Clip>;
   /** Most bytes that the decoded clip takes. */

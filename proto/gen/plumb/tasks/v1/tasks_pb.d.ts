@@ -163,6 +163,13 @@ export declare type ScoringTask = Message<"plumb.tasks.v1.ScoringTask"> & {
    * @generated from field: repeated string rewards = 6;
    */
   rewards: string[];
+
+  /**
+   * The scores are for an evaluation and nothing learns from them: held-out judges may be asked.
+   *
+   * @generated from field: bool evaluation = 7;
+   */
+  evaluation: boolean;
 };
 
 /**

@@ -104,6 +104,8 @@ def export_transformers(model, folder: Path) -> float:
 
 def export_open_clip(model, folder: Path) -> float:
     """Both towers of an open_clip model. Its text tower takes prompts of its context length only."""
+    # The fast path of attention is one fused operator, which ONNX does not have.
+    torch.backends.mha.set_fastpath_enabled(False)
     size = model.visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     ids = torch.zeros(1, model.context_length, dtype=torch.int64)

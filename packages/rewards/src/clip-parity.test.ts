@@ -78,8 +78,8 @@ async function definitionOf(
     },
     'fixture',
   );
-  assert.equal(definition.kind, 'clip-score');
-  return definition as DefinitionOf<'clip-score'>;
+  assert.ok(definition.kind === 'clip-score');
+  return definition;
 }
 
 async function open(definition: DefinitionOf<'clip-score'>): Promise<RewardModule> {

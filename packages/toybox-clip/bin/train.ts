@@ -1,13 +1,16 @@
-/** Makes models/toybox-clip from nothing: `node packages/toybox-clip/bin/train.ts [--output folder] [--steps-divisor n]`. */
+/**
+ * Makes models/toybox-clip from nothing: `node packages/toybox-clip/bin/train.ts [--output folder] [--steps-divisor n]`.
+ * With `--weights models/toybox-clip/weights.safetensors` nothing is trained: they are exported and measured again.
+ */
 
 import { createHash } from 'node:crypto';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { writeSafetensors } from '@plumb/tensor-graph/safetensors';
+import { readSafetensors, writeSafetensors } from '@plumb/tensor-graph/safetensors';
 import { openEngine } from '@plumb/tensor-graph/engine';
-import { measurePreference, measureRetrieval, openEmbedder } from '../src/evaluate.ts';
+import { measureDirection, measurePreference, measureRetrieval, openEmbedder } from '../src/evaluate.ts';
 import { textOnnx, visionOnnx } from '../src/export.ts';
 import { modelCard } from '../src/model-card.ts';
 import { tokenizerJson } from '../src/tokenizer.ts';
@@ -24,6 +27,7 @@ const { values: options } = parseArgs({
     },
     /** Divides the steps of every stage, to try the command out. */
     'steps-divisor': { type: 'string', default: '1' },
+    weights: { type: 'string' },
   },
 });
 const divisor = Number(options['steps-divisor']);
@@ -52,56 +56,85 @@ async function evaluate(values: WeightValues) {
   const embedder = await openEmbedder(values);
   const retrieval = await measureRetrieval(embedder, heldOut.clipsPerCaption);
   const preference = await measurePreference(embedder, heldOut.pairs);
+  const direction = await measureDirection(embedder, heldOut.clipsPerCaption);
   await embedder.close();
-  return { retrieval, preference };
+  return { retrieval, preference, direction };
 }
 
 function tensors(prefix: string, specs: readonly WeightSpec[], values: WeightValues) {
   return specs.map(({ name, shape }) => {
-    const data = values.get(name);
-    if (data === undefined) throw new TypeError(`no weights for ${name}`);
-    return [`${prefix}${name}`, { dtype: 'float32' as const, shape: [...shape], data }] as const;
+    const tensor = { dtype: 'float32' as const, shape: [...shape], data: weight(values, name) };
+    return [`${prefix}${name}`, tensor] as const;
   });
 }
 
 const count = (specs: readonly WeightSpec[]): number =>
   specs.reduce((total, { shape }) => total + shape.reduce((size, extent) => size * extent, 1), 0);
 
-const started = performance.now();
 const vision = visionSpecs.map(({ name }) => name);
 const projection = visionSpecs.filter(({ name }) => name.startsWith('vision.projection'));
-const engine = await openEngine({ intraOpThreads: 1 });
-const clip = await trainContrastive(
-  engine,
-  initialWeights(seed),
-  stages.contrastive,
-  seed,
-  report('contrastive'),
-);
-const pickscore = await trainPreference(
-  engine,
-  clip,
-  vision,
-  steepness,
-  stages.pickscore,
-  `${seed} pickscore`,
-  report('pickscore'),
-);
-const hpsv2 = await trainPreference(
-  engine,
-  clip,
-  projection.map(({ name }) => name),
-  steepness,
-  stages.hpsv2,
-  `${seed} hpsv2`,
-  report('hpsv2'),
-);
-await engine.close();
-const minutes = Math.max(1, Math.round((performance.now() - started) / 60_000));
+
+/** What the three rewards run on. */
+interface Trained {
+  readonly clip: WeightValues;
+  readonly pickscore: WeightValues;
+  readonly hpsv2: WeightValues;
+  readonly minutes: number;
+}
+
+async function train(): Promise<Trained> {
+  const started = performance.now();
+  const engine = await openEngine({ intraOpThreads: 1 });
+  const clip = await trainContrastive(
+    engine,
+    initialWeights(seed),
+    stages.contrastive,
+    seed,
+    report('contrastive'),
+  );
+  const preference = (name: 'pickscore' | 'hpsv2', trained: readonly string[]): Promise<WeightValues> =>
+    trainPreference(engine, clip, trained, steepness, stages[name], `${seed} ${name}`, report(name));
+  const pickscore = await preference('pickscore', vision);
+  const hpsv2 = await preference(
+    'hpsv2',
+    projection.map(({ name }) => name),
+  );
+  await engine.close();
+  return { clip, pickscore, hpsv2, minutes: Math.max(1, Math.round((performance.now() - started) / 60_000)) };
+}
+
+/** The weights of an earlier training. */
+async function readTrained(path: string): Promise<Trained> {
+  const { tensors, metadata } = readSafetensors(await readFile(path));
+  const found = new Map<string, Float32Array>();
+  for (const [name, { data }] of tensors) if (data instanceof Float32Array) found.set(name, data);
+  const clip = new Map([...visionSpecs, ...textSpecs].map(({ name }) => [name, weight(found, name)]));
+  const changed = (prefix: string, names: readonly string[]): WeightValues =>
+    new Map([...clip, ...names.map((name) => [name, weight(found, `${prefix}/${name}`)] as const)]);
+  return {
+    clip,
+    pickscore: changed('pickscore', vision),
+    hpsv2: changed(
+      'hpsv2',
+      projection.map(({ name }) => name),
+    ),
+    minutes: Number(metadata['plumb.minutes'] ?? 0),
+  };
+}
+
+function weight(values: WeightValues, name: string): Float32Array {
+  const found = values.get(name);
+  if (found === undefined) throw new TypeError(`there are no weights for ${name}`);
+  return found;
+}
+
+const { clip, pickscore, hpsv2, minutes } =
+  options.weights === undefined ? await train() : await readTrained(options.weights);
 
 const [base, picked, human] = [await evaluate(clip), await evaluate(pickscore), await evaluate(hpsv2)];
 const results = {
   retrieval: base.retrieval,
+  direction: base.direction,
   preference: { clip_score: base.preference, pickscore: picked.preference, hpsv2: human.preference },
   pairs: heldOut.pairs,
 };
@@ -117,7 +150,7 @@ const files: Record<string, Uint8Array> = {
       ...tensors('pickscore/', visionSpecs, pickscore),
       ...tensors('hpsv2/', projection, hpsv2),
     ]),
-    { 'plumb.model': 'toybox-clip' },
+    { 'plumb.model': 'toybox-clip', 'plumb.minutes': String(minutes) },
   ),
   'MODEL_CARD.md': Buffer.from(
     modelCard({

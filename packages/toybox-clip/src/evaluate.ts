@@ -2,7 +2,7 @@
 
 import type { Clip } from '@plumb/media';
 import { randomGenerator, uniform } from '@plumb/diffusion';
-import { renderClip } from '@plumb/toybox';
+import { allEvents, captionOf, renderClip } from '@plumb/toybox';
 import { openInThread } from '@plumb/tensor-graph/engine';
 import type { Engine, TypedTensor } from '@plumb/tensor-graph/engine';
 import { clipToFrames, clipValues, framesPerClip } from './clip-pixels.ts';
@@ -106,6 +106,29 @@ export async function measureRetrieval(
     }
   }
   return { clips, captions: heldOutCaptions.length, at1: first / clips, at5: five / clips };
+}
+
+/**
+ * Share of clips of something pushed that score higher with their own direction in the caption than with the other one.
+ * The frames of both directions are the same in another order.
+ */
+export async function measureDirection(embedder: Embedder, clipsPerCaption: number): Promise<number> {
+  const random = randomGenerator('toybox-clip direction');
+  let [right, clips] = [0, 0];
+  for (const kind of ['push-left', 'push-right'] as const) {
+    for (const event of allEvents[kind]) {
+      const own = captionOf(event);
+      const other = captionOf({ ...event, kind: kind === 'push-left' ? 'push-right' : 'push-left' });
+      const [ownText, otherText] = [await embedder.text(own), await embedder.text(other)];
+      for (let index = 0; index < clipsPerCaption; index += 1) {
+        const seed = Math.floor(uniform(random) * 2 ** 32);
+        const embedding = await embedder.clip(renderClip({ caption: own, wrongness: null, seed }));
+        clips += 1;
+        if (dot(embedding, ownText) > dot(embedding, otherText)) right += 1;
+      }
+    }
+  }
+  return right / clips;
 }
 
 /** Share of held-out pairs whose accepted clip has the higher score. */

@@ -12,6 +12,8 @@ export interface CardFacts {
   readonly stages: Readonly<Record<'contrastive' | 'pickscore' | 'hpsv2', StageSettings>>;
   readonly minutes: number;
   readonly retrieval: RetrievalResult;
+  /** Share of pushed things whose direction `clip_score` gets right. */
+  readonly direction: number;
   /** Accuracy on held-out pairs, by score. */
   readonly preference: Readonly<Record<'clip_score' | 'pickscore' | 'hpsv2', number>>;
   readonly pairs: number;
@@ -46,12 +48,13 @@ caption, the others do their own wrongly. The 40 held-out prompts were not train
 |---|---|
 | retrieval: a clip finds its caption among ${retrieval.captions}, first | ${percent(retrieval.at1)} of ${retrieval.clips} clips (chance ${percent(1 / retrieval.captions)}) |
 | among the first five | ${percent(retrieval.at5)} |
+| left told from right, when something is pushed | ${percent(facts.direction)} (chance 50%) |
 | accepted over rejected clip, \`clip_score\` | ${percent(preference.clip_score)} of ${facts.pairs} pairs (chance 50%) |
 | \`pickscore\` | ${percent(preference.pickscore)} |
 | \`hpsv2\` | ${percent(preference.hpsv2)} |
 
-What retrieval cannot tell apart is what single frames do not show: \`pushing ... to the left\` and \`to the right\` are the same
-frames in another order. That is what a CLIP is, and why it is a weak judge of motion: these models measure appearance and alignment.
+What single frames do not show is hidden from them: \`pushing ... to the left\` and \`to the right\` are the same frames in another
+order. That is what a CLIP is, and why it is a weak judge of motion: these models measure appearance and alignment.
 
 **Made by** \`node packages/toybox-clip/bin/train.ts\`, seed \`${facts.seed}\`, ${facts.minutes} minutes on one core that others used too; settings and hashes in \`manifest.json\`.
 **Intended use**: the default of the Reward API in the embedded system, tests and studies. **Not for** anything outside of the toybox.

@@ -18,7 +18,7 @@ export function promptsCommand(finish: (exitCode: number) => void): Command {
         '--likeness <share>',
         'share of words and word pairs in common from which two texts count as nearly the same',
         Number,
-        0.8,
+        0.85,
       )
       .addHelpText('after', '\nExit code 0 when there is nothing to say, 4 when there is.')
       .action(async (file: string, options: { json?: true; likeness: number }) => {

@@ -8,7 +8,7 @@ export interface PromptFinding {
 }
 
 export interface CheckPromptsOptions {
-  /** Likeness of two texts from which they count as nearly the same, 0 to 1: share of words and word pairs in common; 0.8 unless given. */
+  /** Likeness of two texts from which they count as nearly the same, 0 to 1: share of words and word pairs in common; 0.85 unless given. */
   readonly likeness?: number;
   /** Most words of a prompt; 40 unless given: text encoders cut what is longer (CLIP's at 77 tokens). */
   readonly words?: number;
@@ -35,7 +35,7 @@ export function checkPrompts(
   set: Pick<PromptSet, 'prompts'>,
   options: CheckPromptsOptions = {},
 ): PromptFinding[] {
-  const { likeness = 0.8, words: mostWords = 40 } = options;
+  const { likeness = 0.85, words: mostWords = 40 } = options;
   return [...nearDuplicates(set.prompts, likeness), ...categoryFindings(set.prompts), ...longTexts(set.prompts, mostWords)];
 }
 

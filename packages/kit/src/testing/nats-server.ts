@@ -11,6 +11,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 export interface TestNatsServer {
   readonly url: string;
   readonly port: number;
+  /** Process id at present; 0 while it is killed. */
+  readonly pid: number;
   /** SIGKILL, and waits until the process is gone. */
   kill(): Promise<void>;
   /** Starts it again on the same port with the same store, and waits until it listens. */
@@ -65,6 +67,9 @@ export async function startNatsServer(
   return {
     url: `nats://127.0.0.1:${port}`,
     port,
+    get pid() {
+      return child?.pid ?? 0;
+    },
     kill: async () => {
       await end('SIGKILL');
     },

@@ -1,4 +1,3 @@
-import { fileURLToPath } from 'node:url';
 import type { DescService } from '@bufbuild/protobuf';
 import { z } from 'zod';
 import { openServiceAccess } from '../access/from-settings.ts';
@@ -15,9 +14,6 @@ import type { RpcClient } from '../rpc/types.ts';
 import { startTelemetry } from '../telemetry/start-telemetry.ts';
 import packageJson from '../../package.json' with { type: 'json' };
 import type { ServiceAddresses, ServiceContext } from './run-service.ts';
-
-// The contracts' descriptors, for reflection.
-const descriptorSet = fileURLToPath(import.meta.resolve('@plumb/proto/descriptors.binpb'));
 
 /** What the server of a service needs beyond its settings. */
 export interface FoundationOptions {
@@ -81,7 +77,7 @@ export async function startFoundation<Shape extends z.ZodRawShape & typeof servi
     access: access.access,
     insecurePlaintext: settings.insecurePlaintext,
     insecureNoAuth: settings.insecureNoAuth,
-    descriptorSet: settings.reflection ? descriptorSet : undefined,
+    reflection: settings.reflection,
     maxConnectionAgeMs:
       settings.maxConnectionAgeSeconds === undefined ? undefined : settings.maxConnectionAgeSeconds * 1000,
     signal: ctx.signal,

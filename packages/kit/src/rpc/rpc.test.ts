@@ -8,6 +8,7 @@ import { describe, test } from 'node:test';
 import type { TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Client, credentials } from '@grpc/grpc-js';
+import { LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import { invalidArgument, PlumbError, unavailable, unexpectedErrorMessage } from '../errors.ts';
 import { addService, createClient, createServer } from '../rpc.ts';
 import type { CallContext, ClientOptions, Implementation, RpcServer, ServerOptions } from '../rpc.ts';
@@ -475,19 +476,9 @@ test('an old connection is replaced; no call fails and a stream under way ends w
   assert.deepEqual(await stream, ['x', 'x']);
 });
 
-test('reflection lists the services of the descriptor set', async (t) => {
-  const { JudgeService } = await import('@plumb/proto/plumb/judge/v1/judge_pb.js');
-  const server = createServer({
-    descriptorSet: new URL('../../../../proto/gen/descriptors.binpb', import.meta.url).pathname,
-  });
-  addService(server, JudgeService, {
-    judge: unimplemented,
-    compare: unimplemented,
-    listJudges: unimplemented,
-    listEndpoints: unimplemented,
-    setBudget: unimplemented,
-    getSpend: unimplemented,
-  });
+test('reflection lists the services, and its files have type names that anybody can resolve', async (t) => {
+  const server = createServer({ reflection: true });
+  addService(server, LabelService, { createLabel: unimplemented, listLabels: unimplemented });
   const { address } = await server.listen();
   const client = new Client(address, credentials.createInsecure());
   t.after(async () => {
@@ -499,11 +490,18 @@ test('reflection lists the services of the descriptor set', async (t) => {
     (bytes: Buffer) => bytes,
     (bytes: Buffer) => bytes,
   );
-  call.write(Buffer.from([0x3a, 0x00])); // field 7, list_services: ''
-  const [answer]: unknown[] = await once(call, 'data');
+  const ask = async (request: Buffer): Promise<string> => {
+    call.write(request);
+    const [answer]: unknown[] = await once(call, 'data');
+    assert.ok(answer instanceof Buffer);
+    return answer.toString('latin1');
+  };
+  // field 7, list_services; field 4, file_containing_symbol
+  assert.match(await ask(Buffer.from([0x3a, 0x00])), /plumb\.loop\.v1\.LabelService/);
+  const symbol = Buffer.from('plumb.loop.v1.LabelService');
+  const file = await ask(Buffer.concat([Buffer.from([0x22, symbol.length]), symbol]));
+  assert.match(file, /\.plumb\.loop\.v1\.CreateLabelRequest/);
   call.end();
-  assert.ok(answer instanceof Buffer);
-  assert.match(answer.toString('latin1'), /plumb\.judge\.v1\.JudgeService/);
 });
 
 test('client and server span share one trace; the file has both', async (t) => {

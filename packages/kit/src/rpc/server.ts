@@ -1,9 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import type { DescService } from '@bufbuild/protobuf';
 import { Server, ServerCredentials, setLogger } from '@grpc/grpc-js';
 import type { ServiceDefinition, UntypedServiceImplementation } from '@grpc/grpc-js';
-import { loadFileDescriptorSetFromBuffer } from '@grpc/proto-loader';
-import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
 import { listenError } from '../errors/listen-error.ts';
 import { PlumbError } from '../errors/plumb-error.ts';
@@ -13,6 +10,7 @@ import { logger } from '../telemetry/logger.ts';
 import { isLoopback } from './loopback.ts';
 import { toGrpcHandler } from './handlers.ts';
 import type { AnyHandler, RunningCalls } from './handlers.ts';
+import { addReflection } from './reflection.ts';
 import type { Implementation } from './types.ts';
 import { pathOf, sameBytes } from './wire.ts';
 
@@ -38,8 +36,8 @@ export interface ServerOptions {
   readonly maxConnectionAgeMs?: number | undefined;
   /** A silent connection is probed after this long; 30 s by default. */
   readonly keepaliveMs?: number;
-  /** Path of a serialised FileDescriptorSet (`descriptors.binpb`): turns reflection on. */
-  readonly descriptorSet?: string | undefined;
+  /** Serves the contracts to whoever asks (gRPC reflection); not by default. */
+  readonly reflection?: boolean | undefined;
   /** Health turns to NOT_SERVING when it aborts, before anything is stopped. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -95,6 +93,7 @@ export function createServer(options: ServerOptions = {}): RpcServer {
   const health = new HealthImplementation({ '': 'NOT_SERVING' });
   health.addToServer(server);
   const services: string[] = [''];
+  const reflected: DescService[] = [];
   const running: RunningCalls = new Set();
   let stopping = false;
 
@@ -136,13 +135,11 @@ export function createServer(options: ServerOptions = {}): RpcServer {
       }
       server.addService(definition, handlers);
       services.push(service.typeName);
+      reflected.push(service);
       health.setStatus(service.typeName, 'NOT_SERVING');
     },
     listen: async () => {
-      if (options.descriptorSet !== undefined) {
-        const descriptors = loadFileDescriptorSetFromBuffer(await readFile(options.descriptorSet));
-        new ReflectionService(descriptors, { services: services.slice(1) }).addToServer(server);
-      }
+      if (options.reflection === true) addReflection(server, reflected);
       const bracketed = host.includes(':') ? `[${host}]` : host;
       const bound = await bind(
         server,

@@ -4,6 +4,7 @@ import type { Report, Run, Sample } from '@plumb/proto/plumb/loop/v1/loop_pb.js'
 import { Category, Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { internal } from '@plumb/kit/errors';
 import type { CategoryClips, ClipPair, HowToRepeat, JudgedClip, ReportData } from '../report/report-data.ts';
+import type { RunSpend } from '../judging/run-spend.ts';
 import { categories } from './categories.ts';
 import { acceptanceOf, countsOf, lastIteration } from './demo-result.ts';
 
@@ -35,6 +36,7 @@ export async function collectReport(
     readonly command: string;
     readonly createdAt: Date;
     readonly control?: FinishedRun;
+    readonly judging?: RunSpend;
   },
 ): Promise<ReportData> {
   const { run, report, samples } = finished;
@@ -87,6 +89,7 @@ export async function collectReport(
       largestWeight: iteration.dataSet?.largestWeight ?? 0,
     },
     counts: countsOf(run),
+    ...(options.judging === undefined ? {} : { judging: options.judging }),
     clips: await clipsByCategory(store, samples, iteration, spec.evaluation?.reward ?? ''),
     howToRepeat: howToRepeat(finished, options.command),
     ...(control === undefined

@@ -8,6 +8,7 @@ import { buildReport } from '../report/build-report.ts';
 import { requireWritableFile, writeWhole } from '../state/state-folder.ts';
 import type { PortName } from '../supervisor/port-names.ts';
 import { withSystem } from '../with-system.ts';
+import { runSpend } from '../judging/run-spend.ts';
 import { collectReport } from './collect-report.ts';
 import { acceptanceOf, countsOf } from './demo-result.ts';
 import type { DemoResult } from './demo-result.ts';
@@ -76,6 +77,7 @@ export async function demo(options: DemoOptions, repeat: string): Promise<number
         artifactFolder: system.artifactFolder,
         command: repeat,
         createdAt: new Date(),
+        judging: await runSpend(system.addresses.judge, main.run.id),
         ...(control === undefined ? {} : { control }),
       });
       await writeWhole(reportPath, buildReport(data));

@@ -1,3 +1,5 @@
+import type { RunSpend } from '../judging/run-spend.ts';
+
 /** Everything that a report shows, as plain data: no artifact has to be read to make the page. */
 export interface ReportData {
   /** Name of the run, for people. */
@@ -21,6 +23,8 @@ export interface ReportData {
   readonly training: ReportTraining;
   readonly dataSet: ReportDataSet;
   readonly counts: { readonly samples: number; readonly judged: number; readonly errors: number };
+  /** What judging took, by the judges' price lists. */
+  readonly judging?: RunSpend;
   /** Evaluation clips by category id. */
   readonly clips: Readonly<Record<string, CategoryClips>>;
   readonly howToRepeat: HowToRepeat;

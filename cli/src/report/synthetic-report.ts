@@ -98,6 +98,7 @@ export async function syntheticReport(): Promise<ReportData> {
       largestWeight: 3.12,
     },
     counts: { samples: 1840, judged: 1833, errors: 7 },
+    judging: { tokens: 1_512_340, calls: 1902, cost: 0.1713, currency: 'USD' },
     clips,
     howToRepeat: {
       command: './plumb demo --fresh --seed 1 --control',

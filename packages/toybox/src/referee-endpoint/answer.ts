@@ -66,7 +66,7 @@ export async function answer(
         index: 0,
         message: { role: 'assistant', content, refusal: null },
         finish_reason: 'stop',
-        logprobs: chat.logprobs === true ? tokens(before, value, after, misbehaviour.noiseRate, noisy) : null,
+        logprobs: chat.logprobs === true ? tokens(before, value, after, misbehaviour.noiseRate) : null,
       },
     ],
     usage: { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens },
@@ -145,11 +145,14 @@ function turnedRound(verdict: RefereeVerdict): RefereeVerdict {
   };
 }
 
-/** Three tokens; the middle one decides, and its probability is that of not being turned round by noise. */
-function tokens(before: string, value: string, after: string, noiseRate: number, noisy: boolean) {
-  const chosen = tokenOf(value, noisy ? noiseRate : 1 - noiseRate);
+/**
+ * Three tokens; the middle one decides. A judge that errs does not know it: of the answers with this probability the share
+ * that is right is just that.
+ */
+function tokens(before: string, value: string, after: string, noiseRate: number) {
+  const chosen = tokenOf(value, 1 - noiseRate);
   const other = { true: 'false', false: 'true' }[value];
-  const alternatives = other === undefined ? [] : [tokenOf(other, noisy ? 1 - noiseRate : noiseRate)];
+  const alternatives = other === undefined ? [] : [tokenOf(other, noiseRate)];
   return {
     content: [
       { ...tokenOf(before, 1), top_logprobs: [tokenOf(before, 1)] },

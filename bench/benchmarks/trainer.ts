@@ -36,7 +36,7 @@ const { values: options } = parseArgs({
     /** Steps that are measured. */
     rounds: { type: 'string', default: '9' },
     threads: { type: 'string', default: String(availableParallelism()) },
-    /** Leaves out how time grows with batch, tokens and width. */
+    /** Leaves out how time grows with batch, tokens and width, and what rematerialisation saves. */
     'no-growth': { type: 'boolean', default: false },
     /** Leaves out PyTorch's compiled bfloat16, which needs a C++ compiler. */
     'no-compiled': { type: 'boolean', default: false },
@@ -60,8 +60,17 @@ const SAME_WORK = 1e-3;
 const folder = await mkdtemp(join(tmpdir(), 'plumb-bench-'));
 type Trainer = LineProcess<StepReport>;
 
-function optimisationOf(batchSize: number): OptimisationSettings {
-  return parseOptimisationSettings({ steps: 1000, batchSize, learningRate: 1e-4, emaDecay: 0.98 });
+function optimisationOf(
+  batchSize: number,
+  rematerialise: OptimisationSettings['rematerialise'] = 'none',
+): OptimisationSettings {
+  return parseOptimisationSettings({
+    steps: 1000,
+    batchSize,
+    learningRate: 1e-4,
+    emaDecay: 0.98,
+    rematerialise,
+  });
 }
 
 async function openOurs(
@@ -140,7 +149,7 @@ function checkSameWork(
   for (const [step, { loss }] of (ours ?? []).entries()) {
     const other = theirs?.[step]?.loss ?? Number.NaN;
     if (!(Math.abs(loss - other) <= SAME_WORK * Math.abs(other))) {
-      throw new Error(`step ${step} is not the same work: our loss is ${loss}, PyTorch's ${other}`);
+      throw new Error(`step ${step} is not the same work: one loss is ${loss}, the other ${other}`);
     }
   }
 }
@@ -203,15 +212,43 @@ async function growth(
   }
 }
 
+const like = ({ config }: VideoModel, change: Partial<VideoModelConfig>): VideoModel =>
+  initialiseModel({ ...config, ...change }, 'bench');
+const longer = (model: VideoModel, factor: number): VideoModel =>
+  like(model, { video: { ...model.config.video, frames: model.config.video.frames * factor } });
+
+/** What recomputing blocks costs and saves, on clips of four times the frames: the longer, the more is kept otherwise. */
+async function compareRematerialisation(
+  model: VideoModel,
+): Promise<{ ratios: Record<string, number>; figures: Record<string, number> }> {
+  const trainers: Trainer[] = [];
+  try {
+    for (const rematerialise of ['none', 'blocks'] as const) {
+      trainers.push(
+        await openOurs(`rematerialise-${rematerialise}`, longer(model, 4), optimisationOf(8, rematerialise)),
+      );
+    }
+    const [kept, recomputed] = await takeTurns(trainers, 3);
+    checkSameWork(recomputed, kept);
+    return {
+      ratios: {
+        rematerialised_step: ratio(recomputed, kept),
+        rematerialised_memory: peak(recomputed) / peak(kept),
+      },
+      figures: {
+        long_clips_peak_mib: peak(kept) / 2 ** 20,
+        long_clips_rematerialised_peak_mib: peak(recomputed) / 2 ** 20,
+      },
+    };
+  } finally {
+    await Promise.all(trainers.map((trainer) => trainer.close()));
+  }
+}
+
 async function measureGrowth(model: VideoModel): Promise<Record<string, number>> {
-  const { config } = model;
-  const like = (change: Partial<VideoModelConfig>): VideoModel =>
-    initialiseModel({ ...config, ...change }, 'bench');
   const tokensOf = ({ config: of }: VideoModel): number => tokenGrid(of).reduce((a, b) => a * b, 1);
-  const longer = [1, 2, 4].map((factor) =>
-    like({ video: { ...config.video, frames: config.video.frames * factor } }),
-  );
-  const wider = [1, 2, 4].map((factor) => like({ hiddenSize: config.hiddenSize * factor }));
+  const lengths = [1, 2, 4].map((factor) => longer(model, factor));
+  const widths = [1, 2, 4].map((factor) => like(model, { hiddenSize: model.config.hiddenSize * factor }));
   return {
     ...(await growth(
       'batch',
@@ -219,20 +256,29 @@ async function measureGrowth(model: VideoModel): Promise<Record<string, number>>
     )),
     ...(await growth(
       'tokens',
-      longer.map((one) => ({ size: tokensOf(one), model: one, batch: 8 })),
+      lengths.map((one) => ({ size: tokensOf(one), model: one, batch: 8 })),
     )),
     ...(await growth(
       'width',
-      wider.map((one) => ({ size: one.config.hiddenSize, model: one, batch: 8 })),
+      widths.map((one) => ({ size: one.config.hiddenSize, model: one, batch: 8 })),
     )),
   };
 }
 
 try {
   const model = decodeModel(await readFile(options.model), options.model);
-  const { ratios, figures } = await compareWithPyTorch(model);
-  const grown = options['no-growth'] ? {} : await measureGrowth(model);
-  printBench({ bench: 'trainer', ratios, figures: { ...figures, ...grown } }, options.json);
+  const parts = [await compareWithPyTorch(model)];
+  if (!options['no-growth']) {
+    parts.push(await compareRematerialisation(model), { ratios: {}, figures: await measureGrowth(model) });
+  }
+  printBench(
+    {
+      bench: 'trainer',
+      ratios: Object.assign({}, ...parts.map(({ ratios }) => ratios)),
+      figures: Object.assign({}, ...parts.map(({ figures }) => figures)),
+    },
+    options.json,
+  );
 } finally {
   await rm(folder, { recursive: true, force: true });
 }

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { PlumbError } from '@plumb/kit/errors';
 import type { ObjectiveSettings } from '@plumb/objective';
 import {
@@ -6,7 +7,7 @@ import {
   type TrainingProgram,
   type TrainingState,
 } from '@plumb/tensor-graph';
-import type { Engine } from '@plumb/tensor-graph/engine';
+import type { Engine, TypedTensor } from '@plumb/tensor-graph/engine';
 import {
   adapterSpecs,
   initialiseAdapters,
@@ -29,6 +30,9 @@ import { parameterSpecs } from './video-dit.ts';
 function microBatchOf(objective: ObjectiveSettings, batchSize: number): number {
   return objective.algorithm !== 'kto' && batchSize % 4 === 0 ? 4 : batchSize;
 }
+
+/** How long the feeds of a step have to reach the engine before those of the next are made, in milliseconds. */
+const headStartMs = 20;
 
 /** What a training job is. */
 export interface TrainingOptions {
@@ -54,11 +58,14 @@ export interface Training {
   readonly step: number;
   /**
    * Takes one optimiser step on `batchSize` examples.
+   * @param upcoming makes the examples of the step after, which is called while the engine works on this one; their
+   * noise is drawn then as well. Give those very examples to the next call.
    * @returns metrics of the step: `loss`, `gradientNorm` (before clipping) and the objective's own
    * @throws PlumbError INTERNAL (TRAINING_DIVERGED) when loss or gradient is not finite; the state is then lost
    */
   advance(
     examples: readonly TrainingExample[],
+    upcoming?: () => readonly TrainingExample[] | undefined,
   ): Promise<{ readonly loss: number; readonly gradientNorm: number } & Readonly<Record<string, number>>>;
   /**
    * Mean squared distance between the predictions of policy and reference on the fixed examples of `anchorProbe`: one
@@ -127,24 +134,37 @@ export async function openTraining(engine: Engine, options: TrainingOptions): Pr
     probe = await openAnchorProbe(engine, id, { model, reference, adapters, examples, timesteps, seed });
   }
   let step = initial.step;
+  const feedsOf = (examples: readonly TrainingExample[], at: number): Record<string, TypedTensor> =>
+    trainingFeeds(config, examples, {
+      seed,
+      step: at,
+      timesteps: optimisation.timesteps,
+      captionDropout: optimisation.captionDropout,
+    });
+  let prepared:
+    { examples: readonly TrainingExample[]; step: number; feeds: Record<string, TypedTensor> } | undefined;
   return {
     get step() {
       return step;
     },
-    async advance(examples) {
+    async advance(examples, upcoming) {
       if (examples.length !== optimisation.batchSize) {
         throw new TypeError(`a step takes ${optimisation.batchSize} examples, not ${examples.length}`);
       }
-      const feeds = trainingFeeds(config, examples, {
-        seed,
-        step,
-        timesteps: optimisation.timesteps,
-        captionDropout: optimisation.captionDropout,
-      });
-      const result = await engine.trainStep(id, feeds, {
+      const feeds =
+        prepared?.examples === examples && prepared.step === step ? prepared.feeds : feedsOf(examples, step);
+      const running = engine.trainStep(id, feeds, {
         learningRate: learningRateAt(optimisation, step),
         ...(optimisation.emaDecay > 0 ? { emaDecay: emaDecayAt(optimisation.emaDecay, step) } : {}),
       });
+      if (upcoming !== undefined) {
+        // Large feeds cross over in pieces, for which this thread must be free; what goes wrong in the step is told below.
+        await Promise.race([running.catch(() => undefined), delay(headStartMs)]);
+      }
+      const next = upcoming?.();
+      prepared =
+        next === undefined ? undefined : { examples: next, step: step + 1, feeds: feedsOf(next, step + 1) };
+      const result = await running;
       const { loss: value, gradientNorm, ...others } = result;
       if (value === undefined || gradientNorm === undefined) {
         throw new TypeError('the training program reports no loss or no gradientNorm');

@@ -116,7 +116,11 @@ function recompute(
     const known = made.get(tensor);
     if (known !== undefined) return known;
     // Inputs and what follows from parameters alone are there anyway.
-    if (tensor.source.kind !== 'node' || without?.has(tensor.source.node) === true || !isFloat(tensor.dtype)) {
+    if (
+      tensor.source.kind !== 'node' ||
+      without?.has(tensor.source.node) === true ||
+      !isFloat(tensor.dtype)
+    ) {
       return tensor;
     }
     const gated = reshape(add(tensor, zeroOf(tensor.dtype)), tensor.shape);

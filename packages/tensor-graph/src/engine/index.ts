@@ -1,6 +1,4 @@
 export type { CallOptions, Engine, EngineOptions } from './engine.ts';
-export { fromWireError, toWireError } from './error-wire.ts';
-export type { WireError } from './error-wire.ts';
 export { openInThread } from './in-thread.ts';
 export { openEngine } from './open.ts';
 export type { Session, SessionOptions, ValueSpec } from './session.ts';

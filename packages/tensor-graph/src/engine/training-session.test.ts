@@ -1,7 +1,17 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { TrainingProgram } from '../index.ts';
-import { buildTrainingStep, Graph, initialTrainingState, mul, reduceMean, square, sub } from '../index.ts';
+import {
+  add,
+  buildTrainingStep,
+  Graph,
+  initialTrainingState,
+  mul,
+  reduceMean,
+  reduceSum,
+  square,
+  sub,
+} from '../index.ts';
 import { randomBatch, randomParameters, smallProgram } from '../testing/small-network.ts';
 import type { TrainingSession } from './training-session.ts';
 import { openTrainingSession } from './training-session.ts';
@@ -161,3 +171,46 @@ test('mistakes in a program or a state are named', async () => {
     /is float32 \[2\]; a loss or metric/,
   );
 });
+
+for (const lanes of [1, 2]) {
+  test(`what follows from parameters alone is made once a step, and hands its gradient on (${lanes} lanes)`, async () => {
+    const graph = new Graph();
+    const w = graph.parameter('w', [3]);
+    const unread = graph.parameter('unread', [2]);
+    const x = graph.input('x', 'float32', [1, 3]);
+    // w is read by the micro-batch itself and through its square.
+    const loss = reduceSum(mul(x, add(square(w), w)));
+    const program = buildTrainingStep({ graph, loss, optimiser: { beta1: 0.9 } });
+    assert.deepEqual(
+      program.preparation?.tensors.map(({ shape }) => shape),
+      [[3]],
+    );
+    assert.deepEqual(program.preparation?.reaches, ['w']);
+    const values = { w: Float32Array.of(1, -2, 0.5), unread: new Float32Array(unread.shape[0] ?? 0) };
+    const session = await openTrainingSession('t', program, initialTrainingState(program, values), { lanes });
+    const batch = [1, 2, 3, 4, 5, 6, 0, 1, 0, -1, 2, 8];
+    const { loss: found } = await session.step(
+      { x: { dtype: 'float32', shape: [4, 3], data: Float32Array.from(batch) } },
+      { learningRate: 0.1 },
+    );
+    const { firstMoment } = session.state();
+    await session.close();
+    const mean = [0, 1, 2].map((column) => {
+      const column4 = [0, 1, 2, 3].map((row) => batch[3 * row + column] ?? 0);
+      return column4.reduce((a, b) => a + b, 0) / 4;
+    });
+    const expected = [...values.w].map((value, column) => 0.1 * (mean[column] ?? 0) * (2 * value + 1));
+    for (const [column, value] of expected.entries()) {
+      assert.ok(
+        Math.abs((firstMoment['w']?.[column] ?? Number.NaN) - value) < 1e-6,
+        String(firstMoment['w']),
+      );
+    }
+    assert.deepEqual([...(firstMoment['unread'] ?? [])], [0, 0]);
+    const expectedLoss = [...values.w].reduce(
+      (sum, value, column) => sum + (mean[column] ?? 0) * (value * value + value),
+      0,
+    );
+    assert.ok(Math.abs((found ?? Number.NaN) - expectedLoss) < 1e-5);
+  });
+}

@@ -28,6 +28,7 @@ import type {
 } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { divergenceGuard } from './divergence.ts';
 import { exampleSource } from './examples.ts';
+import type { ExampleBatch } from './examples.ts';
 import { jobManifest } from './job-manifest.ts';
 import type { ArtifactReference, JobPlan, ModelReference } from './job-spec.ts';
 import { labelledSamples, summarise, usedSampleIds } from './labelled-samples.ts';
@@ -175,6 +176,8 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
       ...(state === undefined ? {} : { state }),
     });
     let saved = training.step;
+    /** The next batch, made while the engine was busy with the one before. */
+    let upcoming: ExampleBatch | undefined;
     let good = resume?.good;
     const save = async (options: { good?: true } = {}): Promise<void> => {
       const stored = await ports.writeState(await training.state(), threads);
@@ -210,7 +213,13 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
         if (reason.reason === 'SHUTTING_DOWN' && training.step > saved) await save();
         throw reason;
       }
-      const point = await step(run, training, source.batch(training.step));
+      const batch = upcoming ?? source.batch(training.step);
+      upcoming = undefined;
+      const point = await step(run, training, batch, (following) => {
+        // The last step has none after it.
+        if (following < plan.optimisation.steps) upcoming = source.batch(following);
+        return upcoming?.examples;
+      });
       guard.check(point);
       if (before !== undefined && training.step === 1) point.probes.push(before);
       const last = training.step === plan.optimisation.steps;
@@ -306,11 +315,13 @@ export async function modelAt(
 async function step(
   run: TrainingRun,
   training: Training,
-  { examples, weightSpread }: ReturnType<ReturnType<typeof exampleSource>['batch']>,
+  { examples, weightSpread }: ExampleBatch,
+  upcoming: (step: number) => ExampleBatch['examples'] | undefined,
 ): Promise<TrainingProgress> {
   const { optimisation } = run.plan;
   const start = performance.now();
-  const metrics = await training.advance(examples);
+  const following = training.step + 1;
+  const metrics = await training.advance(examples, () => upcoming(following));
   const seconds = (performance.now() - start) / 1000;
   const { anchorEverySteps } = run.plan;
   const probed =

@@ -169,6 +169,10 @@ export const rewardDefinitionSchema = z.discriminatedUnion('kind', [
     ...shared,
     /** Name of the judge, in the judge service's configuration. */
     judge: z.string().min(1).default('default'),
+    golden: z
+      .array(goldenClipSchema)
+      .max(0, 'is not for ai-feedback: whether a judge still answers as before, its calibration says')
+      .default([]),
   }),
 ]);
 

@@ -1,10 +1,12 @@
-/** The other side of a reward that runs in a thread or process of its own. */
+/**
+ * The other side of a reward that runs in a thread or process of its own. What talks to it imports this file as well, so the
+ * reward itself, with its native libraries, is loaded only when it is hosted.
+ */
 
 import { PlumbError } from '@plumb/kit/errors';
-import { fromWireError, toWireError } from '@plumb/tensor-graph/engine';
-import type { WireError } from '@plumb/tensor-graph/engine';
+import { fromWireError, toWireError } from '@plumb/tensor-graph/engine/error-wire';
+import type { WireError } from '@plumb/tensor-graph/engine/error-wire';
 import type { LocatedDefinition } from './read-definitions.ts';
-import { openRewardModule } from './reward-module.ts';
 import type { RewardInput, RewardModule, RewardResult, RewardValue } from './reward.ts';
 
 /** What a host is started with. */
@@ -35,6 +37,7 @@ export async function hostReward(
 ): Promise<(request: HostRequest) => Promise<void>> {
   let module: RewardModule;
   try {
+    const { openRewardModule } = await import('./reward-module.ts');
     module = await openRewardModule(located, { intraOpThreads });
   } catch (error) {
     post({ kind: 'failed', error: toWireError(PlumbError.from(error)) });

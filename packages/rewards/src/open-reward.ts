@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { cancelled, unavailable } from '@plumb/kit/errors';
 import type { PlumbError } from '@plumb/kit/errors';
-import { fromWireError } from '@plumb/tensor-graph/engine';
+import { fromWireError } from '@plumb/tensor-graph/engine/error-wire';
 import { definitionHash, weightsHash } from './definition.ts';
 import { checkGoldenClips } from './golden.ts';
 import { fromWire } from './host.ts';

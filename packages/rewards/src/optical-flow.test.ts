@@ -43,7 +43,7 @@ async function valueOf(reward: RewardModule, clip: Clip): Promise<RewardValue> {
 }
 
 test('Farneback finds how far a texture moves', async () => {
-  const reward = await openOpticalFlow(definitionOf({ method: 'farneback' }), none, openInThread);
+  const reward = await openOpticalFlow(definitionOf({ method: 'farneback' }), none, none);
   const still = await valueOf(reward, moving(0, 0));
   assert.ok(still.value < 0.02 && still.details?.['moving_share'] === 0, `${still.value}`);
   await fc.assert(
@@ -58,7 +58,7 @@ test('Farneback finds how far a texture moves', async () => {
 });
 
 test('one frame has no flow: an error, and no zero', async () => {
-  const reward = await openOpticalFlow(definitionOf({ method: 'farneback' }), none, openInThread);
+  const reward = await openOpticalFlow(definitionOf({ method: 'farneback' }), none, none);
   const results = await reward.score([
     { clip: moving(1, 0, 1), prompt: '' },
     { clip: moving(1, 0, 2), prompt: '' },
@@ -84,7 +84,7 @@ test('an ONNX model is given both frames, enlarged and filled up, and its flow i
   const reward = await openOpticalFlow(
     definition,
     async () => toOnnx(graph),
-    () => openInThread({ intraOpThreads: 1 }),
+    async () => openInThread({ intraOpThreads: 1 }),
   );
   // 64x86 becomes 128x172, of which 172 is filled up to 176; white is 1.
   const clip: Clip = {

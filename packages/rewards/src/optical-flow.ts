@@ -25,7 +25,7 @@ type Definition = DefinitionOf<'optical-flow'>;
 export async function openOpticalFlow(
   definition: Definition,
   read: (file: FileReference) => Promise<Uint8Array>,
-  openEngine: () => Engine,
+  openEngine: () => Promise<Engine>,
 ): Promise<RewardModule> {
   const { estimator } = definition;
   let engine: Engine | undefined;
@@ -33,7 +33,7 @@ export async function openOpticalFlow(
   if (estimator.method === 'farneback') {
     estimate = await openFarneback(estimator);
   } else {
-    engine = openEngine();
+    engine = await openEngine();
     await engine.load('flow', await read(estimator));
     estimate = openFlowModel(engine, 'flow', estimator);
   }

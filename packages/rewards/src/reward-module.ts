@@ -1,12 +1,9 @@
-/** Builds what scores from a definition, in the calling thread. */
+/** Builds what scores from a definition, in the calling thread. A kind's libraries are loaded when it is used. */
 
 import { PlumbError, failedPrecondition } from '@plumb/kit/errors';
 import type { Clip } from '@plumb/media';
-import { openInThread } from '@plumb/tensor-graph/engine';
-import { openClipReward } from './clip-family.ts';
 import type { RewardDefinition } from './definition.ts';
 import { framesToScore } from './frames.ts';
-import { openOpticalFlow } from './optical-flow.ts';
 import { colourStability, motionFloor, objectPersistence } from './pixel-guards.ts';
 import { readReferenced } from './read-definitions.ts';
 import type { LocatedDefinition } from './read-definitions.ts';
@@ -38,10 +35,17 @@ async function moduleOf(
   switch (definition.kind) {
     case 'clip-score':
     case 'preference': {
+      const { openClipReward } = await import('./clip-family.ts');
+      const { openInThread } = await import('@plumb/tensor-graph/engine');
       return openClipReward(definition, read, openInThread(engineOptions));
     }
-    case 'optical-flow':
-      return openOpticalFlow(definition, read, () => openInThread(engineOptions));
+    case 'optical-flow': {
+      const { openOpticalFlow } = await import('./optical-flow.ts');
+      return openOpticalFlow(definition, read, async () => {
+        const { openInThread } = await import('@plumb/tensor-graph/engine');
+        return openInThread(engineOptions);
+      });
+    }
     case 'motion-floor':
       return guard(definition, motionFloor);
     case 'object-persistence':

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { z } from 'zod';
+import { checkAccessSettings } from './access-settings.ts';
 import { loadConfig, serviceSettings, splitAddress, variableName } from '../config.ts';
 import { PlumbError } from '../errors.ts';
 
@@ -74,4 +75,35 @@ test('names and addresses', () => {
   assert.equal(variableName('s3Bucket'), 'PLUMB_S3_BUCKET');
   assert.deepEqual(splitAddress('127.0.0.1:80'), { host: '127.0.0.1', port: 80 });
   assert.deepEqual(splitAddress('[::1]:0'), { host: '::1', port: 0 });
+});
+
+test('settings of access that do not go together are told in sentences', () => {
+  const read = (env: Record<string, string>) => () => {
+    checkAccessSettings(loadConfig(z.object(serviceSettings), env));
+  };
+  read({})();
+  read({
+    PLUMB_TLS_CERT: 'a',
+    PLUMB_TLS_KEY: 'b',
+    PLUMB_TLS_CLIENT_CA: 'c',
+    PLUMB_AUTH_JWKS: 'https://issuer.test/keys',
+    PLUMB_AUTH_JWT_ISSUER: 'i',
+    PLUMB_AUTH_JWT_AUDIENCE: 'a',
+    PLUMB_AUTH_ITEMS_PER_HOUR: '5',
+  })();
+  assert.throws(read({ PLUMB_TLS_CERT: 'a' }), /PLUMB_TLS_CERT is set and PLUMB_TLS_KEY is not; /);
+  assert.throws(read({ PLUMB_TLS_CLIENT_CA: 'a' }), /PLUMB_TLS_CLIENT_CA is set and PLUMB_TLS_CERT is not; /);
+  assert.throws(
+    read({ PLUMB_AUTH_JWKS: 'keys.json' }),
+    /PLUMB_AUTH_JWT_ISSUER is not; .*; .*PLUMB_AUTH_JWT_AUDIENCE is not; /,
+  );
+  assert.throws(read({ PLUMB_AUTH_CALLS_PER_SECOND: '5' }), /nothing tells callers apart/);
+  assert.throws(
+    read({ PLUMB_NATS_USER: 'a', PLUMB_NATS_PASSWORD_FILE: 'b', PLUMB_NATS_CREDENTIALS_FILE: 'c' }),
+    /are both set/,
+  );
+  // Each by itself.
+  assert.throws(read({ PLUMB_AUTH_JWKS: 'http://issuer.test/keys' }), /https/);
+  assert.throws(read({ PLUMB_AUTH_JWT_ALGORITHMS: 'HS256' }), /PLUMB_AUTH_JWT_ALGORITHMS/);
+  assert.throws(read({ PLUMB_AUTH_JWT_ALGORITHMS: 'none' }), /PLUMB_AUTH_JWT_ALGORITHMS/);
 });

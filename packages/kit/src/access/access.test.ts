@@ -54,6 +54,7 @@ const promised: Readonly<Record<Exclude<Role, 'admin'>, readonly RegExp[]>> = {
   label: [/LabelService/, /LoopService\/(GetRun|ListRuns|WatchRun|ListSamples)$/, /Registry\S+\/(Get|List)/],
   train: [
     /GeneratorService/,
+    /JudgeService\/(SetBudget|GetSpend)$/,
     /TrainerService/,
     /LoopService\/(?!OverrideDecision)/,
     /Registry\S+\/(Get|List|Create)/,

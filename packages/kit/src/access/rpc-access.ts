@@ -43,8 +43,9 @@ const table: ReadonlyMap<string, RpcRule> = new Map([
     compare: { roles: ['score'], items: () => 1 },
     listJudges: { roles: ['read', 'score'] },
     listEndpoints: { roles: ['read', 'score'] },
-    getSpend: { roles: ['read', 'score'] },
-    setBudget: { roles: onlyAdmin },
+    getSpend: { roles: ['read', 'score', 'train'] },
+    // Whoever may start a run may say what it may spend; the loop passes it on.
+    setBudget: { roles: ['train'] },
   }),
   ...rulesOf(GeneratorService, {
     generate: { roles: ['train'], items: ({ items }) => items.length },

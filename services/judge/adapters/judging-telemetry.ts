@@ -21,18 +21,23 @@ export function judgingTelemetry(currency: string): JudgeTelemetry {
   const instruments = meter('@plumb/judge-service');
   const verdicts = instruments.createCounter('plumb.judge.verdicts', {
     description: 'Verdicts given, by judge and by where they came from: memory, store or endpoint',
+    unit: '{verdict}',
   });
   const faults = instruments.createCounter('plumb.judge.faults', {
     description: 'Failed calls to endpoints, by judge and kind; most are followed by another call',
+    unit: '{fault}',
   });
   const storeFailures = instruments.createCounter('plumb.judge.store.failures', {
     description: 'Reads and writes of the verdict store that failed; the verdict itself is not affected',
+    unit: '{operation}',
   });
   const tokens = instruments.createCounter('plumb.judge.tokens', {
     description: 'Tokens that were paid for, by judge and type',
+    unit: '{token}',
   });
   const costs = instruments.createCounter('plumb.judge.cost', {
     description: 'Money that was spent by the price lists of the judges file, by judge and currency',
+    unit: '{currency}',
   });
   const endpointUp = instruments.createGauge('plumb.judge.endpoint.up', {
     description: '0 while the circuit breaker of an endpoint is open, else 1; told at every change',

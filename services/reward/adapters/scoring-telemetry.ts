@@ -10,6 +10,7 @@ export function scoringTelemetry(): ScoringEvents {
   const instruments = meter('@plumb/reward-service');
   const outcomes = instruments.createCounter('plumb.reward.outcomes', {
     description: 'Outcomes by reward: scored, cached, or the code of the error',
+    unit: '{outcome}',
   });
   const queue = instruments.createHistogram('plumb.reward.queue.duration', { unit: 's' });
   const inference = instruments.createHistogram('plumb.reward.inference.duration', { unit: 's' });
@@ -19,7 +20,11 @@ export function scoringTelemetry(): ScoringEvents {
     outcome: ({ reward, result, timings, cached }) => {
       const attributes = { 'plumb.reward': reward };
       const kind = 'error' in result ? result.error.code : cached ? 'cached' : 'scored';
-      outcomes.add(1, { ...attributes, outcome: kind });
+      outcomes.add(1, {
+        ...attributes,
+        outcome: kind,
+        ...('error' in result ? { 'plumb.error.reason': result.error.reason } : {}),
+      });
       total.record(timings.totalMs / 1000, attributes);
       if ('error' in result) {
         log.warn({ reward, code: kind, error: describeError(result.error) }, 'an item could not be scored');

@@ -29,8 +29,8 @@ const { values: options } = parseArgs({
     concurrency: { type: 'string', default: '1,100,500,2000' },
     clips: { type: 'string', default: '1000' },
     threads: { type: 'string', default: String(Math.max(1, availableParallelism() - 1)) },
-    width: { type: 'string', default: '256' },
-    layers: { type: 'string', default: '6' },
+    width: { type: 'string', default: '384' },
+    layers: { type: 'string', default: '12' },
   },
 });
 
@@ -38,7 +38,7 @@ const tower: TowerSize = {
   side: 64,
   patch: 16,
   width: Number(options.width),
-  heads: 4,
+  heads: 6,
   layers: Number(options.layers),
   framesPerPass: 16,
   framesPerClip: 4,
@@ -113,7 +113,7 @@ try {
       ...base,
       items: 1,
       deadlineMs: 600_000,
-      plan: { kind: 'closed', callers, calls: Math.max(200, 3 * callers), seconds: 300 },
+      plan: { kind: 'closed', callers, calls: Math.max(200, 1.5 * callers), seconds: 300 },
     } satisfies LoadJob);
     const [p50, p95, p99] = report.percentiles;
     figures[`p50_ms_at_${callers}`] = p50;

@@ -21,7 +21,7 @@ export const rewardSettings = z.object({
   /** Folder of reward definitions; its folder candidates holds those that score in the shadow. */
   rewards: z
     .string()
-    .default(fileURLToPath(new URL('rewards', import.meta.url)))
+    .default(fileURLToPath(new URL('../../rewards', import.meta.url)))
     .describe('a folder of reward definitions, for example /etc/plumb/rewards'),
   /** Time between two looks at that folder, in seconds. */
   rewardsEverySeconds: z.coerce.number().positive().max(3600).default(2).describe('seconds, for example 2'),

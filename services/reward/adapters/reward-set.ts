@@ -181,10 +181,14 @@ export async function openRewardSet(scoring: Scoring, options: RewardSetOptions)
   await reload();
   // A service that says it is up can score; what does not load says why when it is asked for.
   const loading = Promise.allSettled([...members.values()].map(({ scorer }) => scorer.ready()));
+  const patience = new AbortController();
+  const end = AbortSignal.any([patience.signal, options.signal]);
+  // The delay rejects when it is not needed any more.
   await Promise.race([
     loading,
-    delay(options.loadWithinMs, undefined, { ref: false, signal: options.signal }),
+    Promise.allSettled([delay(options.loadWithinMs, undefined, { signal: end })]),
   ]);
+  patience.abort();
   setTimeout(() => void follow(), options.everyMs).unref();
   return {
     async reload() {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import { PlumbError } from '@plumb/kit/errors';
 import { VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
@@ -134,6 +135,29 @@ test('an item leaves the queue when its caller does, and is not scored', async (
   open(1);
   await stays;
   assert.deepEqual(batches, [['a'], ['stays']]);
+});
+
+test('an item that could not be scored in time is told so at once, and one that could is not', async () => {
+  const { batcher, batches, open } = gated({ largestBatch: 1 });
+  // Nothing is known of how long an item takes before the first has been scored.
+  const first = batcher.submit(item('a'), 'interactive');
+  await delay(20);
+  open(0);
+  await first;
+  const running = batcher.submit(item('b'), 'interactive');
+  const soon = (ms: number): Partial<ScoringItem> => ({ deadline: new Date(Date.now() + ms) });
+  const hopeless = batcher.submit(item('hopeless', soon(30)), 'interactive');
+  await assert.rejects(hopeless, (error) => {
+    assert.ok(error instanceof PlumbError && error.code === 'RESOURCE_EXHAUSTED');
+    assert.match(error.message, /would miss its deadline/);
+    return (error.retryAfterMs ?? 0) >= 100;
+  });
+  const patient = batcher.submit(item('patient', soon(3_600_000)), 'interactive');
+  open(1);
+  await running;
+  open(2);
+  await patient;
+  assert.deepEqual(batches, [['a'], ['b'], ['patient']]);
 });
 
 test('whatever comes in, everybody gets exactly one answer, the right one', async () => {

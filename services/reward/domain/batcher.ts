@@ -26,7 +26,8 @@ export interface Batcher {
   /**
    * Hands in an item.
    *
-   * @throws PlumbError RESOURCE_EXHAUSTED at once if the queue is full; the reason of the item's signal if that aborts
+   * @throws PlumbError RESOURCE_EXHAUSTED at once if the queue is full, or so long that the item would not be scored before
+   *   its deadline, or later if it turns out so; the reason of the item's signal if that aborts
    *   while it waits; DEADLINE_EXCEEDED if its deadline passes; what the scorer threw or returned for it.
    */
   submit(item: ScoringItem, priority: Priority): Promise<Batched>;
@@ -35,6 +36,13 @@ export interface Batcher {
   /** Resolves when nothing waits and nothing runs. */
   idle(): Promise<void>;
 }
+
+/** How much longer than the last batches the next may take without an item missing its deadline. */
+const caution = 1.5;
+/** Time that an answer needs to get home before its deadline, in milliseconds. */
+const answerMs = 50;
+/** Weight of the newest batch in the mean of what an item takes. */
+const newestWeight = 0.2;
 
 interface Entry {
   readonly item: ScoringItem;
@@ -59,6 +67,10 @@ export function createBatcher(
   const queues: Record<Priority, Set<Entry>> = { interactive: new Set(), bulk: new Set() };
   const resting: (() => void)[] = [];
   let running = 0;
+  let runningItems = 0;
+  /** Milliseconds from one scored item to the next, while there is work; undefined before the first batch. */
+  let itemMs: number | undefined;
+  let lastEnd = 0;
   let timer: NodeJS.Timeout | undefined;
   const waiting = (): number => queues.interactive.size + queues.bulk.size;
 
@@ -104,20 +116,24 @@ export function createBatcher(
   async function run(entries: readonly Entry[]): Promise<void> {
     const start = performance.now();
     const now = Date.now();
-    // The clock of a deadline and the timer that aborts a signal are not the same: nobody is scored too late.
+    // With nothing else running there is no better moment than now.
+    const needed = running === 0 ? 0 : expected(runningItems + entries.length);
     const live = entries.filter((entry) => {
-      const late = entry.item.deadline !== undefined && entry.item.deadline.getTime() <= now;
-      if (late)
+      const left = (entry.item.deadline?.getTime() ?? Infinity) - now;
+      // The clock of a deadline and the timer that aborts a signal are not the same: nobody is scored too late.
+      if (left <= 0) {
         entry.settle.reject(
           deadlineExceeded(`the deadline passed while the item waited for reward '${name}'`),
         );
-      return !late;
+      } else if (left < needed) entry.settle.reject(tooLate(needed - left));
+      return left > 0 && left >= needed;
     });
     if (live.length === 0) {
       rest();
       return;
     }
     running += 1;
+    runningItems += live.length;
     let results: readonly ItemResult[];
     try {
       results = await score(live.map((entry) => entry.item));
@@ -128,8 +144,17 @@ export function createBatcher(
       results = live.map(() => ({ error }));
     } finally {
       running -= 1;
+      runningItems -= live.length;
     }
-    const inferenceMs = performance.now() - start;
+    const end = performance.now();
+    const inferenceMs = end - start;
+    // A batch in which nothing was scored says nothing of how long scoring takes.
+    if (results.some((result) => 'score' in result)) {
+      // Batches overlap: what counts is the time since another one ended.
+      const newest = (end - Math.max(start, lastEnd)) / live.length;
+      itemMs = itemMs === undefined ? newest : itemMs + newestWeight * (newest - itemMs);
+    }
+    lastEnd = end;
     report({ items: live.length, inferenceMs });
     for (const [index, entry] of live.entries()) {
       const result = results[index] ?? { error: internal(undefined) };
@@ -138,6 +163,25 @@ export function createBatcher(
     }
     pump();
     rest();
+  }
+
+  function tooLate(missingMs: number): Error {
+    return resourceExhausted(
+      `reward '${name}' has so many items waiting that this one would miss its deadline; try again later, or allow more time`,
+      { retryAfterMs: Math.max(100, Math.ceil(missingMs)), metadata: { reward: name } },
+    );
+  }
+
+  /** Milliseconds until so many items are scored and answered, by what the last batches took. */
+  function expected(items: number): number {
+    return itemMs === undefined ? 0 : caution * itemMs * items + answerMs;
+  }
+
+  /** Milliseconds until an item that came now would have its answer. */
+  function expectedMs(priority: Priority): number {
+    const ahead = runningItems + queues.interactive.size + (priority === 'bulk' ? queues.bulk.size : 0);
+    // Its own batch is answered as one.
+    return expected(ahead + Math.min(batching().largestBatch, waiting() + 1));
   }
 
   function rest(): void {
@@ -152,11 +196,15 @@ export function createBatcher(
         throw resourceExhausted(
           `reward '${name}' has ${waiting()} items waiting, which is its limit; try again later`,
           {
-            retryAfterMs: 1000,
+            retryAfterMs: Math.ceil(Math.min(60_000, Math.max(1000, expectedMs(priority)))),
             metadata: { reward: name, limit: String(largestQueue) },
           },
         );
       }
+      const left = (item.deadline?.getTime() ?? Infinity) - Date.now();
+      const missing = expectedMs(priority) - left;
+      // An idle reward tries what seems impossible: or one slow batch would be believed for ever.
+      if (left > 0 && missing > 0 && running > 0) throw tooLate(missing);
       const settle = Promise.withResolvers<Batched>();
       const leave = (): void => {
         queues[priority].delete(entry);

@@ -5,6 +5,13 @@ import type { RunSpecFile, RunSpecInit } from './runs/run-spec-file.ts';
 /** The spec that the demo runs one iteration of. */
 const specPath = fileURLToPath(new URL('../../specs/toybox.yaml', import.meta.url));
 
+/** The demo's probe: rewards that need no judge, and that nothing is trained on. */
+const demoProbe = {
+  samplesPerPrompt: 4,
+  heldOutReward: 'object_persistence',
+  guards: ['motion_floor', 'colour_stability'],
+};
+
 /** What a person can change about the demo; what is left out is as the spec says. */
 export interface DemoSize {
   readonly seed?: bigint;
@@ -18,6 +25,10 @@ export interface DemoSize {
   readonly steps?: number;
   readonly batchSize?: number;
   readonly learningRate?: number;
+  /** Trains adapters of this rank; all weights unless given. */
+  readonly adapterRank?: number;
+  /** Steps between held-out probes, which stop training early; as the spec says unless given. */
+  readonly probeEvery?: number;
   /** Absolute paths. */
   readonly weights?: string;
   readonly prompts?: string;
@@ -53,6 +64,8 @@ export async function demoSpec(size: DemoSize): Promise<RunSpecFile> {
         learningRate: size.learningRate ?? optimisation?.learningRate ?? 0,
         warmupSteps: Math.min(optimisation?.warmupSteps ?? 0, Math.floor(steps / 10)),
       },
+      ...(size.adapterRank === undefined ? {} : { adapters: { rank: size.adapterRank } }),
+      ...(size.probeEvery === undefined ? {} : { probe: { ...demoProbe, everySteps: size.probeEvery } }),
       iterations: 1,
       evaluation: {
         reward: evaluation?.reward ?? '',
@@ -68,11 +81,12 @@ export async function demoSpec(size: DemoSize): Promise<RunSpecFile> {
 
 /**
  * The control: finetuning on the very same samples without any feedback. Its gate asks for the impossible, so that it
- * is evaluated and never promoted.
+ * is evaluated and never promoted. It has no probe: it takes all its steps.
  */
 export function controlSpec(spec: RunSpecInit): RunSpecInit {
+  const { probe: _, ...unguarded } = spec;
   return {
-    ...spec,
+    ...unguarded,
     name: 'toybox demo, control',
     objective: { ...spec.objective, algorithm: 'sft' },
     gate: { rules: [{ rule: 'smallest-gain', gain: 1, lowerBound: 1 }] },

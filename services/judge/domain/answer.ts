@@ -60,16 +60,37 @@ function sharedFields(rubric: Rubric) {
   };
 }
 
-const binarySchema = (rubric: Rubric) => z.strictObject({ ...sharedFields(rubric), accept: z.boolean() });
-const gradeSchema = (rubric: Rubric) =>
-  z.strictObject({ ...sharedFields(rubric), grade: z.literal([1, 2, 3, 4, 5]) });
+// Making a schema takes longer than using it.
+const binarySchema = onceFor((rubric: Rubric) =>
+  z.strictObject({ ...sharedFields(rubric), accept: z.boolean() }),
+);
+const gradeSchema = onceFor((rubric: Rubric) =>
+  z.strictObject({ ...sharedFields(rubric), grade: z.literal([1, 2, 3, 4, 5]) }),
+);
+const jsonSchemas = onceFor((rubric: Rubric) => ({
+  binary: withoutDialect(binarySchema(rubric)),
+  grade: withoutDialect(gradeSchema(rubric)),
+  compare: withoutDialect(comparisonSchema),
+}));
 const comparisonSchema = z.strictObject({ reason: z.string(), better: z.enum(['A', 'B', 'tie']) });
 
 /** JSON schema (draft 2020-12) of the answer, fit for the structured output of OpenAI-compatible endpoints. */
 export function answerJsonSchema(mode: JudgeMode, rubric: Rubric): Record<string, unknown> {
-  const schemas = { binary: binarySchema, grade: gradeSchema, compare: () => comparisonSchema };
-  const { $schema: _, ...schema } = z.toJSONSchema(schemas[mode](rubric));
-  return schema;
+  return jsonSchemas(rubric)[mode];
+}
+
+function withoutDialect(schema: z.ZodType): Record<string, unknown> {
+  const { $schema: _, ...rest } = z.toJSONSchema(schema);
+  return rest;
+}
+
+function onceFor<T>(make: (rubric: Rubric) => T): (rubric: Rubric) => T {
+  const made = new WeakMap<Rubric, T>();
+  return (rubric) => {
+    const known = made.get(rubric) ?? make(rubric);
+    made.set(rubric, known);
+    return known;
+  };
 }
 
 /**

@@ -93,7 +93,7 @@ test('a calibration maps the score, and its probability decides', () => {
 });
 
 test('grades: the median counts, and only a calibration makes a probability of them', () => {
-  const grades = [5, 2, 4, 4].map((grade) => vote({ grade, accept: undefined as never }));
+  const grades = [5, 2, 4, 4].map((grade) => vote({ grade, accept: undefined }));
   const plain = combineVotes(judge('grade'), grades);
   assert.deepEqual([plain.grade, plain.accept, plain.probability], [4, undefined, undefined]);
   assert.ok(Math.abs(plain.score - 2.75 / 4) < 1e-12);

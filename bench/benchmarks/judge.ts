@@ -121,10 +121,14 @@ async function sampleOf(seed: number) {
   };
 }
 
-async function eachOf<T>(things: readonly T[], work: (thing: T) => Promise<void>): Promise<void> {
+async function eachOf<T>(
+  things: readonly T[],
+  work: (thing: T) => Promise<void>,
+  atATime = waiting,
+): Promise<void> {
   const queue = things.values();
   await Promise.all(
-    Array.from({ length: waiting }, async () => {
+    Array.from({ length: atATime }, async () => {
       for (const thing of queue) await work(thing);
     }),
   );
@@ -188,6 +192,20 @@ try {
     figures[`${prefix}cpu_ms_per_verdict`] = ((await cpuMs(judge.pid)) - cpu) / timedVerdicts;
   }
   judge.client.close();
+  // The same endpoint asked by nothing but fetch, at the same load of the machine.
+  const body = JSON.stringify({ model: 'x', messages: [{ role: 'user', content: 'x'.repeat(8000) }] });
+  const bareBegan = performance.now();
+  await eachOf(
+    samples.slice(0, timedVerdicts / 2),
+    async () => {
+      const response = await fetch(`${endpoint.url}/chat/completions`, { method: 'POST', body });
+      await response.json();
+    },
+    concurrency,
+  );
+  const bare = timedVerdicts / 2 / ((performance.now() - bareBegan) / 1000);
+  figures['bare_client_calls_per_second'] = bare;
+  ratios['throughput_vs_bare_client'] = (figures['verdicts_per_second'] ?? 0) / bare;
   endpoint.close();
 
   const faulty = await start('packages/toybox/bin/referee-endpoint.ts', {}, [

@@ -8,8 +8,10 @@ import { modelsCommand } from './commands/models.ts';
 import { exportCommand } from './commands/export.ts';
 import { promptsCommand } from './commands/prompts.ts';
 import { runCommand } from './commands/run.ts';
+import { scoreCommand } from './commands/score.ts';
 import { statusCommand } from './commands/status.ts';
 import { testCommand } from './commands/test.ts';
+import { topCommand } from './commands/top.ts';
 import { traceCommand } from './commands/trace.ts';
 import { trainCommand } from './commands/train.ts';
 import { upCommand } from './commands/up.ts';
@@ -33,6 +35,7 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     demoCommand,
     upCommand,
     statusCommand,
+    topCommand,
     traceCommand,
     runCommand,
     exportCommand,
@@ -40,6 +43,7 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     trainCommand,
     modelsCommand,
     judgeCommand,
+    scoreCommand,
     testCommand,
     pretrainCommand,
   ]) {

@@ -11,6 +11,8 @@ const processesSchema = z.object({
       pid: z.number().optional(),
       address: z.string(),
       restarts: z.number(),
+      /** host:port of its Prometheus endpoint. */
+      metrics: z.string().optional(),
     }),
   ),
 });

@@ -5,6 +5,7 @@ import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { PlumbError } from '@plumb/kit/errors';
+import { z } from 'zod';
 import type { ComponentLog } from './component-log.ts';
 import type { ProcessGuard } from './process-guard.ts';
 
@@ -77,6 +78,7 @@ export class Component {
   #child: ChildProcessByStdio<Writable, Readable, Readable> | undefined;
   #state: ComponentState = 'waiting';
   #restarts = 0;
+  #metrics: string | undefined;
   #running: Promise<void> | undefined;
 
   constructor(
@@ -97,6 +99,11 @@ export class Component {
   /** Process id, while there is a process. */
   get pid(): number | undefined {
     return this.#child?.pid;
+  }
+
+  /** host:port of the metrics endpoint that the ready line named. */
+  get metrics(): string | undefined {
+    return this.#metrics;
   }
 
   get restarts(): number {
@@ -255,8 +262,11 @@ export class Component {
       const lines = createInterface({ input: child.stdout });
       const ready = new Promise<boolean>((resolve) => {
         lines.on('line', (line) => {
-          if (isReadyLine(line)) resolve(true);
-          else this.#log.note(`standard output: ${line}`);
+          const ready = readReadyLine(line);
+          if (ready !== undefined) {
+            this.#metrics = ready.metrics;
+            resolve(true);
+          } else this.#log.note(`standard output: ${line}`);
         });
       });
       return Promise.race([ready, aborted(signal)]);
@@ -290,13 +300,14 @@ async function aborted(signal: AbortSignal): Promise<false> {
   return false;
 }
 
-function isReadyLine(line: string): boolean {
+const readyLineSchema = z.object({ ready: z.literal(true), metrics: z.string().optional() });
+
+function readReadyLine(line: string): z.infer<typeof readyLineSchema> | undefined {
   try {
-    const parsed: unknown = JSON.parse(line);
-    return typeof parsed === 'object' && parsed !== null && 'ready' in parsed && parsed.ready === true;
+    return readyLineSchema.safeParse(JSON.parse(line)).data;
   } catch {
     // Not JSON, so not the ready line.
-    return false;
+    return undefined;
   }
 }
 

@@ -12,6 +12,8 @@ export interface ComponentStatus {
   readonly pid: number | undefined;
   readonly address: string;
   readonly restarts: number;
+  /** host:port of its Prometheus endpoint, once it is ready. */
+  readonly metrics: string | undefined;
 }
 
 export interface SupervisorOptions {
@@ -72,12 +74,13 @@ export async function createSupervisor(options: SupervisorOptions): Promise<Supe
   );
 
   function status(): readonly ComponentStatus[] {
-    return components.map(({ spec, state, pid, restarts }) => ({
+    return components.map(({ spec, state, pid, restarts, metrics }) => ({
       name: spec.name,
       state,
       pid,
       address: spec.address,
       restarts,
+      metrics,
     }));
   }
 

@@ -112,6 +112,9 @@ await runService({
     context.onStop('endpoint', () => app.close());
     const bound = app.server.address();
     if (bound === null || typeof bound === 'string') throw new TypeError('not listening on a port');
-    return { address: host.includes(':') ? `[${host}]:${bound.port}` : `${host}:${bound.port}` };
+    return {
+      address: host.includes(':') ? `[${host}]:${bound.port}` : `${host}:${bound.port}`,
+      metrics: telemetry.metricsAddress,
+    };
   },
 });

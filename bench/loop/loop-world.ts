@@ -195,23 +195,17 @@ async function peakMemory(pid: number): Promise<number> {
   return Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024;
 }
 
-/**
- * What the embedded database alone takes, MiB: a process that does nothing but open the ledger that the run has left (a copy
- * of the files, since a database has one owner) and read its samples once, less a process that does nothing at all.
- */
+/** What the embedded database alone takes, MiB: the peak of a process that makes an empty one, less that of one without. */
 async function embeddedDatabaseMemory(folder: string): Promise<number> {
-  const copy = join(folder, `ledger-copy-${Date.now()}`);
   const script = `
-    import { cp } from 'node:fs/promises';
-    import { PGlite } from '@electric-sql/pglite';
+    const { PGlite } = await import('@electric-sql/pglite');
     const before = process.resourceUsage().maxRSS;
-    await cp(process.argv[1], process.argv[2], { recursive: true });
-    const db = await PGlite.create(process.argv[2]);
-    await db.query('select count(*) from samples where id <> $1', ['']);
-    await db.query('select count(*) from scores where sample_id <> $1', ['']);
+    const database = await PGlite.create(process.argv[1]);
+    await database.query('select 1');
     process.stdout.write(String((process.resourceUsage().maxRSS - before) / 1024));
     process.exit(0);`;
-  const child = spawn(process.execPath, ['--input-type=module', '-e', script, join(folder, 'ledger'), copy], {
+  const args = ['--input-type=module', '-e', script, join(folder, `empty-${Date.now()}`)];
+  const child = spawn(process.execPath, args, {
     cwd: join(root, 'services/loop'),
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -219,7 +213,7 @@ async function embeddedDatabaseMemory(folder: string): Promise<number> {
   child.stdout.setEncoding('utf8').on('data', (part: string) => {
     text += part;
   });
-  const [code] = (await once(child, 'exit')) as [number | null];
+  const [code] = (await once(child, 'close')) as [number | null];
   const memory = Number(text);
   if (code !== 0 || !(memory > 0))
     throw new Error(`the memory of the embedded database could not be measured (${code})`);

@@ -25,8 +25,8 @@ import { rewardsOf } from '../domain/sample-plan.ts';
 import { loopMetrics } from '../metrics.ts';
 import { ledgerError } from './ledger/database-error.ts';
 import { findRun } from './ledger/runs.ts';
-import { findSamples, recordFailed, recordGenerated, recordScored } from './ledger/samples.ts';
-import type { GeneratedClip, RewardResult, SampleRow, ScoredClip } from './ledger/samples.ts';
+import { findOwners, recordFailed, recordGenerated, recordScored } from './ledger/samples.ts';
+import type { GeneratedClip, RewardResult, SampleOwner, ScoredClip } from './ledger/samples.ts';
 import type { Tables } from './ledger/tables.ts';
 import { artifactToText, errorColumns, specFromText, videoToText } from './messages.ts';
 
@@ -34,9 +34,9 @@ const log = logger('plumb.loop.events');
 const spans = tracer('plumb.loop');
 
 /** Results of one transaction. */
-const maxBatch = 64;
+const maxBatch = 256;
 /** A result waits this long for others to share its transaction, in milliseconds. */
-const maxWaitMs = 50;
+const maxWaitMs = 100;
 /** A ledger that is away for a day loses no result: at the longest wait between deliveries that is 2,880 of them. */
 const maxDeliveries = 10_000;
 
@@ -58,7 +58,7 @@ export async function consumeSampleEvents(
   },
 ): Promise<Consumption[]> {
   const specs = specCache(database);
-  const base = { stream: streamNames.events, maxInFlight: 4 * maxBatch, maxBatch, maxWaitMs, maxDeliveries };
+  const base = { stream: streamNames.events, maxInFlight: 2 * maxBatch, maxBatch, maxWaitMs, maxDeliveries };
   const { signal } = options;
 
   const generated = await bus.consumeBatches(
@@ -125,7 +125,7 @@ interface BatchOptions<Message, Entry> {
   readonly changed: (runIds: ReadonlySet<string>) => void;
   readonly items: readonly { readonly message: Message; readonly delivery: Delivery }[];
   /** What is to be written of one message; throws what is wrong with that message, which then is a dead letter. */
-  readonly prepare: (message: Message, row: SampleRow) => Entry | Promise<Entry>;
+  readonly prepare: (message: Message, row: SampleOwner) => Entry | Promise<Entry>;
   readonly record: (entries: readonly Entry[]) => Promise<void>;
 }
 
@@ -152,7 +152,7 @@ async function recordBatch<Message extends { readonly sampleId: string }, Entry>
       }
     };
     try {
-      const rows = await findSamples(database, [...new Set(messages.map(({ sampleId }) => sampleId))]);
+      const rows = await findOwners(database, [...new Set(messages.map(({ sampleId }) => sampleId))]);
       const byId = new Map(rows.map((row) => [row.id, row]));
       const entries: Entry[] = [];
       const outcomes: ItemOutcome[] = [];
@@ -181,7 +181,7 @@ async function recordBatch<Message extends { readonly sampleId: string }, Entry>
 async function prepared<Message extends { readonly sampleId: string }, Entry>(
   options: BatchOptions<Message, Entry>,
   message: Message,
-  rows: ReadonlyMap<string, SampleRow>,
+  rows: ReadonlyMap<string, SampleOwner>,
   entries: Entry[],
 ): Promise<ItemOutcome> {
   const row = rows.get(message.sampleId);
@@ -215,7 +215,7 @@ function generatedClip(message: SampleGenerated): GeneratedClip {
   };
 }
 
-function warnOfOtherBytes(message: SampleGenerated, row: SampleRow): void {
+function warnOfOtherBytes(message: SampleGenerated, row: SampleOwner): void {
   if (row.video_sha256 === null || row.video_sha256 === message.video?.sha256) return;
   log.warn(
     { sampleId: row.id, first: row.video_sha256, second: message.video?.sha256 },
@@ -225,7 +225,7 @@ function warnOfOtherBytes(message: SampleGenerated, row: SampleRow): void {
 
 function scoredClip(
   message: SampleScored,
-  row: SampleRow,
+  row: SampleOwner,
   spec: RunSpec,
 ): ScoredClip & { readonly category: string } {
   return {

@@ -7,7 +7,7 @@ import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { GenerationTaskSchema, ScoringTaskSchema } from '@plumb/proto/plumb/tasks/v1/tasks_pb.js';
 import { markPublished, nextToPublish } from '../adapters/ledger/samples.ts';
-import type { SampleRow } from '../adapters/ledger/samples.ts';
+import type { DueSample } from '../adapters/ledger/samples.ts';
 import { videoFromText } from '../adapters/messages.ts';
 import { categoryOf } from '../domain/categories.ts';
 import { splitOf } from '../domain/groups.ts';
@@ -20,7 +20,7 @@ import { iterationAttributes } from './iteration-trace.ts';
 import { reuseSamples } from './reuse.ts';
 
 /** Tasks of one look at the ledger; also OpenTelemetry's limit of links in one span. */
-const publishBatch = 64;
+const publishBatch = 128;
 
 /** What the tasks of an iteration are made from. */
 export interface PublishOptions {
@@ -69,7 +69,7 @@ export async function publishDue(
 async function publishBatchOf(
   loop: LoopContext,
   options: PublishOptions,
-  rows: readonly SampleRow[],
+  rows: readonly DueSample[],
 ): Promise<void> {
   await withSpan(
     loopTracer,
@@ -109,7 +109,7 @@ async function publishBatchOf(
 
 /** Runs in the trace of the sample's life, which begins here when it has none; gives its traceparent. */
 async function inSampleTrace(
-  row: SampleRow,
+  row: DueSample,
   iterationLink: Link | undefined,
   body: () => Promise<void>,
 ): Promise<string | undefined> {
@@ -136,14 +136,14 @@ async function inSampleTrace(
 }
 
 /** The time that a clip waited to be planned for is a span of its own. */
-function endWait(loop: LoopContext, row: SampleRow): void {
+function endWait(loop: LoopContext, row: DueSample): void {
   const startTime = loop.arrivals.take(row.id);
   if (startTime === undefined) return;
   const attributes = { 'plumb.sample.id': row.id };
   startSpan(loopTracer, 'wait for plan', { startTime, attributes }).span.end();
 }
 
-async function publishTask(loop: LoopContext, options: PublishOptions, row: SampleRow): Promise<void> {
+async function publishTask(loop: LoopContext, options: PublishOptions, row: DueSample): Promise<void> {
   const { bus } = loop;
   const identity = {
     sampleId: row.id,

@@ -1,5 +1,5 @@
 import { findDonors, recordScored, scoresOf, takeOverClips } from '../adapters/ledger/samples.ts';
-import type { Donor, SampleRow, ScoreRow, ScoredClip } from '../adapters/ledger/samples.ts';
+import type { Donor, DueSample, ScoreRow, ScoredClip } from '../adapters/ledger/samples.ts';
 import type { RewardVersion } from '../adapters/reward-versions.ts';
 import { checksOfRow } from '../adapters/sample-records.ts';
 import { rewardsOf } from '../domain/sample-plan.ts';
@@ -19,13 +19,13 @@ const detailsSchema = z.record(z.string(), z.number());
 export async function reuseSamples(
   loop: LoopContext,
   options: PublishOptions,
-  rows: readonly SampleRow[],
+  rows: readonly DueSample[],
 ): Promise<ReadonlySet<string>> {
   const donors = await findDonors(
     loop.database,
     rows.map(({ clip_key }) => clip_key),
   );
-  const pairs: { sampleId: string; row: SampleRow; donor: Donor }[] = [];
+  const pairs: { sampleId: string; row: DueSample; donor: Donor }[] = [];
   for (const row of rows) {
     const donor = donors.get(row.clip_key);
     if (donor === undefined || donor.id === row.id) continue;
@@ -40,7 +40,7 @@ export async function reuseSamples(
 async function takeOverScores(
   loop: LoopContext,
   options: PublishOptions,
-  pairs: readonly { readonly row: SampleRow; readonly donor: Donor }[],
+  pairs: readonly { readonly row: DueSample; readonly donor: Donor }[],
 ): Promise<void> {
   const versions = await currentVersions(loop, options, pairs);
   if (versions === undefined) return;
@@ -89,7 +89,7 @@ function isCurrent(score: ScoreRow, versions: ReadonlyMap<string, RewardVersion>
 async function currentVersions(
   loop: LoopContext,
   options: PublishOptions,
-  pairs: readonly { readonly row: SampleRow }[],
+  pairs: readonly { readonly row: DueSample }[],
 ): Promise<ReadonlyMap<string, RewardVersion> | undefined> {
   const names = new Set(pairs.flatMap(({ row }) => [...rewardsOf(options.spec, row.grp)]));
   try {

@@ -92,6 +92,28 @@ export async function countSamples(
   return await query.execute();
 }
 
+/** What a task is made of. A look at the ledger reads no more than that: it is most of what a sample costs. */
+const dueColumns = [
+  'id',
+  'run_id',
+  'iteration',
+  'grp',
+  'prompt_id',
+  'prompt_text',
+  'category',
+  'sample_index',
+  'seed',
+  'model_version',
+  'clip_key',
+  'generate_attempts',
+  'score_attempts',
+  'video',
+  'traceparent',
+] as const;
+
+/** A sample whose task is due. */
+export type DueSample = Pick<SampleRow, (typeof dueColumns)[number]>;
+
 /** The next samples to be enqueued, in the order of the plan: training prompts before held-out ones. */
 export async function nextToPublish(
   ledger: Ledger,
@@ -101,13 +123,13 @@ export async function nextToPublish(
     readonly queue: Queue;
     readonly limit: number;
   },
-): Promise<SampleRow[]> {
-  const rows: SampleRow[] = [];
+): Promise<DueSample[]> {
+  const rows: DueSample[] = [];
   for (const group of groups) {
     if (rows.length >= options.limit) break;
     const base = ledger
       .selectFrom('samples')
-      .selectAll()
+      .select(dueColumns)
       .where('run_id', '=', options.runId)
       .where('iteration', '=', options.iteration)
       .where('grp', '=', group);
@@ -126,34 +148,26 @@ export async function nextToPublish(
   return rows;
 }
 
-/** Remembers that tasks are out, with the trace that each sample lives in. */
+/** Remembers that tasks are out, with the trace that each sample lives in; a trace that is known stays. */
 export async function markPublished(
-  database: Kysely<Tables>,
+  ledger: Ledger,
   queue: Queue,
   published: readonly { readonly id: string; readonly traceparent?: string | undefined }[],
   now: Date,
 ): Promise<void> {
   if (published.length === 0) return;
-  await database.transaction().execute(async (transaction) => {
-    for (const batch of chunks(published, idBatch)) {
-      const ids = batch.map(({ id }) => id);
-      const update = transaction.updateTable('samples').where('id', 'in', ids);
-      await (
-        queue === 'generate'
-          ? update
-              .set({ generate_published_at: now, generate_attempts: sql<number>`generate_attempts + 1` })
-              .where('state', '=', 'planned')
-          : update
-              .set({ score_published_at: now, score_attempts: sql<number>`score_attempts + 1` })
-              .where('state', '=', 'generated')
-      ).execute();
-    }
-    const traced = published.filter(({ traceparent }) => traceparent !== undefined);
-    await sql`update samples set traceparent = given.traceparent
-      from unnest(${traced.map(({ id }) => id)}::text[], ${traced.map(({ traceparent }) => traceparent ?? null)}::text[])
-        as given (id, traceparent)
-      where samples.id = given.id and samples.traceparent is null`.execute(transaction);
-  });
+  const from = sql`from unnest(${published.map(({ id }) => id)}::text[],
+      ${published.map(({ traceparent }) => traceparent ?? null)}::text[]) as given (id, traceparent)
+    where samples.id = given.id`;
+  const trace = sql`traceparent = coalesce(samples.traceparent, given.traceparent)`;
+  const at = sql`${now.toISOString()}::timestamptz`;
+  await (
+    queue === 'generate'
+      ? sql`update samples set generate_published_at = ${at}, generate_attempts = generate_attempts + 1, ${trace}
+          ${from} and samples.state = 'planned'`
+      : sql`update samples set score_published_at = ${at}, score_attempts = score_attempts + 1, ${trace}
+          ${from} and samples.state = 'generated'`
+  ).execute(ledger);
 }
 
 /** Takes back that tasks are out: they brought nothing for a long time, and will be enqueued again. Returns how many. */
@@ -263,12 +277,32 @@ export async function recordScored(database: Kysely<Tables>, clips: readonly Sco
         .onConflict((conflict) => conflict.doNothing())
         .execute();
     }
-    const standing = await scoresOf(
+    const standing = await standingScores(
       transaction,
       clips.map(({ sampleId }) => sampleId),
     );
     await settleSamples(transaction, clips, standing);
   });
+}
+
+type StandingScore = Pick<
+  ScoreRow,
+  'sample_id' | 'reward' | 'value' | 'error_code' | 'error_reason' | 'error_message'
+>;
+
+/** What decides where samples stand, by sample. */
+async function standingScores(
+  ledger: Ledger,
+  sampleIds: readonly string[],
+): Promise<ReadonlyMap<string, readonly StandingScore[]>> {
+  if (sampleIds.length === 0) return new Map();
+  const rows = await ledger
+    .selectFrom('scores')
+    .select(['sample_id', 'reward', 'value', 'error_code', 'error_reason', 'error_message'])
+    .where('sample_id', 'in', sampleIds)
+    .orderBy('reward')
+    .execute();
+  return Map.groupBy(rows, ({ sample_id }) => sample_id);
 }
 
 function scoreRow(clip: ScoredClip, result: RewardResult) {
@@ -307,7 +341,7 @@ function scoreRow(clip: ScoredClip, result: RewardResult) {
 async function settleSamples(
   ledger: Ledger,
   clips: readonly ScoredClip[],
-  standing: ReadonlyMap<string, readonly ScoreRow[]>,
+  standing: ReadonlyMap<string, readonly StandingScore[]>,
 ): Promise<void> {
   const complete: { id: string; accepted: boolean | null; scoredAt: Date }[] = [];
   for (const clip of clips) {
@@ -320,6 +354,7 @@ async function settleSamples(
       complete.push({ id: clip.sampleId, accepted, scoredAt: clip.scoredAt });
     }
   }
+  if (complete.length === 0) return;
   await sql`update samples set state = 'scored', accepted = given.accepted, scored_at = given.scored_at
     from unnest(${complete.map(({ id }) => id)}::text[], ${complete.map(({ accepted }) => accepted)}::boolean[],
         ${complete.map(({ scoredAt }) => scoredAt.toISOString())}::timestamptz[])
@@ -327,7 +362,7 @@ async function settleSamples(
     where samples.id = given.id and samples.state = 'generated'`.execute(ledger);
 }
 
-async function failScoring(ledger: Ledger, clip: ScoredClip, score: ScoreRow): Promise<void> {
+async function failScoring(ledger: Ledger, clip: ScoredClip, score: StandingScore): Promise<void> {
   await ledger
     .updateTable('samples')
     .set({
@@ -517,6 +552,23 @@ export async function findSamples(ledger: Ledger, ids: readonly string[]): Promi
   const rows: SampleRow[] = [];
   for (const batch of chunks(ids, idBatch)) {
     rows.push(...(await ledger.selectFrom('samples').selectAll().where('id', 'in', batch).execute()));
+  }
+  return rows;
+}
+
+/** What tells whose a result is. */
+const ownerColumns = ['id', 'run_id', 'grp', 'category', 'video_sha256'] as const;
+
+/** A sample as far as its results are concerned. */
+export type SampleOwner = Pick<SampleRow, (typeof ownerColumns)[number]>;
+
+/** To whom samples belong; those that the ledger does not hold are left out. */
+export async function findOwners(ledger: Ledger, ids: readonly string[]): Promise<SampleOwner[]> {
+  const rows: SampleOwner[] = [];
+  for (const batch of chunks(ids, idBatch)) {
+    rows.push(
+      ...(await ledger.selectFrom('samples').select(ownerColumns).where('id', 'in', batch).execute()),
+    );
   }
   return rows;
 }

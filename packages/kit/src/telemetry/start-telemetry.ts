@@ -16,6 +16,7 @@ import { serveMetrics } from './metrics-endpoint.ts';
 import { observeProcess } from './process-metrics.ts';
 import { headSampler, NotableSpans } from './sampling.ts';
 import { SpanFile } from './span-file.ts';
+import { WholeWork } from './whole-work.ts';
 
 export interface TelemetryOptions {
   /** Resource name of the process, for example plumb-reward. */
@@ -88,7 +89,7 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
   const tracerProvider = new NodeTracerProvider({
     resource,
     sampler: headSampler(options.traceRatio ?? 1),
-    spanProcessors: destinations.length === 0 ? [] : [notable],
+    spanProcessors: destinations.length === 0 ? [] : [new WholeWork(notable)],
   });
   tracerProvider.register();
 

@@ -102,6 +102,7 @@ await runService({
       service: 'plumb-referee',
       version: packageJson.version,
       spanDirectory: context.env['PLUMB_SPAN_DIRECTORY'],
+      traces: context.env['PLUMB_TRACES'] !== 'false',
     });
     context.onStop('telemetry', () => telemetry.shutdown());
     const app = refereeEndpoint({

@@ -25,6 +25,8 @@ export const serviceSettings = {
     .describe('the broker, for example nats://127.0.0.1:4222'),
   /** Folder of the local span files; unset writes none. */
   spanDirectory: z.string().optional().describe('a folder that can be written to'),
+  /** False writes no spans at all; trace ids still go through messages, calls and log lines. */
+  traces: z.stringbool().default(true).describe('true or false'),
   /** Traces that went wrong or were slow are written whatever the share. */
   traceRatio: z.coerce
     .number()

@@ -63,6 +63,7 @@ export async function startFoundation<Shape extends z.ZodRawShape & typeof servi
     metricsHost: metrics.host,
     metricsPort: metrics.port,
     logLevel: settings.logLevel,
+    traces: settings.traces,
     traceRatio: settings.traceRatio,
     slowSeconds: settings.traceSlowSeconds,
   });

@@ -5,7 +5,7 @@ import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto';
 import { resourceFromAttributes } from '@opentelemetry/resources';
 import { MeterProvider, PeriodicExportingMetricReader } from '@opentelemetry/sdk-metrics';
 import type { IMetricReader } from '@opentelemetry/sdk-metrics';
-import { NodeTracerProvider } from '@opentelemetry/sdk-trace-node';
+import { AlwaysOffSampler, NodeTracerProvider } from '@opentelemetry/sdk-trace-node';
 import type { SpanProcessor } from '@opentelemetry/sdk-trace-node';
 import { ATTR_SERVICE_NAME, ATTR_SERVICE_VERSION } from '@opentelemetry/semantic-conventions';
 import { ATTR_SERVICE_INSTANCE_ID } from '@opentelemetry/semantic-conventions/incubating';
@@ -31,6 +31,8 @@ export interface TelemetryOptions {
   /** 0, the default, takes a free port. */
   readonly metricsPort?: number;
   readonly logLevel?: Level;
+  /** False writes no spans, to no destination; true by default. */
+  readonly traces?: boolean;
   /** Share of traces whose spans are written, 0 to 1, decided where a trace begins; 1 by default. */
   readonly traceRatio?: number;
   /** A span of another trace that lasts this long is kept with its trace, like one that failed; 60 s by default. */
@@ -63,7 +65,8 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
   const otlp = (options.otlpEndpoint ?? process.env['OTEL_EXPORTER_OTLP_ENDPOINT'])?.replace(/\/+$/, '');
 
   const destinations: SpanProcessor[] = [];
-  if (options.spanDirectory !== undefined) {
+  const traces = options.traces ?? true;
+  if (traces && options.spanDirectory !== undefined) {
     destinations.push(
       new CountedSpans(new SpanFile(options.spanDirectory, options.service), {
         destination: 'file',
@@ -74,7 +77,7 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
       }),
     );
   }
-  if (otlp !== undefined && otlp !== '') {
+  if (traces && otlp !== undefined && otlp !== '') {
     destinations.push(
       new CountedSpans(new OTLPTraceExporter({ url: `${otlp}/v1/traces`, timeoutMillis: otlpTimeoutMs }), {
         destination: 'collector',
@@ -88,7 +91,8 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
   const notable = new NotableSpans(destinations, (options.slowSeconds ?? 60) * 1000);
   const tracerProvider = new NodeTracerProvider({
     resource,
-    sampler: headSampler(options.traceRatio ?? 1),
+    // Without a destination nothing is recorded; ids are made and passed on all the same.
+    sampler: destinations.length === 0 ? new AlwaysOffSampler() : headSampler(options.traceRatio ?? 1),
     spanProcessors: destinations.length === 0 ? [] : [new WholeWork(notable)],
   });
   tracerProvider.register();

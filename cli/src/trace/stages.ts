@@ -60,16 +60,10 @@ export function stageOf(span: SpanRecord): Stage {
   if (attributes['db.system.name'] !== undefined) return 'sql';
   if (span.name.startsWith('engine ')) return 'engine';
   if (span.name.startsWith('score ')) return 'score';
-  switch (attributes['messaging.operation.type']) {
-    case 'receive':
-      return 'queue';
-    case 'send':
-      return 'publish';
-    case 'process':
-      return stageOfService(span.service);
-    default:
-      break;
-  }
+  const operation = attributes['messaging.operation.type'];
+  if (operation === 'receive') return 'queue';
+  if (operation === 'send') return 'publish';
+  if (operation === 'process') return stageOfService(span.service);
   if (span.name.startsWith('plumb.judge.')) return 'judge';
   return attributes['rpc.system.name'] === undefined ? 'other' : 'rpc';
 }

@@ -11,6 +11,7 @@ import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { printBench } from '../print-bench.ts';
 import type { BareJob } from '../reward/bare.ts';
@@ -130,15 +131,17 @@ try {
     deadlineMs: 5000,
     plan: { kind: 'open', callsPerSecond: 10 * rate, seconds: Number(options['overload-seconds']) },
   } satisfies LoadJob);
-  let over = false;
   let largest = 0;
-  const watching = (async () => {
-    for (; !over; await new Promise((resolve) => setTimeout(resolve, 500))) {
-      largest = Math.max(largest, await service.memoryMib());
-    }
-  })();
+  const over = new AbortController();
+  const watch = async (): Promise<void> => {
+    if (over.signal.aborted) return;
+    largest = Math.max(largest, await service.memoryMib());
+    await delay(500);
+    await watch();
+  };
+  const watching = watch();
   const report = await overload;
-  over = true;
+  over.abort();
   await watching;
   figures['overload_calls'] = report.calls;
   figures['overload_scored'] = report.scored;

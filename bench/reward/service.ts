@@ -49,7 +49,7 @@ export async function startRewardService(
       ...env,
     },
   });
-  const ended = once(child, 'exit').then(([code, signal]) => `${String(code ?? signal)}`);
+  const ended = once(child, 'exit').then(([code, signal]) => String(code ?? signal));
   for await (const line of createInterface({ input: child.stdout })) {
     const { address } = readyLine.parse(JSON.parse(line));
     return {

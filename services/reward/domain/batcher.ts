@@ -38,7 +38,7 @@ export interface Batcher {
 }
 
 /** How much longer than the last batches the next may take without an item missing its deadline. */
-const caution = 1.5;
+const caution = 2;
 /** Time that an answer needs to get home before its deadline, in milliseconds. */
 const answerMs = 50;
 /** Weight of the newest batch in the mean of what an item takes. */

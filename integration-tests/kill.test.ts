@@ -1,98 +1,159 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { after, before, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { plumb, startPlumb } from './support/command-line.ts';
-import { parseResult, smallDemo } from './support/small-demo.ts';
-import type { DemoResult } from './support/small-demo.ts';
+import type { CommandLine } from './support/command-line.ts';
 
 const folder = await mkdtemp(join(tmpdir(), 'plumb kill '));
 after(() => rm(folder, { recursive: true, force: true }));
-const timeout = 600_000;
+const timeout = 900_000;
+const root = resolve(import.meta.dirname, '..');
 
-const statusSchema = z.object({
-  components: z.array(z.object({ name: z.string(), pid: z.number().optional() })),
+/** Every choice of the disturbed run follows from it. */
+const seed = 20_261_122;
+/** Kills of the disturbed run. */
+const kills = 20;
+
+/** Three iterations of a run of some seconds: the whole path of a real one. */
+const spec = `
+model: ${JSON.stringify(join(root, 'models/toybox/model.safetensors'))}
+prompts: { set: ${JSON.stringify(join(root, 'prompts/toybox.json'))}, trainPerCategory: 2, heldoutPerCategory: 1 }
+samplesPerPrompt: 2
+sampler: { steps: 8 }
+optimisation: { steps: 6, batchSize: 4, warmupSteps: 0, checkpointEverySteps: 2 }
+evaluation: { samplesPerPrompt: 1 }
+iterations: 3
+gate: [{ rule: smallest-gain, gain: -1, lowerBound: -1 }]
+`;
+const specPath = join(folder, 'spec.yaml');
+
+const processesSchema = z.object({
+  components: z.array(
+    z.object({ name: z.string(), state: z.string(), pid: z.number().optional(), restarts: z.number() }),
+  ),
+});
+const resultSchema = z.object({
+  id: z.string(),
+  state: z.string(),
+  counts: z.record(z.string(), z.string()),
 });
 
-/** Each process, and the line of progress at which it has most to lose. */
-const victims: readonly (readonly [name: string, moment: RegExp])[] = [
-  ['generator', /^train prompts, generate.*: [1-9]\d*\//],
-  ['reward', /^train prompts, .*: [1-9]\d*\//],
-  ['judge', /^train prompts, .*: [1-9]\d*\//],
-  ['referee', /^train prompts, .*: [1-9]\d*\//],
-  ['nats-server', /^train prompts, .*: [1-9]\d*\//],
-  ['trainer', /^train: [1-9]\d*\//],
-  ['loop', /^held-out prompts, .*: [1-9]\d*\//],
-];
+/** mulberry32: numbers from 0 to 1 that follow from a seed. */
+function randomFrom(start: number): () => number {
+  let state = start;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
 
-let undisturbed: DemoResult;
+const runArgs = (state: string): string[] => ['run', 'create', specPath, '--json', '--state', state];
+
+/** What a run has come to: its counts, and its manifest, which holds the hash of everything that it made. */
+async function outcomeOf(state: string, stdout: string): Promise<{ counts: unknown; manifest: string }> {
+  const { id, counts } = resultSchema.parse(JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? ''));
+  const file = join(folder, `${id}.json`);
+  const written = await plumb(['run', 'manifest', id, '--state', state, '--output', file], folder);
+  assert.equal(written.code, 0, written.stderr);
+  return { counts, manifest: await readFile(file, 'utf8') };
+}
+
+let undisturbed: Awaited<ReturnType<typeof outcomeOf>>;
 
 before(
   async () => {
-    const run = await plumb([...smallDemo, '--state', join(folder, 'undisturbed')], folder);
+    await writeFile(specPath, spec);
+    const state = join(folder, 'undisturbed');
+    const run = await plumb(runArgs(state), folder);
     assert.equal(run.code, 0, run.stderr);
-    undisturbed = parseResult(run.stdout);
+    undisturbed = await outcomeOf(state, run.stdout);
+    // Three iterations of 20 training clips, and of 5 held-out clips from each of two models.
+    assert.deepEqual(undisturbed.counts, { ...(undisturbed.counts as object), planned: '90', scored: '90' });
   },
   { timeout },
 );
 
-for (const [name, moment] of victims) {
-  test(
-    `SIGKILL to ${name}: it is started again, and no sample is lost or counted twice`,
-    { timeout },
-    async () => {
-      const state = join(folder, name);
-      const demo = startPlumb(
-        [...smallDemo, '--state', state, '--report', join(folder, `${name}.html`)],
-        folder,
-      );
-      await demo.said(moment);
-      const status = await plumb(['status', '--json', '--state', state], folder);
-      const victim = statusSchema
-        .parse(JSON.parse(status.stdout))
-        .components.find((component) => component.name === name);
-      assert.ok(victim?.pid !== undefined, status.stdout);
-      process.kill(victim.pid, 'SIGKILL');
-
-      assert.equal(await demo.ended, 0, demo.stderr());
-      assert.match(demo.stderr(), new RegExp(`${name} was ended by SIGKILL; starting it again`));
-      const { samples, judged, errors, acceptance } = parseResult(demo.stdout());
-      assert.deepEqual(
-        { samples, judged, errors, acceptance },
-        {
-          samples: undisturbed.samples,
-          judged: undisturbed.judged,
-          errors: undisturbed.errors,
-          acceptance: undisturbed.acceptance,
-        },
-      );
-      await rm(state, { recursive: true });
-    },
-  );
+/**
+ * Kills all processes in turn, each round in another random order and with random pauses, while the command runs; gives whom
+ * it struck. In rounds, because a process that dies again and again right after its start is given up, as it should be.
+ */
+async function killAtRandom(command: CommandLine, state: string): Promise<string[]> {
+  const random = randomFrom(seed);
+  const struck: string[] = [];
+  let turn: string[] = [];
+  const ended = new AbortController();
+  void command.ended.finally(() => {
+    ended.abort();
+  });
+  while (!ended.signal.aborted && struck.length < kills) {
+    const text = await readFile(join(state, 'processes.json'), 'utf8').catch(() => '');
+    const { components } = text === '' ? { components: [] } : processesSchema.parse(JSON.parse(text));
+    if (turn.length === 0) {
+      turn = components
+        .map(({ name }) => ({ name, place: random() }))
+        .toSorted((a, b) => a.place - b.place)
+        .map(({ name }) => name);
+    }
+    const victim = components.find(({ name }) => name === turn[0]);
+    if (victim?.pid !== undefined && victim.state === 'ready' && isStruck(victim.pid)) {
+      struck.push(victim.name);
+      turn.shift();
+      await delay(random() * 1500);
+    } else await delay(20);
+  }
+  return struck;
 }
+
+/** False when the process is gone already. */
+function isStruck(pid: number): boolean {
+  try {
+    return process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    assert.equal((error as NodeJS.ErrnoException).code, 'ESRCH');
+    return false;
+  }
+}
+
+test(
+  `${kills} SIGKILLs at random over all processes: the ledger ends as that of an undisturbed run`,
+  { timeout },
+  async () => {
+    const state = join(folder, 'disturbed');
+    const run = startPlumb(runArgs(state), folder);
+    await run.said(/^train prompts, generate.*: [1-9]\d*\//);
+    const struck = await killAtRandom(run, state);
+    assert.equal(await run.ended, 0, run.stderr());
+    assert.equal(struck.length, kills);
+    assert.deepEqual([...new Set(struck)].toSorted(), [
+      'generator',
+      'judge',
+      'loop',
+      'nats-server',
+      'referee',
+      'reward',
+      'trainer',
+    ]);
+    assert.deepEqual(await outcomeOf(state, run.stdout()), undisturbed);
+  },
+);
 
 test(
   'SIGKILL to the command line itself leaves no process, and the same command goes on',
   { timeout },
   async () => {
-    const args = [...smallDemo, '--state', join(folder, 'killed')];
-    const killed = startPlumb(args, folder);
+    const state = join(folder, 'killed');
+    const killed = startPlumb(runArgs(state), folder);
     await killed.said(/^train prompts, .*: [1-9]\d*\//);
     killed.signal('SIGKILL');
     await killed.ended;
-    const resumed = await plumb(args, folder);
+    const resumed = await plumb(runArgs(state), folder);
     assert.equal(resumed.code, 0, resumed.stderr);
-    const { samples, judged, errors, acceptance } = parseResult(resumed.stdout);
-    assert.deepEqual(
-      { samples, judged, errors, acceptance },
-      {
-        samples: undisturbed.samples,
-        judged: undisturbed.judged,
-        errors: undisturbed.errors,
-        acceptance: undisturbed.acceptance,
-      },
-    );
+    assert.deepEqual(await outcomeOf(state, resumed.stdout), undisturbed);
   },
 );

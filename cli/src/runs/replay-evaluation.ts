@@ -6,8 +6,8 @@ import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { z } from 'zod';
 import type { ProgressDisplay } from '../progress/progress-display.ts';
 import type { PortName } from '../supervisor/port-names.ts';
+import { copyArtifact } from './copy-artifact.ts';
 import { openLoop, persistently } from './loop-client.ts';
-import { copyArtifact } from './replay.ts';
 import { categoryOfId } from './run-prompts.ts';
 
 /** Clips of one call. */

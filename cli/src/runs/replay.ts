@@ -1,13 +1,13 @@
 import { rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { fromJson } from '@bufbuild/protobuf';
-import { failedPrecondition, invalidArgument } from '@plumb/kit/errors';
-import { artifactUri, openFolderStore } from '@plumb/media';
+import { invalidArgument } from '@plumb/kit/errors';
 import { RunSpecSchema, RunState } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { openProgressDisplay } from '../progress/progress-display.ts';
 import type { ProgressDisplay } from '../progress/progress-display.ts';
 import { existingStateFolder } from '../state/state-folder.ts';
 import { withSystem } from '../with-system.ts';
+import { copyArtifact } from './copy-artifact.ts';
 import { openLoop } from './loop-client.ts';
 import { registerBase, startRun } from './make-run.ts';
 import { replayEvaluation } from './replay-evaluation.ts';
@@ -74,22 +74,6 @@ function kindOf(bytes: Uint8Array): unknown {
     throw invalidArgument('manifest', 'is no JSON', { cause: error });
   }
   return typeof value === 'object' && value !== null && 'kind' in value ? value.kind : undefined;
-}
-
-/** Copies an artifact from one store to another. */
-export async function copyArtifact(
-  sha256: string,
-  from: string | undefined,
-  to: string,
-  mediaType: string,
-): Promise<void> {
-  if (from === undefined) {
-    throw failedPrecondition(
-      'the weights that it begins with are in the artifact store of the original; name its state folder with --state',
-    );
-  }
-  const bytes = await (await openFolderStore(from)).get(artifactUri(sha256), sha256);
-  await (await openFolderStore(to)).put(bytes, { mediaType });
 }
 
 async function replayRun(

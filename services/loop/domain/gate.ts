@@ -41,7 +41,10 @@ export function gateViolations(spec: RunSpec): FieldViolation[] {
           /[A-Z]/g,
           (letter) => `_${letter.toLowerCase()}`,
         );
-        violations.push({ field: place === '' ? field : `${field}.${place}`, description: issue.message });
+        violations.push({
+          field: issue.path.length <= 1 ? field : `${field}.${place}`,
+          description: issue.message,
+        });
       }
       continue;
     }

@@ -19,6 +19,54 @@ const limits: PlanLimits = {
   republishAfterSeconds: 60,
 };
 
+const counted = (changes: Partial<GroupCounts> = {}): GroupCounts => ({
+  expected: 4,
+  rows: 4,
+  toGenerate: 0,
+  generating: 0,
+  toScore: 0,
+  scoring: 0,
+  scored: 0,
+  failed: 0,
+  ...changes,
+});
+
+const kindsOf = (groupCounts: IterationSnapshot['groups'], changes: Partial<PlanLimits> = {}): string[] =>
+  plan({ ...new LedgerModel().snapshot(), groups: groupCounts }, { ...limits, ...changes }).map((action) =>
+    action.kind === 'publish' ? `publish ${action.queue} ${action.limit}` : action.kind,
+  );
+
+describe('budgets and stages in sequence', () => {
+  const train = counted({ toGenerate: 2, toScore: 2 });
+  const none = counted({ rows: 0 });
+
+  test('in sequence no clip is scored before all are made, and no held-out clip made before training', () => {
+    const begun = { train, before: none, after: none };
+    assert.deepEqual(kindsOf(begun), ['insert-samples', 'publish generate 2', 'publish score 2']);
+    assert.deepEqual(kindsOf(begun, { sequential: true }), ['publish generate 2']);
+    const made = { ...begun, train: counted({ toScore: 4 }) };
+    assert.deepEqual(kindsOf(made, { sequential: true }), ['publish score 4']);
+  });
+
+  test('no more clips are asked for than the budget has, and the run pauses when what is out is back', () => {
+    const begun = { train: counted({ toGenerate: 4 }), before: counted({ scored: 4 }), after: none };
+    assert.deepEqual(kindsOf(begun, { samplesLeft: 1 }), ['publish generate 1']);
+    assert.deepEqual(kindsOf(begun, { samplesLeft: 0 }), ['pause']);
+    const out = { ...begun, train: counted({ toGenerate: 3, generating: 1 }) };
+    assert.deepEqual(kindsOf(out, { samplesLeft: 0 }), []);
+  });
+
+  test('no job is begun beyond the budget of steps, and nothing at all beyond that of time', () => {
+    const ready = { train: counted({ scored: 4 }), before: counted({ scored: 4 }), after: none };
+    const error = failedPrecondition('used up');
+    assert.deepEqual(kindsOf(ready), ['freeze']);
+    assert.deepEqual(kindsOf(ready, { budget: error }), ['pause']);
+    const frozen = { ...new LedgerModel().snapshot(), groups: ready, dataSetFrozen: true };
+    const [action] = plan(frozen, { ...limits, trainingBudget: error });
+    assert.deepEqual(action, { kind: 'pause', error });
+  });
+});
+
 type State = 'planned' | 'generating' | 'generated' | 'scoring' | 'scored';
 
 /** The ledger's rules in memory: what a row is, and how an action or a result changes it. */

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { clone, create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { BudgetsSchema, GateSchema, RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { AdaptersSchema, ProbeSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Probe } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
@@ -172,6 +172,78 @@ const poisons: [name: string, change: (spec: RunSpec) => void, field: string, sa
   ],
   ['no verdict', (s) => (evaluation(s).reward = ''), 'spec.evaluation.reward', /is missing/],
   ['a gate of 200 percent', (s) => s.gate && (s.gate.minGain = 2), 'spec.gate.min_gain', /-1 to 1/],
+  [
+    'a held-out reward that scores training clips',
+    (s) => {
+      s.rewards.push('clip');
+      evaluation(s).heldOutReward = 'clip';
+    },
+    'spec.evaluation.held_out_reward',
+    /also scores the training samples/,
+  ],
+  [
+    'a guard that is trained on',
+    (s) => evaluation(s).guards.push('aif'),
+    'spec.evaluation.guards[0]',
+    /cannot guard against itself/,
+  ],
+  [
+    'dpo with one clip a prompt',
+    (s) => {
+      objective(s).algorithm = 'dpo';
+      s.samplesPerPrompt = 1;
+    },
+    'spec.samples_per_prompt',
+    /at least 2/,
+  ],
+  [
+    'a batch larger than the data',
+    (s) => s.optimisation && (s.optimisation.batchSize = 13),
+    'spec.optimisation.batch_size',
+    /13 is more than the 12 training clips/,
+  ],
+  [
+    'a budget below one iteration',
+    (s) => (s.budgets = create(BudgetsSchema, { samples: 27n })),
+    'spec.budgets.samples',
+    /27 is less than the 28 clips/,
+  ],
+  [
+    'a budget below the training steps',
+    (s) => (s.budgets = create(BudgetsSchema, { trainingSteps: 2n })),
+    'spec.budgets.training_steps',
+    /less than the 3 steps/,
+  ],
+  [
+    'a budget of less than nothing',
+    (s) => (s.budgets = create(BudgetsSchema, { cost: -1 })),
+    'spec.budgets.cost',
+    /more than 0/,
+  ],
+  [
+    'a gate rule that there is not',
+    (s) => (s.gate = create(GateSchema, { rules: [{ rule: 'largest-gain' }] })),
+    'spec.gate.rules[0].rule',
+    /./,
+  ],
+  [
+    'a gate rule with the setting of another',
+    (s) => (s.gate = create(GateSchema, { rules: [{ rule: 'smallest-gain', tolerance: 0.1 }] })),
+    'spec.gate.rules[0]',
+    /tolerance/,
+  ],
+  [
+    'a gate rule on a held-out reward that there is not',
+    (s) => (s.gate = create(GateSchema, { rules: [{ rule: 'not-lower' }] })),
+    'spec.gate.rules[0]',
+    /evaluation\.held_out_reward/,
+  ],
+  [
+    'rules and numbers',
+    (s) => (s.gate = create(GateSchema, { minGain: 0.1, rules: [{ rule: 'smallest-gain' }] })),
+    'spec.gate.min_gain',
+    /in a rule instead/,
+  ],
   ['all may be errors', (s) => (s.maxErrorShare = 1), 'spec.max_error_share', /less than 1/],
 ];
 

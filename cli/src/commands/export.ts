@@ -1,14 +1,15 @@
 import { Command, Option } from 'commander';
 import type { ExportOptions } from '../runs/export-run.ts';
+import { addConnectionOptions } from './connection-options.ts';
 import { stateOption } from './options.ts';
 
 /** `plumb export`: the ledger's rows of a run as files. */
 export function exportCommand(finish: (exitCode: number) => void): Command {
-  return new Command('export')
+  const command = new Command('export')
     .description('write all that the ledger holds of a run as Parquet or JSON lines, one file a table')
     .argument('<run>', 'id of a run')
-    .addOption(stateOption())
-    .option('--address <host:port>', 'a loop service that runs elsewhere')
+    .addOption(stateOption());
+  return addConnectionOptions(command, 'a loop service that runs elsewhere')
     .option('--output <folder>', 'where the files go', 'export')
     .addOption(
       new Option('--format <name>', 'format of the files').choices(['parquet', 'jsonl']).default('parquet'),

@@ -2,11 +2,12 @@ import { toJson } from '@bufbuild/protobuf';
 import Table from 'cli-table3';
 import { Command, Option } from 'commander';
 import { invalidArgument } from '@plumb/kit/errors';
+import { addConnectionOptions } from './connection-options.ts';
+import type { ConnectionOptions } from './connection-options.ts';
 import { countOption, stateOption } from './options.ts';
 
-interface Where {
+interface Where extends ConnectionOptions {
   readonly state: string;
-  readonly address?: string;
   readonly json?: true;
 }
 
@@ -26,11 +27,11 @@ export function judgeCommand(finish: (exitCode: number) => void): Command {
 }
 
 function subcommand(name: string, description: string): Command {
-  return new Command(name)
-    .description(description)
-    .addOption(stateOption())
-    .option('--address <host:port>', 'a judge service that runs elsewhere')
-    .option('--json', 'print it as one JSON object, the last line of standard output');
+  const command = new Command(name).description(description).addOption(stateOption());
+  return addConnectionOptions(command, 'a judge service that runs elsewhere').option(
+    '--json',
+    'print it as one JSON object, the last line of standard output',
+  );
 }
 
 function print(options: Where, value: unknown, text: () => string): void {

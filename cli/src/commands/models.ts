@@ -5,6 +5,8 @@ import Table from 'cli-table3';
 import { Command } from 'commander';
 import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { addConnectionOptions } from './connection-options.ts';
+import type { ConnectionOptions } from './connection-options.ts';
 import { countOption, stateOption } from './options.ts';
 
 interface ModelsOptions {
@@ -183,11 +185,13 @@ function exportCommand(finish: (exitCode: number) => void): Command {
 }
 
 function rollbackCommand(finish: (exitCode: number) => void): Command {
-  return subcommand('rollback', 'make an earlier version the promoted one; generators take it up at once')
-    .argument('<version>', 'a registered version, such as toybox@0123456789ab')
-    .option('--address <host:port>', 'a loop service that runs elsewhere')
+  const command = subcommand(
+    'rollback',
+    'make an earlier version the promoted one; generators take it up at once',
+  ).argument('<version>', 'a registered version, such as toybox@0123456789ab');
+  return addConnectionOptions(command, 'a loop service that runs elsewhere')
     .requiredOption('--reason <text>', 'why; it stays on record')
-    .action(async (version: string, options: ModelsOptions & { address?: string; reason: string }) => {
+    .action(async (version: string, options: ModelsOptions & ConnectionOptions & { reason: string }) => {
       const { withLoop } = await import('../runs/with-loop.ts');
       const { persistently } = await import('../runs/loop-client.ts');
       const { reason } = options;

@@ -1,6 +1,7 @@
 import { userInfo } from 'node:os';
 import { Command, Option } from 'commander';
 import type { RunOptions } from '../runs/run-commands.ts';
+import { addConnectionOptions } from './connection-options.ts';
 import { stateOption } from './options.ts';
 
 /** `plumb run`: runs of the loop, from a spec in YAML to a promoted model. */
@@ -117,9 +118,9 @@ export function runCommand(finish: (exitCode: number) => void): Command {
 }
 
 function subcommand(name: string, description: string): Command {
-  return new Command(name)
-    .description(description)
-    .addOption(stateOption())
-    .option('--address <host:port>', 'a loop service that runs elsewhere')
-    .option('--json', 'print the result as one JSON object, the last line of standard output');
+  const command = new Command(name).description(description).addOption(stateOption());
+  return addConnectionOptions(command, 'a loop service that runs elsewhere').option(
+    '--json',
+    'print the result as one JSON object, the last line of standard output',
+  );
 }

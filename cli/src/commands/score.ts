@@ -3,19 +3,20 @@ import Table from 'cli-table3';
 import { Command } from 'commander';
 import { fromStatus, invalidArgument, PlumbError } from '@plumb/kit/errors';
 import type { RewardOutcome } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
+import { addConnectionOptions } from './connection-options.ts';
+import type { ConnectionOptions } from './connection-options.ts';
 import { stateOption } from './options.ts';
 
-interface ScoreOptions {
+interface ScoreOptions extends ConnectionOptions {
   readonly prompt: string;
   readonly reward: readonly string[];
   readonly state: string;
-  readonly address?: string;
   readonly json?: true;
 }
 
 /** `plumb score`: what the rewards say of clips. */
 export function scoreCommand(finish: (exitCode: number) => void): Command {
-  return new Command('score')
+  const command = new Command('score')
     .description('score clips with rewards')
     .argument('<clip...>', 'files: .mp4 and .webm (where ffmpeg is installed), .webp, .gif, .png (animated)')
     .requiredOption('--prompt <text>', 'what the clips shall show')
@@ -25,17 +26,17 @@ export function scoreCommand(finish: (exitCode: number) => void): Command {
       (name: string, earlier: readonly string[]) => [...earlier, name],
       [] as readonly string[],
     )
-    .addOption(stateOption())
-    .option('--address <host:port>', 'a reward service that runs elsewhere')
+    .addOption(stateOption());
+  return addConnectionOptions(command, 'a reward service that runs elsewhere')
     .option('--json', 'print it as one JSON object, the last line of standard output')
     .addHelpText(
       'after',
       '\nAsks the reward service of the system that runs in the state folder, or starts one for the time of the call.\nExit code 1 if any clip could not be scored.',
     )
     .action(async (files: readonly string[], options: ScoreOptions) => {
-      const { withReward } = await import('../scoring/with-reward.ts');
+      const { withService } = await import('../with-service.ts');
       const { clipFile } = await import('../scoring/clip-file.ts');
-      const { RewardHealth } = await import('@plumb/proto/plumb/reward/v1/reward_pb.js');
+      const { RewardHealth, RewardService } = await import('@plumb/proto/plumb/reward/v1/reward_pb.js');
       if (files.length > 64) throw invalidArgument('clip', `are ${files.length} files; give at most 64`);
       const items = await Promise.all(
         files.map(async (file, index) => ({
@@ -45,7 +46,13 @@ export function scoreCommand(finish: (exitCode: number) => void): Command {
         })),
       );
       let failed = false;
-      const exitCode = await withReward(options, async (client, signal) => {
+      const needs = {
+        service: RewardService,
+        name: 'reward',
+        only: ['nats-server', 'referee', 'judge', 'reward'],
+        command: 'score',
+      } as const;
+      const exitCode = await withService(needs, options, async (client, signal) => {
         const { rewards } = await client.listRewards({}, { signal });
         const serving = rewards
           .filter(({ health }) => health === RewardHealth.SERVING)

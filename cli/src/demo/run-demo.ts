@@ -28,7 +28,7 @@ export async function runDemo(
   specs: readonly RunSpecInit[],
 ): Promise<readonly FinishedRun[]> {
   const { display, signal } = context;
-  const clients = openLoop(context.loopAddress);
+  const clients = await openLoop({ address: context.loopAddress });
   const { loop } = clients;
   try {
     await registerBase(clients.registry, model, signal);

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { connect } from '@plumb/client';
+import type { ConnectOptions } from '@plumb/client';
 import { PlumbError } from '@plumb/kit/errors';
-import { createClient } from '@plumb/kit/rpc';
 import type { RpcClient } from '@plumb/kit/rpc';
 import { LoopService, RunState } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { Run, Sample } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
@@ -13,14 +14,19 @@ export type RegistryClient = RpcClient<typeof ModelRegistryService>;
 const retryPauseMs = 300;
 const pageSize = 200;
 
-/** Clients of the loop process; they wait while it restarts. */
-export function openLoop(address: string): { loop: LoopClient; registry: RegistryClient; close(): void } {
-  const options = { waitForReady: true, defaultDeadlineMs: 60_000 };
-  const loop = createClient(LoopService, address, options);
-  const registry = createClient(ModelRegistryService, address, options);
+/**
+ * Clients of the loop process; they wait while it restarts.
+ * @throws PlumbError CONFIGURATION_INVALID when a certificate or token cannot be used
+ */
+export async function openLoop(
+  where: Pick<ConnectOptions, 'address' | 'ca' | 'cert' | 'key' | 'tokenFile'>,
+): Promise<{ loop: LoopClient; registry: RegistryClient; close(): void }> {
+  const options = { ...where, waitForReady: true, deadlineMs: 60_000 };
+  const loop = await connect(LoopService, options);
+  const registry = await connect(ModelRegistryService, options);
   return {
-    loop,
-    registry,
+    loop: loop.client,
+    registry: registry.client,
     close() {
       loop.close();
       registry.close();

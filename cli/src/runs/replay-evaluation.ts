@@ -59,7 +59,7 @@ export async function replayEvaluation(
     );
   }
   const { before, after, sampler, samples } = parsed.data;
-  const loop = openLoop(addresses.loop);
+  const loop = await openLoop({ address: addresses.loop });
   const patient = { waitForReady: true, defaultDeadlineMs: 600_000 };
   const generator = createClient(GeneratorService, addresses.generator, patient);
   const reward = createClient(RewardService, addresses.reward, patient);

@@ -91,7 +91,7 @@ async function replayRun(
   const { base } = spec;
   if (base?.weights === undefined) throw invalidArgument('manifest', 'its spec has no base with weights');
   await copyArtifact(base.weights.sha256, original, repeated, base.weights.mediaType);
-  const clients = openLoop(options.loopAddress);
+  const clients = await openLoop({ address: options.loopAddress });
   try {
     await registerBase(clients.registry, base, signal);
     // The same key gives the same run id, and so the same sample ids and the same order of the data.

@@ -1,3 +1,4 @@
+import type { ConnectionOptions } from '../commands/connection-options.ts';
 import { listenForInterruption } from '../interrupt.ts';
 import { runningComponents } from '../state/running-system.ts';
 import { existingStateFolder } from '../state/state-folder.ts';
@@ -18,9 +19,8 @@ export interface LoopConnection {
 }
 
 /** Where the loop is. */
-export interface LoopOptions {
+export interface LoopOptions extends ConnectionOptions {
   readonly state: string;
-  readonly address?: string;
 }
 
 /**
@@ -39,12 +39,12 @@ export async function withLoop(
   work: (connection: LoopConnection) => Promise<void>,
 ): Promise<number> {
   const { state, address, only, notice, command } = options;
-  if (address !== undefined) return await connected(address, undefined, work);
+  if (address !== undefined) return await connected({ ...options, address }, undefined, work);
   const folder = await existingStateFolder(state);
   const running =
     folder === undefined ? undefined : (await runningComponents(folder))?.find(({ name }) => name === 'loop');
   if (folder !== undefined && running !== undefined) {
-    return await connected(running.address, folder.entry('artifacts'), work);
+    return await connected({ address: running.address }, folder.entry('artifacts'), work);
   }
   return await withSystem(
     {
@@ -59,7 +59,7 @@ export async function withLoop(
     },
     async () => {},
     async (system, _prepared, signal) => {
-      const clients = openLoop(system.addresses.loop);
+      const clients = await openLoop({ address: system.addresses.loop });
       try {
         await work({ ...clients, artifactFolder: system.artifactFolder, temporary: true, signal });
       } finally {
@@ -70,11 +70,11 @@ export async function withLoop(
 }
 
 async function connected(
-  address: string,
+  where: ConnectionOptions & { readonly address: string },
   artifactFolder: string | undefined,
   work: (connection: LoopConnection) => Promise<void>,
 ): Promise<number> {
-  const clients = openLoop(address);
+  const clients = await openLoop(where);
   const interruption = listenForInterruption({ kill: () => {}, notice: () => {} });
   try {
     await work({ ...clients, artifactFolder, temporary: false, signal: interruption.signal });

@@ -19,6 +19,8 @@ export interface ConnectOptions {
   readonly waitForReady?: boolean | undefined;
   /** Deadline of calls that name none and have one answer, in milliseconds; 30,000 by default. */
   readonly deadlineMs?: number | undefined;
+  /** Largest answer that is taken, in bytes; 8 MiB by default. */
+  readonly maxReceiveBytes?: number | undefined;
 }
 
 export interface Connected<S extends DescService> {
@@ -61,6 +63,7 @@ export async function open<S extends DescService>(
       retry,
       waitForReady: options.waitForReady === true,
       ...(options.deadlineMs === undefined ? {} : { defaultDeadlineMs: options.deadlineMs }),
+      ...(options.maxReceiveBytes === undefined ? {} : { maxReceiveBytes: options.maxReceiveBytes }),
     });
     return {
       client,

@@ -5,31 +5,17 @@
 import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import {
-  clipSize,
-  clipToModel,
   decodeModel,
-  openSampler,
-  openTraining,
   parseOptimisationSettings,
-  randomGenerator,
-  tokenise,
-  trainedModel,
-  type OptimisationSettings,
   type SamplerSettings,
-  type TrainingExample,
   type VideoModel,
 } from '@plumb/diffusion';
 import { pairedDifference, type PairedOutcome } from '@plumb/evaluation';
 import type { Clip } from '@plumb/media';
-import {
-  freezeTrainingSet,
-  mismatchPrompts,
-  parseObjectiveSettings,
-  planBatches,
-  type LabelledSample,
-} from '@plumb/objective';
+import { freezeTrainingSet, type AlgorithmName, type LabelledSample } from '@plumb/objective';
+import { drawClips, finetune as train, recipeFor } from '@plumb/study';
 import { openEngine, type Engine } from '@plumb/tensor-graph/engine';
-import { referee, toyboxPrompts, type ToyboxPrompt } from '@plumb/toybox';
+import { picturePasses, referee, toyboxPrompts, type ToyboxPrompt } from '@plumb/toybox';
 import { printBench } from '../print-bench.ts';
 
 const { values: options } = parseArgs({
@@ -42,7 +28,7 @@ const { values: options } = parseArgs({
     'held-out-samples': { type: 'string', default: '8' },
     guidance: { type: 'string', default: '1.5' },
     steps: { type: 'string', default: '250' },
-    /** These three replace the recipe's value for every algorithm but `sft`, whose loss takes no settings. */
+    /** These three replace the recipe's values for every algorithm but `sft`, whose loss takes no settings. */
     'learning-rate': { type: 'string' },
     settings: { type: 'string' },
     timesteps: { type: 'string' },
@@ -50,27 +36,6 @@ const { values: options } = parseArgs({
   },
 });
 
-/** How one algorithm is trained on the toybox. The forward projections share a recipe, and so do the margins. */
-interface Recipe {
-  readonly learningRate: number;
-  readonly timesteps: object;
-  readonly settings: object;
-}
-const forward: Recipe = {
-  learningRate: 4e-4,
-  timesteps: { kind: 'logit-normal', mean: 1.3, std: 1.3 },
-  settings: {},
-};
-/** Motion is decided in the noisy times; the SFT anchor keeps the pictures (docs/training.md). */
-const margins = { learningRate: 1e-4, timesteps: { kind: 'window', low: 0.6, high: 1 } };
-const recipes: Readonly<Record<string, Recipe>> = {
-  sft: forward,
-  'filtered-sft': forward,
-  rwr: forward,
-  dpo: { ...margins, settings: { beta: 500, sftAnchor: 3 } },
-  // kto's anchor counts rejected clips as 0: with balanced classes 6 is as strong as dpo's 3.
-  kto: { ...margins, settings: { beta: 500, sftAnchor: 6 } },
-};
 const sampler: SamplerSettings = { steps: 20, guidance: 1.5, shift: 3.5 };
 
 interface Judged {
@@ -89,29 +54,20 @@ async function sampleAndJudge(
   settings: SamplerSettings,
   seed: string,
 ): Promise<Judged[]> {
-  const items = prompts.flatMap((prompt) =>
-    Array.from({ length: perPrompt }, (_, index) => ({ prompt, index })),
-  );
-  const clips = await openSampler(engine, model, 8).sample(
-    items.map(({ prompt, index }) => {
-      const random = randomGenerator(seed, prompt.id, index);
-      return {
-        caption: prompt.text,
-        seed: (BigInt(random.next() >>> 0) << 32n) | BigInt(random.next() >>> 0),
-      };
-    }),
-    settings,
-  );
-  return clips.map((clip, position) => {
-    const item = items[position];
-    if (item === undefined) throw new TypeError('the sampler gave more clips than were asked for');
-    const verdict = referee(clip, item.prompt.text);
+  const drawn = await drawClips(engine, model, {
+    prompts,
+    samplesPerPrompt: perPrompt,
+    sampler: settings,
+    seed,
+  });
+  return drawn.map(({ prompt, index, clip }) => {
+    const verdict = referee(clip, prompt.text);
     return {
-      id: `${item.prompt.id}#${item.index}`,
-      prompt: item.prompt,
+      id: `${prompt.id}#${index}`,
+      prompt,
       clip,
       accept: verdict.accept,
-      picture: Object.values(verdict.checks.picture).every(({ pass }) => pass),
+      picture: picturePasses(verdict),
     };
   });
 }
@@ -120,88 +76,45 @@ async function finetune(
   engine: Engine,
   base: VideoModel,
   samples: readonly Judged[],
-  algorithm: string,
+  algorithm: AlgorithmName,
   seed: number,
 ): Promise<VideoModel> {
-  const recipe = recipes[algorithm] ?? forward;
   const own = algorithm !== 'sft';
-  const objective = parseObjectiveSettings({
-    algorithm,
-    ...(own && options.settings !== undefined ? (JSON.parse(options.settings) as object) : recipe.settings),
-  });
-  const optimisation: OptimisationSettings = parseOptimisationSettings({
+  const settings = own ? (JSON.parse(options.settings ?? '{}') as object) : {};
+  const recipe = recipeFor(algorithm, 'binary', { settings });
+  const optimisation = parseOptimisationSettings({
     steps: Number(options.steps),
     batchSize: 32,
-    learningRate: own ? Number(options['learning-rate'] ?? recipe.learningRate) : recipe.learningRate,
+    learningRate: own
+      ? Number(options['learning-rate'] ?? recipe.optimisation.learningRate)
+      : recipe.optimisation.learningRate,
     emaDecay: Number(options.ema),
     warmupSteps: 10,
-    timesteps: own && options.timesteps !== undefined ? JSON.parse(options.timesteps) : recipe.timesteps,
+    timesteps:
+      own && options.timesteps !== undefined ? JSON.parse(options.timesteps) : recipe.optimisation.timesteps,
   });
-  const byId = new Map(
-    samples.map((sample) => {
-      const clip = new Float32Array(clipSize(base.config));
-      clipToModel(base.config, sample.clip, clip);
-      return [sample.id, { clip, tokens: tokenise(base.config, sample.prompt.text) }] as const;
-    }),
-  );
   const labelled: LabelledSample[] = samples.map((sample) => ({
     sampleId: sample.id,
     promptId: sample.prompt.id,
     category: sample.prompt.category,
     reward: sample.accept ? 1 : 0,
   }));
-  const set = freezeTrainingSet(labelled, objective, seed);
-  const plan = planBatches(set.items, {
-    seed,
-    batchSize: optimisation.batchSize,
-    balance: objective.balance,
-    weighting: 'weighting' in objective ? objective.weighting : 'resample',
-  });
-  const find = (id: string) => {
-    const found = byId.get(id);
-    if (found === undefined) throw new TypeError(`no sample ${id}`);
-    return found;
-  };
-  const training = await openTraining(engine, {
+  const trained = await train(engine, {
     model: base,
-    objective,
+    set: freezeTrainingSet(labelled, recipe.objective, seed),
+    clips: new Map(samples.map(({ id, clip }) => [id, clip])),
+    captions: new Map(samples.map(({ prompt }) => [prompt.id, prompt.text])),
+    objective: recipe.objective,
     optimisation,
-    seed: `bench ${seed}`,
+    seed,
+    noiseSeed: `bench ${seed}`,
+    onStep({ step, metrics }) {
+      if (step % 50 !== 0) return;
+      const values = Object.entries(metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+      say(`    step ${step}: ${values.join(', ')}`);
+    },
   });
-  const losses: number[] = [];
-  for (let step = 0; step < optimisation.steps; step++) {
-    const { indices, lossWeights } = plan.batch(step);
-    const items = [...indices].map((index) => {
-      const item = set.items[index];
-      if (item === undefined) throw new TypeError(`no item ${index}`);
-      return item;
-    });
-    const mismatch = algorithm === 'kto' ? mismatchPrompts(items.map((item) => item.promptId)) : undefined;
-    const idOf = (item: (typeof items)[number]): string =>
-      item.kind === 'pair' ? item.chosenId : item.sampleId;
-    const examples = items.map((item, row): TrainingExample => {
-      const other = mismatch === undefined ? undefined : items[mismatch[row] ?? row];
-      return {
-        ...find(idOf(item)),
-        weight: lossWeights[row] ?? 1,
-        ...(item.kind === 'pair' ? { rejected: find(item.rejectedId).clip } : {}),
-        ...(item.kind === 'labelled-sample' ? { accepted: item.accepted } : {}),
-        ...(other === undefined ? {} : { mismatchedTokens: find(idOf(other)).tokens }),
-      };
-    });
-    const metrics = await training.advance(examples);
-    losses.push(metrics.loss);
-    if ((step + 1) % 50 === 0) {
-      say(
-        `    step ${step + 1}: ${Object.entries(metrics)
-          .map(([name, value]) => `${name} ${value.toFixed(4)}`)
-          .join(', ')}`,
-      );
-    }
-  }
-  const model = trainedModel(base, optimisation, await training.state());
-  await training.close();
-  return model;
+  return trained.model;
 }
 
 function say(line: string): void {
@@ -247,7 +160,7 @@ try {
         ),
       );
     }
-    for (const algorithm of options.algorithms.split(',')) {
+    for (const algorithm of options.algorithms.split(',') as AlgorithmName[]) {
       const model = await finetune(engine, base, samples, algorithm, seed);
       for (const guidance of guidances) {
         const after = await sampleAndJudge(

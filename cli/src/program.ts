@@ -10,6 +10,7 @@ import { promptsCommand } from './commands/prompts.ts';
 import { runCommand } from './commands/run.ts';
 import { scoreCommand } from './commands/score.ts';
 import { statusCommand } from './commands/status.ts';
+import { studyCommand } from './commands/study.ts';
 import { testCommand } from './commands/test.ts';
 import { topCommand } from './commands/top.ts';
 import { traceCommand } from './commands/trace.ts';
@@ -38,6 +39,7 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     topCommand,
     traceCommand,
     runCommand,
+    studyCommand,
     exportCommand,
     promptsCommand,
     trainCommand,

@@ -2,6 +2,7 @@ import { styleText } from 'node:util';
 import Table from 'cli-table3';
 import { differenceText, rateText } from '../report/numbers.ts';
 import type { Acceptance, ReportData } from '../report/report-data.ts';
+import { plainBorders } from '../table-borders.ts';
 import { categories } from './categories.ts';
 
 /** The result for a terminal: acceptance by category with 95% intervals, and what the gate decided. */
@@ -18,23 +19,7 @@ export function resultTable(
     head: head.map(bold),
     colAligns: head.map((_, column) => (column === 0 ? 'left' : 'right')),
     style: { head: [], border: [] },
-    chars: {
-      'top-mid': '',
-      'bottom-mid': '',
-      mid: '',
-      'left-mid': '',
-      'mid-mid': '',
-      'right-mid': '',
-      middle: '  ',
-      top: '',
-      'top-left': '',
-      'top-right': '',
-      bottom: '',
-      'bottom-left': '',
-      'bottom-right': '',
-      left: ' ',
-      right: '',
-    },
+    chars: plainBorders,
   });
   for (const { id, name } of [...categories, { id: 'overall', name: 'Overall' }]) {
     const cells = [name, ...rates(acceptance, id)];

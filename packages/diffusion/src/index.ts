@@ -9,6 +9,7 @@ export {
   type AdapterSettings,
 } from './adapters.ts';
 export { clipShape, clipSize, tokenGrid, videoModelConfigSchema, type VideoModelConfig } from './config.ts';
+export { exampleSource, type ExampleBatch, type ExampleSource } from './example-source.ts';
 export { decodeModel, encodeModel, initialiseModel, type VideoModel } from './model-file.ts';
 export {
   noiseAndTarget,

@@ -10,3 +10,5 @@ export { wrongnesses, wrongnessesOf } from './wrongness.ts';
 export type { Wrongness } from './wrongness.ts';
 export { failureModes, referee } from './referee.ts';
 export type { Check, FailureMode, MotionCheck, PictureChecks, RefereeVerdict } from './referee.ts';
+export { gradeOf, picturePasses, turnedRound } from './verdict-forms.ts';
+export { isNoisy, wellBehaved } from './referee-endpoint/misbehaviour.ts';

@@ -1,12 +1,13 @@
 import {
   adapterSpecs,
+  exampleSource,
   learningRateAt,
   openTraining,
   parameterCount,
   trainedAdapters,
   trainedModel,
 } from '@plumb/diffusion';
-import type { Adapters, Training, VideoModel } from '@plumb/diffusion';
+import type { Adapters, ExampleBatch, Training, VideoModel } from '@plumb/diffusion';
 import type { OverOptimisationFinding } from '@plumb/evaluation';
 import { failedPrecondition, invalidArgument, invalidArguments, PlumbError } from '@plumb/kit/errors';
 import type { Clip } from '@plumb/media';
@@ -27,8 +28,6 @@ import type {
   TrainingProgress,
 } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { divergenceGuard } from './divergence.ts';
-import { exampleSource } from './examples.ts';
-import type { ExampleBatch } from './examples.ts';
 import { jobManifest } from './job-manifest.ts';
 import type { ArtifactReference, JobPlan, ModelReference } from './job-spec.ts';
 import { labelledSamples, summarise, usedSampleIds } from './labelled-samples.ts';

@@ -1,9 +1,11 @@
-import { clipSize, clipToModel, tokenise } from '@plumb/diffusion';
-import type { TrainingExample, VideoModelConfig } from '@plumb/diffusion';
 import { dataLoss } from '@plumb/kit/errors';
 import type { Clip } from '@plumb/media';
 import { mismatchPrompts, planBatches } from '@plumb/objective';
 import type { TrainingItem, TrainingSet } from '@plumb/objective';
+import { clipSize, type VideoModelConfig } from './config.ts';
+import { clipToModel } from './pixels.ts';
+import { tokenise } from './tokeniser.ts';
+import type { TrainingExample } from './training-batch.ts';
 
 /** One batch as the training step takes it. */
 export interface ExampleBatch {

@@ -84,6 +84,9 @@ test('a spec with mistakes names each of them, and nothing is made', { timeout }
   );
   const { code, stderr } = await plumb(['study', 'run', 'wrong.yaml', '--studies', 'none'], folder);
   assert.equal(code, 1);
-  assert.match(stderr, /name: must be of lower-case letters.*matrix\[0\]\.algorithms\[0\]: must be one of sft/);
+  assert.match(
+    stderr,
+    /name: must be of lower-case letters.*matrix\[0\]\.algorithms\[0\]: must be one of sft/,
+  );
   await assert.rejects(readdir(join(folder, 'none')));
 });

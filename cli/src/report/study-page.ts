@@ -68,7 +68,9 @@ export function studyHeadline({ arms, binaryAgainst }: StudyAnalysis): string {
   const worse = metrics.filter(
     ({ difference, adjustedPValue }) => difference.value < 0 && adjustedPValue < level,
   );
-  const won = `Binary feedback beat the metric rewards in ${better.length} of ${metrics.length} comparisons`;
-  if (worse.length > 0) return `${won} and lost ${worse.length}`;
-  return better.length === metrics.length ? won : `${won}; the others show no difference beyond chance`;
+  const higher = metrics.filter(({ difference }) => difference.value > 0);
+  return (
+    `Binary feedback did better than metric rewards in ${higher.length} of ${metrics.length} comparisons, beyond chance in ${better.length}` +
+    (worse.length === 0 ? '' : `, and worse beyond chance in ${worse.length}`)
+  );
 }

@@ -14,12 +14,12 @@ export function runCommand(finish: (exitCode: number) => void): Command {
     subcommand('create', 'make the run of a spec, and follow it to its end')
       .argument('<spec>', 'run spec in YAML or JSON; docs/runs.md explains it, specs/ has some')
       .option('--detach', 'do not follow it; needs a system that runs already (`./plumb up`)')
-      .option('--key <text>', 'idempotency key: the same key is the same run', undefined)
+      .option('--idempotency-key <text>', 'idempotency key: the same key is the same run', undefined)
       .addHelpText(
         'after',
         '\nWithout a running system, one is started for the run. Ctrl-C stops; the same command goes on.',
       )
-      .action(async (spec: string, options: RunOptions & { detach?: true; key?: string }) => {
+      .action(async (spec: string, options: RunOptions & { detach?: true; idempotencyKey?: string }) => {
         finish(await (await load()).createRun(spec, options));
       }),
   );

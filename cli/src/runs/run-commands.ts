@@ -51,7 +51,7 @@ async function ask(
 /** `plumb run create` */
 export async function createRun(
   path: string,
-  options: RunOptions & { readonly detach?: true; readonly key?: string },
+  options: RunOptions & { readonly detach?: true; readonly idempotencyKey?: string },
 ): Promise<number> {
   const prepared = await prepareRun(await readRunSpecFile(resolve(path)));
   const display = openProgressDisplay(process.stderr);
@@ -66,7 +66,7 @@ export async function createRun(
       }
       const spec = await completeSpec(prepared, artifactFolder, registry, signal);
       await registerBase(registry, spec.base, signal);
-      const key = options.key ?? keyOfSpec(spec);
+      const key = options.idempotencyKey ?? keyOfSpec(spec);
       const run = await startRun(loop, spec, { key, notice: display.notice, signal });
       last = options.detach === true ? run : await watchRun(loop, run, display, signal);
     },
@@ -102,7 +102,7 @@ function finishWatching(
     return exitCode;
   }
   if (!detached && run.state !== RunState.SUCCEEDED) {
-    throw unfinished(run, { resume: `\`./plumb run resume ${run.id}\``, startOver: 'another --key' });
+    throw unfinished(run, { resume: `\`./plumb run resume ${run.id}\``, startOver: 'another --idempotency-key' });
   }
   print(options, jsonOf(run), () => {
     const rest = detached ? 'watch' : 'report';

@@ -102,7 +102,10 @@ function finishWatching(
     return exitCode;
   }
   if (!detached && run.state !== RunState.SUCCEEDED) {
-    throw unfinished(run, { resume: `\`./plumb run resume ${run.id}\``, startOver: 'another --idempotency-key' });
+    throw unfinished(run, {
+      resume: `\`./plumb run resume ${run.id}\``,
+      startOver: 'another --idempotency-key',
+    });
   }
   print(options, jsonOf(run), () => {
     const rest = detached ? 'watch' : 'report';

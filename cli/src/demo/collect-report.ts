@@ -5,7 +5,7 @@ import { Category, Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { internal } from '@plumb/kit/errors';
 import type { CategoryClips, ClipPair, HowToRepeat, JudgedClip, ReportData } from '../report/report-data.ts';
 import type { RunSpend } from '../judging/run-spend.ts';
-import { categories } from './categories.ts';
+import { categories } from '@plumb/charts';
 import { acceptanceOf, countsOf, lastIteration } from './demo-result.ts';
 
 /** Most further pairs with a changed verdict that a category shows. */

@@ -1,6 +1,6 @@
 import type { Report, Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { internal } from '@plumb/kit/errors';
-import type { Acceptance, DifferenceInterval, RateInterval } from '../report/report-data.ts';
+import type { Acceptance, DifferenceInterval, RateInterval } from '@plumb/charts';
 
 /** The object that `plumb demo --json` prints. */
 export interface DemoResult {

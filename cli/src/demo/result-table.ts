@@ -1,9 +1,10 @@
 import { styleText } from 'node:util';
 import Table from 'cli-table3';
-import { differenceText, rateText } from '../report/numbers.ts';
-import type { Acceptance, ReportData } from '../report/report-data.ts';
+import { differenceText, rateText } from '@plumb/charts/numbers';
+import type { Acceptance } from '@plumb/charts';
+import type { ReportData } from '../report/report-data.ts';
 import { plainBorders } from '../table-borders.ts';
-import { categories } from './categories.ts';
+import { categories } from '@plumb/charts';
 
 /** The result for a terminal: acceptance by category with 95% intervals, and what the gate decided. */
 export function resultTable(

@@ -1,7 +1,8 @@
 import { fileURLToPath } from 'node:url';
 import { Eta } from 'eta';
-import { acceptanceChart, anchorChart, differenceChart, lossChart } from './charts.ts';
-import { differenceText, durationText, percent, points, rateText, signedPoints } from './numbers.ts';
+import { acceptanceChart, anchorChart, differenceChart, lossChart } from '@plumb/charts';
+import { differenceText, durationText, percent, points, rateText, signedPoints } from '@plumb/charts/numbers';
+import { chartText } from './chart-text.ts';
 import type { ReportData } from './report-data.ts';
 
 // Every value is escaped unless the template says otherwise, which it does for our own SVG and style sheet alone.
@@ -20,10 +21,10 @@ export function buildReport(data: ReportData): string {
     data,
     headline: headline(data),
     charts: {
-      acceptance: acceptanceChart(data.acceptance, data.categories),
-      difference: differenceChart(data.acceptance, data.categories),
-      loss: data.training.points.length > 1 ? lossChart(data.training.points) : undefined,
-      anchor: anchorChart(data.training.points),
+      acceptance: chartText(acceptanceChart(data.acceptance, data.categories)),
+      difference: chartText(differenceChart(data.acceptance, data.categories)),
+      loss: data.training.points.length > 1 ? chartText(lossChart(data.training.points)) : undefined,
+      anchor: chartText(anchorChart(data.training.points)),
     },
     text: {
       difference: differenceText,

@@ -1,3 +1,4 @@
+import type { Acceptance, NamedCategory, RateInterval, TrainingPoint } from '@plumb/charts';
 import type { RunSpend } from '../judging/run-spend.ts';
 
 /** Everything that a report shows, as plain data: no artifact has to be read to make the page. */
@@ -12,7 +13,7 @@ export interface ReportData {
   readonly before: ReportModel;
   readonly after: ReportModel;
   /** In the order of the report. */
-  readonly categories: readonly ReportCategory[];
+  readonly categories: readonly NamedCategory[];
   readonly acceptance: Acceptance;
   /** Guard checks of the judge, by name. */
   readonly checks: readonly CheckRate[];
@@ -38,33 +39,6 @@ export interface ReportModel {
   readonly sha256: string;
 }
 
-export interface ReportCategory {
-  /** For example MO; the key of the rates. */
-  readonly id: string;
-  readonly name: string;
-}
-
-/** A share from 0 to 1 with its 95% interval. */
-export interface RateInterval {
-  readonly rate: number;
-  readonly low: number;
-  readonly high: number;
-}
-
-/** A paired difference of shares, -1 to 1, with its 95% interval. */
-export interface DifferenceInterval {
-  readonly mean: number;
-  readonly low: number;
-  readonly high: number;
-}
-
-/** Rates on held-out prompts, keyed by category id and 'overall'. */
-export interface Acceptance {
-  readonly before: Readonly<Record<string, RateInterval>>;
-  readonly after: Readonly<Record<string, RateInterval>>;
-  readonly difference: Readonly<Record<string, DifferenceInterval>>;
-}
-
 export interface CheckRate {
   readonly name: string;
   readonly before: RateInterval;
@@ -78,11 +52,7 @@ export interface ReportTraining {
   readonly learningRate: number;
   readonly schedule: string;
   /** In order of steps. Anchor distance: mean squared distance of policy and reference predictions, where measured. */
-  readonly points: readonly {
-    readonly step: number;
-    readonly loss: number;
-    readonly anchorDistance?: number;
-  }[];
+  readonly points: readonly TrainingPoint[];
 }
 
 export interface ReportDataSet {

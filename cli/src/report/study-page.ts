@@ -1,8 +1,9 @@
 import { fileURLToPath } from 'node:url';
 import { Eta } from 'eta';
 import type { ArmResult, StudyAnalysis, StudyData } from '@plumb/study';
-import { durationText, percent, points, signedPoints } from './numbers.ts';
-import { agreementChart, gainChart, goodhartChart, noiseChart, rewardName } from './study-charts.ts';
+import { agreementChart, gainChart, goodhartChart, noiseChart, rewardName } from '@plumb/charts';
+import { durationText, percent, points, signedPoints } from '@plumb/charts/numbers';
+import { chartText } from './chart-text.ts';
 
 const templates = new Eta({
   views: fileURLToPath(new URL('templates', import.meta.url)),
@@ -19,10 +20,10 @@ export function studyPage(data: StudyData, analysis: StudyAnalysis, manifest: ob
     headline: studyHeadline(analysis),
     trainingSeconds: data.cells.reduce((sum, { training }) => sum + training.seconds, 0),
     charts: {
-      gain: gainChart(analysis),
-      goodhart: goodhartChart(analysis),
-      noise: noiseChart(analysis),
-      agreement: agreementChart(analysis.agreement),
+      gain: chartText(gainChart(analysis)),
+      goodhart: chartText(goodhartChart(analysis)),
+      noise: chartText(noiseChart(analysis)),
+      agreement: chartText(agreementChart(analysis.agreement)),
     },
     caught: analysis.arms.filter(({ overOptimisation }) => overOptimisation.detected),
     text: {

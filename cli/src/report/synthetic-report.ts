@@ -1,14 +1,8 @@
 import { encodePreview } from '@plumb/media';
 import { renderClip, toyboxPrompts } from '@plumb/toybox';
-import type { Acceptance, CategoryClips, ClipPair, JudgedClip, ReportData } from './report-data.ts';
-
-const categories = [
-  { id: 'OR', name: 'Object removal' },
-  { id: 'MO', name: 'Multiple objects' },
-  { id: 'DO', name: 'Deformable object' },
-  { id: 'DM', name: 'Directional movement' },
-  { id: 'FD', name: 'Falling down' },
-] as const;
+import { categories } from '@plumb/charts';
+import type { Acceptance } from '@plumb/charts';
+import type { CategoryClips, ClipPair, JudgedClip, ReportData } from './report-data.ts';
 
 const rates: Record<string, readonly [number, number]> = {
   overall: [0.512, 0.664],

@@ -1,7 +1,7 @@
 import Table from 'cli-table3';
 import type { IterationReport, Report, Run, SignalReport } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import { categories } from '../demo/categories.ts';
-import { differenceText, durationText, rateText } from '../report/numbers.ts';
+import { categories } from '@plumb/charts';
+import { differenceText, durationText, rateText } from '@plumb/charts/numbers';
 
 /** A run's report as text: the learning curve, acceptance by category of the last iteration, and every decision. */
 export function reportText(run: Run, report: Report): string {

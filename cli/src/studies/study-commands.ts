@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { StudyProgress } from '@plumb/study';
 import { listenForInterruption } from '../interrupt.ts';
-import { durationText } from '../report/numbers.ts';
+import { durationText } from '@plumb/charts/numbers';
 import { runStudyFile } from './run-study-file.ts';
 import type { FinishedStudy } from './run-study-file.ts';
 import { recordsIn, requireStudy, studiesIn } from './study-folder.ts';

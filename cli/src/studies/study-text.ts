@@ -1,6 +1,6 @@
 import { styleText } from 'node:util';
 import Table from 'cli-table3';
-import { points } from '../report/numbers.ts';
+import { points } from '@plumb/charts/numbers';
 import { intervalText, pValueText } from '../report/study-page.ts';
 import { plainBorders } from '../table-borders.ts';
 import type { StudyResult } from './study-result.ts';

@@ -1,6 +1,6 @@
 import type { SpanRecord } from '@plumb/kit/telemetry';
 import { notFound } from '@plumb/kit/errors';
-import { readSpans } from './span-files.ts';
+import { readSpans } from '@plumb/trace/span-files';
 
 /** What a person asked for, found in the span files. */
 export type Subject =

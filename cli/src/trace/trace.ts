@@ -1,13 +1,12 @@
 import type { SpanRecord } from '@plumb/kit/telemetry';
 import { notFound } from '@plumb/kit/errors';
 import { existingStateFolder } from '../state/state-folder.ts';
-import { readSpans, spansOfTraces } from './span-files.ts';
+import { criticalSteps, seconds, shortName, stages as stageOrder, summarise } from '@plumb/trace';
+import type { Interval, StageTime, TraceSummary } from '@plumb/trace';
+import { readSpans, spansOfTraces } from '@plumb/trace/span-files';
 import { findSubject } from './subject.ts';
 import type { Subject } from './subject.ts';
-import { stages as stageOrder } from './stages.ts';
-import { summarise } from './summary.ts';
-import type { Interval, StageTime, TraceSummary } from './summary.ts';
-import { criticalSteps, seconds, shortName, stageTable, waterfall } from './waterfall.ts';
+import { stageTable, waterfall } from './waterfall.ts';
 
 export interface TraceOptions {
   readonly state: string;

@@ -1,22 +1,28 @@
 import * as Plot from '@observablehq/plot';
-import { parseHTML } from 'linkedom';
 
 // Colours are custom properties of the page, so one picture serves the light and the dark look.
 export const beforeColour = 'var(--before)';
 export const afterColour = 'var(--after)';
 const quietColour = 'var(--rule)';
 
-const { document } = parseHTML('<!doctype html><html><body></body></html>');
+/** What a chart shows, before anybody draws it. */
+export type ChartOptions = Plot.PlotOptions;
 
 /** Width of a chart in its own units; small enough for the labels to stay readable on a telephone. */
 const width = 460;
 
-/** A plot as an SVG element for a page with the reports' style sheet. */
-export function render(options: Plot.PlotOptions): string {
+/**
+ * Draws a chart as an SVG element for a page with the reports' style sheet.
+ * @param document whose element it becomes; the page's own without it
+ */
+export function drawChart(
+  options: ChartOptions,
+  document?: Plot.PlotOptions['document'],
+): ReturnType<typeof Plot.plot> {
   const longest = 154;
   const categorical = Array.isArray(options.y?.domain) && typeof options.y.domain[0] === 'string';
   const chart = Plot.plot({
-    document,
+    ...(document === undefined ? {} : { document }),
     width,
     marginLeft: categorical ? longest : 48,
     marginRight: 16,
@@ -33,16 +39,5 @@ export function render(options: Plot.PlotOptions): string {
     grid.setAttribute('stroke', quietColour);
     grid.setAttribute('stroke-opacity', '1');
   }
-  return chart.outerHTML;
-}
-
-/** A share as a tick: "52%". */
-export function percent(share: number): string {
-  return `${Math.round(share * 100)}%`;
-}
-
-/** A difference of shares as a tick in points: "+12". */
-export function points(difference: number): string {
-  const value = Math.round(difference * 100);
-  return value > 0 ? `+${value}` : String(value).replace('-', '\u2212');
+  return chart;
 }

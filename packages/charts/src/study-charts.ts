@@ -1,6 +1,8 @@
 import * as Plot from '@observablehq/plot';
 import type { ArmResult, RewardAgreement, StudyAnalysis } from '@plumb/study';
-import { afterColour, beforeColour, percent, points, render } from './render-chart.ts';
+import { afterColour, beforeColour } from './draw-chart.ts';
+import type { ChartOptions } from './draw-chart.ts';
+import { percentTick, pointsTick } from './ticks.ts';
 
 const rowHeight = 26;
 const controlColour = beforeColour;
@@ -14,8 +16,8 @@ function colourOf({ arm, form }: ArmResult): string {
   return { binary: binaryColour, graded: gradedColour, metric: metricColour }[form];
 }
 
-/** The gain of every arm in ground-truth acceptance with its interval, as an SVG element. */
-export function gainChart({ arms }: StudyAnalysis): string {
+/** The gain of every arm in ground-truth acceptance with its interval. */
+export function gainChart({ arms }: StudyAnalysis): ChartOptions {
   const rows = arms.map((result) => ({
     name: result.id,
     value: result.truth.difference.value,
@@ -23,10 +25,10 @@ export function gainChart({ arms }: StudyAnalysis): string {
     upper: result.truth.difference.upper,
     colour: colourOf(result),
   }));
-  return render({
+  return {
     ariaLabel: 'Gain in accepted held-out clips by arm, with 95% intervals',
     height: rows.length * rowHeight + 44,
-    x: { ticks: 6, tickFormat: points, label: null, grid: true, nice: true, zero: true },
+    x: { ticks: 6, tickFormat: pointsTick, label: null, grid: true, nice: true, zero: true },
     y: { domain: rows.map(({ name }) => name), label: null, tickSize: 0 },
     marks: [
       Plot.ruleX([0], { stroke: 'currentColor', strokeOpacity: 0.6 }),
@@ -40,14 +42,14 @@ export function gainChart({ arms }: StudyAnalysis): string {
       }),
       Plot.dot(rows, { y: 'name', x: 'value', r: 4.5, fill: 'colour' }),
     ],
-  });
+  };
 }
 
 /**
  * What each arm did to the reward that it was trained on against what it did to the ground truth: to the right of 0 and
  * below it is over-optimisation. Undefined where no arm was trained on anything but the truth.
  */
-export function goodhartChart({ arms }: StudyAnalysis): string | undefined {
+export function goodhartChart({ arms }: StudyAnalysis): ChartOptions | undefined {
   const rows = arms.flatMap((result) =>
     result.trainedInDeviations === undefined
       ? []
@@ -61,12 +63,19 @@ export function goodhartChart({ arms }: StudyAnalysis): string | undefined {
         ],
   );
   if (rows.length === 0) return undefined;
-  return render({
+  return {
     ariaLabel: 'Change of the trained-on reward against the gain in ground truth, by arm',
     height: 300,
     marginRight: 40,
     x: { label: 'trained-on reward, standard deviations', grid: true, nice: true, zero: true, inset: 14 },
-    y: { label: 'ground truth, points', grid: true, nice: true, zero: true, tickFormat: points, inset: 12 },
+    y: {
+      label: 'ground truth, points',
+      grid: true,
+      nice: true,
+      zero: true,
+      tickFormat: pointsTick,
+      inset: 12,
+    },
     marks: [
       Plot.ruleY([0], { stroke: 'currentColor', strokeOpacity: 0.6 }),
       Plot.ruleX([0], { stroke: 'currentColor', strokeOpacity: 0.6 }),
@@ -80,11 +89,11 @@ export function goodhartChart({ arms }: StudyAnalysis): string | undefined {
         fill: 'currentColor',
       }),
     ],
-  });
+  };
 }
 
 /** The gain by judge noise, a line an algorithm; undefined where no arm has noise. */
-export function noiseChart({ arms }: StudyAnalysis): string | undefined {
+export function noiseChart({ arms }: StudyAnalysis): ChartOptions | undefined {
   const studied = new Set(
     arms.flatMap(({ arm }) =>
       arm.judgeNoise === undefined ? [] : [JSON.stringify([arm.algorithm, arm.reward, arm.beta])],
@@ -100,12 +109,12 @@ export function noiseChart({ arms }: StudyAnalysis): string | undefined {
       upper: truth.difference.upper,
     }));
   if (rows.length === 0) return undefined;
-  return render({
+  return {
     ariaLabel: 'Gain by share of verdicts that are turned round, with 95% intervals',
     height: 260,
     marginRight: 70,
-    x: { label: 'verdicts turned round', tickFormat: percent, grid: true, inset: 12, ticks: 4 },
-    y: { label: 'gain, points', tickFormat: points, grid: true, nice: true, zero: true },
+    x: { label: 'verdicts turned round', tickFormat: percentTick, grid: true, inset: 12, ticks: 4 },
+    y: { label: 'gain, points', tickFormat: pointsTick, grid: true, nice: true, zero: true },
     marks: [
       Plot.ruleY([0], { stroke: 'currentColor', strokeOpacity: 0.6 }),
       Plot.ruleX(rows, { x: 'noise', y1: 'lower', y2: 'upper', stroke: binaryColour, strokeOpacity: 0.5 }),
@@ -123,18 +132,18 @@ export function noiseChart({ arms }: StudyAnalysis): string | undefined {
         }),
       ),
     ],
-  });
+  };
 }
 
-/** How often each reward orders two clips of one prompt rightly, with intervals, as an SVG element. */
-export function agreementChart(agreement: readonly RewardAgreement[]): string {
+/** How often each reward orders two clips of one prompt rightly, with intervals. */
+export function agreementChart(agreement: readonly RewardAgreement[]): ChartOptions {
   const rows = agreement.flatMap(({ reward, judgeNoise, withinPrompt }) =>
     withinPrompt === null ? [] : [{ name: rewardName({ reward, judgeNoise }), ...withinPrompt }],
   );
-  return render({
+  return {
     ariaLabel: 'Share of pairs of clips of one prompt that each reward orders rightly',
     height: rows.length * rowHeight + 44,
-    x: { domain: [0, 1], ticks: 5, tickFormat: percent, label: null, grid: true },
+    x: { domain: [0, 1], ticks: 5, tickFormat: percentTick, label: null, grid: true },
     y: { domain: rows.map(({ name }) => name), label: null, tickSize: 0 },
     marks: [
       Plot.ruleX([0.5], { stroke: 'currentColor', strokeOpacity: 0.6, strokeDasharray: '3 3' }),
@@ -148,7 +157,7 @@ export function agreementChart(agreement: readonly RewardAgreement[]): string {
       }),
       Plot.dot(rows, { y: 'name', x: 'value', r: 4.5, fill: afterColour }),
     ],
-  });
+  };
 }
 
 /** "aif" or "aif 20% noise". */
@@ -159,5 +168,5 @@ export function rewardName({
   readonly reward: string;
   readonly judgeNoise?: number | undefined;
 }): string {
-  return judgeNoise === undefined ? reward : `${reward} ${percent(judgeNoise)} noise`;
+  return judgeNoise === undefined ? reward : `${reward} ${percentTick(judgeNoise)} noise`;
 }

@@ -1,6 +1,8 @@
 import * as Plot from '@observablehq/plot';
-import { afterColour, beforeColour, percent, points, render } from './render-chart.ts';
-import type { Acceptance, ReportCategory, ReportTraining } from './report-data.ts';
+import { afterColour, beforeColour } from './draw-chart.ts';
+import type { ChartOptions } from './draw-chart.ts';
+import type { Acceptance, NamedCategory, RateInterval, TrainingPoint } from './intervals.ts';
+import { percentTick, pointsTick } from './ticks.ts';
 
 const rowHeight = 46;
 
@@ -8,18 +10,18 @@ interface Row {
   readonly name: string;
 }
 
-/** Acceptance by category with 95% intervals, before above after, as an SVG element. */
-export function acceptanceChart(acceptance: Acceptance, categories: readonly ReportCategory[]): string {
+/** Acceptance by category with 95% intervals, before above after. */
+export function acceptanceChart(acceptance: Acceptance, categories: readonly NamedCategory[]): ChartOptions {
   const rows = withOverall(categories).flatMap(({ id, name }) => {
     const before = acceptance.before[id];
     const after = acceptance.after[id];
     return before === undefined || after === undefined ? [] : [{ name, before, after }];
   });
   const half = 8;
-  return render({
+  return {
     ariaLabel: 'Acceptance on held-out prompts by category, before and after, with 95% intervals',
     height: rows.length * rowHeight + 44,
-    x: { domain: [0, 1], ticks: 5, tickFormat: percent, label: null, grid: true },
+    x: { domain: [0, 1], ticks: 5, tickFormat: percentTick, label: null, grid: true },
     y: { domain: rows.map(({ name }) => name), label: null, tickSize: 0 },
     marks: [
       Plot.ruleY(rows, {
@@ -55,21 +57,21 @@ export function acceptanceChart(acceptance: Acceptance, categories: readonly Rep
         fill: afterColour,
       }),
     ],
-  });
+  };
 }
 
-/** Paired differences by category with 95% intervals about zero, as an SVG element. */
-export function differenceChart(acceptance: Acceptance, categories: readonly ReportCategory[]): string {
+/** Paired differences by category with 95% intervals about zero. */
+export function differenceChart(acceptance: Acceptance, categories: readonly NamedCategory[]): ChartOptions {
   const rows = withOverall(categories).flatMap(({ id, name }) => {
     const difference = acceptance.difference[id];
     return difference === undefined ? [] : [{ name, ...difference }];
   });
   const reach = Math.max(0.1, ...rows.flatMap(({ low, high }) => [Math.abs(low), Math.abs(high)]));
   const limit = Math.ceil(reach * 10) / 10;
-  return render({
+  return {
     ariaLabel: 'Paired difference in acceptance by category, with 95% intervals',
     height: rows.length * rowHeight + 44,
-    x: { domain: [-limit, limit], ticks: 5, tickFormat: points, label: null, grid: true },
+    x: { domain: [-limit, limit], ticks: 5, tickFormat: pointsTick, label: null, grid: true },
     y: { domain: rows.map(({ name }) => name), label: null, tickSize: 0 },
     marks: [
       Plot.ruleX([0], { stroke: 'currentColor', strokeOpacity: 0.6 }),
@@ -83,12 +85,12 @@ export function differenceChart(acceptance: Acceptance, categories: readonly Rep
       }),
       Plot.dot(rows, { y: 'name', x: 'mean', r: 4.5, fill: afterColour }),
     ],
-  });
+  };
 }
 
 /** Training loss by step: every measured point, and their running mean as a line. */
-export function lossChart(points: ReportTraining['points']): string {
-  return render({
+export function lossChart(points: readonly TrainingPoint[]): ChartOptions {
+  return {
     ariaLabel: 'Training loss by step',
     height: 240,
     x: { label: 'step', nice: true, tickFormat: (step: number) => String(step) },
@@ -105,16 +107,16 @@ export function lossChart(points: ReportTraining['points']): string {
         }),
       ),
     ],
-  });
+  };
 }
 
 /** Anchor distance by step; undefined where it was not measured. */
-export function anchorChart(points: ReportTraining['points']): string | undefined {
+export function anchorChart(points: readonly TrainingPoint[]): ChartOptions | undefined {
   const measured = points.flatMap(({ step, anchorDistance }) =>
     anchorDistance === undefined ? [] : [{ step, anchorDistance }],
   );
   if (measured.length === 0) return undefined;
-  return render({
+  return {
     ariaLabel: 'Anchor distance by step',
     height: 240,
     x: { label: 'step', nice: true, tickFormat: (step: number) => String(step) },
@@ -123,9 +125,44 @@ export function anchorChart(points: ReportTraining['points']): string | undefine
       Plot.lineY(measured, { x: 'step', y: 'anchorDistance', stroke: afterColour, strokeWidth: 2 }),
       Plot.dot(measured, { x: 'step', y: 'anchorDistance', r: 2, fill: afterColour }),
     ],
-  });
+  };
 }
 
-function withOverall(categories: readonly ReportCategory[]): readonly (ReportCategory & Row)[] {
+function withOverall(categories: readonly NamedCategory[]): readonly (NamedCategory & Row)[] {
   return [{ id: 'overall', name: 'Overall' }, ...categories];
+}
+
+/** Acceptance on held-out prompts after each iteration with its 95% interval; 0 is the model that the run started from. */
+export function learningCurve(
+  points: readonly ({ readonly iteration: number } & RateInterval)[],
+): ChartOptions {
+  return {
+    ariaLabel: 'Acceptance on held-out prompts by iteration, with 95% intervals',
+    height: 240,
+    x: {
+      label: 'iteration',
+      ticks: points.map(({ iteration }) => iteration),
+      tickFormat: (iteration: number) => (iteration === 0 ? 'base' : String(iteration)),
+      inset: 24,
+    },
+    y: { label: 'accepted', domain: [0, 1], ticks: 5, tickFormat: percentTick, grid: true },
+    marks: [
+      Plot.ruleX(points, {
+        x: 'iteration',
+        y1: 'low',
+        y2: 'high',
+        stroke: afterColour,
+        strokeWidth: 2.5,
+        strokeLinecap: 'round',
+      }),
+      Plot.lineY(points, {
+        x: 'iteration',
+        y: 'rate',
+        stroke: afterColour,
+        strokeWidth: 1.5,
+        strokeOpacity: 0.6,
+      }),
+      Plot.dot(points, { x: 'iteration', y: 'rate', r: 4.5, fill: afterColour }),
+    ],
+  };
 }

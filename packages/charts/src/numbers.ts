@@ -1,4 +1,4 @@
-import type { DifferenceInterval, RateInterval } from './report-data.ts';
+import type { DifferenceInterval, RateInterval } from './intervals.ts';
 
 /** A share as a whole percentage: 0.516 is "52%". */
 export function percent(share: number): string {

@@ -1,3 +1,4 @@
+import type { StreamConfig } from '@nats-io/jetstream';
 import type { DescMessage, MessageInitShape } from '@bufbuild/protobuf';
 import { PlumbError } from '../errors/plumb-error.ts';
 import type { Codec } from './codecs.ts';
@@ -9,6 +10,7 @@ import { openDeadLetters } from './dead-letters.ts';
 import type { DeadLetters } from './dead-letters.ts';
 import { openKeyValue } from './key-value.ts';
 import type { KeyValue, KeyValueOptions } from './key-value.ts';
+import { logger } from '../telemetry/logger.ts';
 import { publish } from './publish.ts';
 import type { PublishAck, PublishOptions } from './publish.ts';
 import type { Consumption } from './pump.ts';
@@ -116,17 +118,35 @@ export async function connectBus(options: ConnectOptions): Promise<Bus> {
 
 async function ensureStream(connection: Connection, spec: StreamSpec): Promise<void> {
   const { streams } = connection.manager;
-  const config = toStreamConfig(spec);
+  const config = toStreamConfig({ replicas: connection.replicas, ...spec });
   try {
     const { config: existing } = await streams.info(spec.name);
     const { name: _name, retention: _retention, storage: _storage, ...changeable } = config;
     const differs = Object.entries(changeable).some(
       ([key, value]) => JSON.stringify(Reflect.get(existing, key)) !== JSON.stringify(value),
     );
-    if (differs) await streams.update(spec.name, changeable);
+    if (differs) await changeStream(connection, spec.name, changeable);
   } catch (thrown) {
     const error = PlumbError.from(thrown);
     if (error.code !== 'NOT_FOUND') throw error;
     await streams.add(config);
+  }
+}
+
+/** Changes a stream, unless the broker leaves that to another of its users: the loop's, in the chart. */
+async function changeStream(
+  connection: Connection,
+  name: string,
+  changeable: Partial<StreamConfig>,
+): Promise<void> {
+  try {
+    await connection.manager.streams.update(name, changeable);
+  } catch (thrown) {
+    const error = PlumbError.from(thrown);
+    if (error.code !== 'PERMISSION_DENIED') throw error;
+    logger('bus').warn(
+      { stream: name },
+      'the stream differs from what this version declares, and this user may not change it',
+    );
   }
 }

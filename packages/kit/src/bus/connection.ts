@@ -18,6 +18,8 @@ export interface ConnectOptions {
   readonly connectTimeoutMs?: number;
   readonly signal?: AbortSignal | undefined;
   readonly access?: BrokerAccess | undefined;
+  /** Copies of streams and buckets; 1 by default, more on a cluster of so many brokers. */
+  readonly replicas?: number;
 }
 
 /** What the broker is shown and whom it must be. Files are read again at every connection. */
@@ -49,16 +51,19 @@ export class Connection {
   readonly nats: NatsConnection;
   readonly js: JetStreamClient;
   readonly manager: JetStreamManager;
+  /** Copies of streams and buckets. */
+  readonly replicas: number;
   readonly #log = logger('bus');
   readonly #url: string;
   #up = Promise.withResolvers<undefined>();
   #down = Promise.withResolvers<never>();
 
-  private constructor(nats: NatsConnection, manager: JetStreamManager, url: string) {
+  private constructor(nats: NatsConnection, manager: JetStreamManager, options: ConnectOptions) {
     this.nats = nats;
+    this.replicas = options.replicas ?? 1;
     this.js = jetstream(nats, { timeout: requestTimeoutMs });
     this.manager = manager;
-    this.#url = url;
+    this.#url = options.url;
     this.#up.resolve(undefined);
     ignoreRejection(this.#down.promise);
     void this.#watch();
@@ -74,6 +79,8 @@ export class Connection {
         const nats = await connect({
           servers: options.url.split(','),
           name: options.name,
+          // A user of the broker can be kept to its own answers.
+          inboxPrefix: `_INBOX.${options.name.replaceAll(/[^\w-]/g, '-')}`,
           timeout: requestTimeoutMs,
           maxReconnectAttempts: -1,
           reconnectTimeWait: 100,
@@ -87,7 +94,7 @@ export class Connection {
           return new Connection(
             nats,
             await jetstreamManager(nats, { timeout: requestTimeoutMs }),
-            options.url,
+            options,
           );
         } catch (error) {
           await nats.close();

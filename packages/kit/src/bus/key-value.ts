@@ -62,6 +62,7 @@ export async function openKeyValue<Read, Written>(
       await new Kvm(connection.js).create(bucket, {
         history: options.history ?? 1,
         max_bytes: options.maxBytes ?? 64 * 2 ** 20,
+        replicas: connection.replicas,
         // Reads go to the leader of the bucket: what was written is read.
         allow_direct: false,
         ...(options.ttlMs === undefined ? {} : { ttl: options.ttlMs }),

@@ -23,6 +23,14 @@ export const serviceSettings = {
     .regex(/^(nats|tls):\/\/[^\s]+$/, 'must be a nats:// or tls:// URL')
     .default('nats://127.0.0.1:4222')
     .describe('the broker, for example nats://127.0.0.1:4222'),
+  /** Copies of streams and buckets; the same for all services. */
+  natsReplicas: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(5)
+    .default(1)
+    .describe('1 on a single broker, 3 or 5 on a cluster of so many'),
   /** Folder of the local span files; unset writes none. */
   spanDirectory: z.string().optional().describe('a folder that can be written to'),
   /** False writes no spans at all; trace ids still go through messages, calls and log lines. */

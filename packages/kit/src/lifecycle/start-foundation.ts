@@ -56,7 +56,9 @@ export async function startFoundation<Shape extends z.ZodRawShape & typeof servi
   const settings = loadConfig(z.object(serviceSettings), ctx.env);
   checkAccessSettings(settings);
   const metrics = splitAddress(settings.metricsListen);
+  let server: RpcServer | undefined;
   const telemetry = await startTelemetry({
+    isReady: () => server?.isServing() === true,
     service: `plumb-${options.name}`,
     version: packageJson.version,
     spanDirectory: settings.spanDirectory,
@@ -72,7 +74,7 @@ export async function startFoundation<Shape extends z.ZodRawShape & typeof servi
   ctx.onStop('access', () => {
     access.close();
   });
-  const server = createServer({
+  server = createServer({
     ...splitAddress(settings.listen),
     tls: access.tls?.credentials,
     access: access.access,
@@ -94,6 +96,7 @@ export async function startFoundation<Shape extends z.ZodRawShape & typeof servi
       credentialsFile: settings.natsCredentialsFile,
       caFile: settings.natsCa,
     },
+    replicas: settings.natsReplicas,
   });
   ctx.onStop('bus', () => bus.close());
   await bus.ensureStreams();

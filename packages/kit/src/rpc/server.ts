@@ -57,6 +57,8 @@ export interface RpcServer {
   listen(): Promise<{ readonly host: string; readonly port: number; readonly address: string }>;
   /** Health of one service by its full name, or of the whole process by ''. */
   setHealth(service: string, status: HealthStatus): void;
+  /** Whether the health of the whole process is SERVING. */
+  isServing(): boolean;
   /** NOT_SERVING, then waits for running calls up to `deadlineMs` (5 s by default), then cuts them off. */
   stop(options?: { readonly deadlineMs?: number }): Promise<void>;
 }
@@ -96,9 +98,14 @@ export function createServer(options: ServerOptions = {}): RpcServer {
   const reflected: DescService[] = [];
   const running: RunningCalls = new Set();
   let stopping = false;
+  let serving = false;
+  const setStatus = (service: string, status: HealthStatus): void => {
+    if (service === '') serving = status === 'SERVING';
+    health.setStatus(service, status);
+  };
 
   const setAll = (status: HealthStatus): void => {
-    for (const service of services) health.setStatus(service, status);
+    for (const service of services) setStatus(service, status);
   };
   const notServing = (): void => {
     stopping = true;
@@ -152,9 +159,8 @@ export function createServer(options: ServerOptions = {}): RpcServer {
       if (!stopping) setAll('SERVING');
       return { host, port: bound, address: `${bracketed}:${bound}` };
     },
-    setHealth: (service, status) => {
-      health.setStatus(service, status);
-    },
+    setHealth: setStatus,
+    isServing: () => serving,
     stop: async ({ deadlineMs = 5000 } = {}) => {
       notServing();
       options.signal?.removeEventListener('abort', notServing);

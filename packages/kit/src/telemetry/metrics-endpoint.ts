@@ -12,7 +12,8 @@ export interface MetricsEndpoint {
 }
 
 /**
- * Serves `GET /metrics` in the Prometheus text format. Port 0 takes a free one.
+ * Serves `GET /metrics` in the Prometheus text format, and what a kubelet asks, without TLS: `GET /livez` is 200 as long as
+ * the process answers, `GET /readyz` is 200 while `isReady` says so and 503 otherwise. Port 0 takes a free one.
  *
  * @throws PlumbError FAILED_PRECONDITION, reason PORT_IN_USE, naming host and port
  */
@@ -20,13 +21,25 @@ export async function serveMetrics(
   exporter: PrometheusExporter,
   host: string,
   port: number,
+  isReady: () => boolean = () => true,
 ): Promise<MetricsEndpoint> {
   const server = createServer((request, response) => {
-    if (request.method === 'GET' && request.url?.split('?')[0] === '/metrics') {
-      exporter.getMetricsRequestHandler(request, response);
-      return;
+    const path = request.method === 'GET' ? request.url?.split('?')[0] : undefined;
+    switch (path) {
+      case '/metrics':
+        exporter.getMetricsRequestHandler(request, response);
+        break;
+      case '/livez':
+        response.writeHead(200, { 'content-type': 'text/plain' }).end('ok\n');
+        break;
+      case '/readyz':
+        response
+          .writeHead(isReady() ? 200 : 503, { 'content-type': 'text/plain' })
+          .end(isReady() ? 'ok\n' : 'not serving\n');
+        break;
+      default:
+        response.writeHead(404).end();
     }
-    response.writeHead(404).end();
   });
   server.listen(port, host);
   try {

@@ -30,6 +30,8 @@ export interface TelemetryOptions {
   readonly metricsHost?: string;
   /** 0, the default, takes a free port. */
   readonly metricsPort?: number;
+  /** Whether the process serves; the metrics endpoint answers /readyz by it. Always by default. */
+  readonly isReady?: () => boolean;
   readonly logLevel?: Level;
   /** False writes no spans, to no destination; true by default. */
   readonly traces?: boolean;
@@ -115,6 +117,7 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
     prometheus,
     options.metricsHost ?? '127.0.0.1',
     options.metricsPort ?? 0,
+    options.isReady,
   );
 
   return {

@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import { create, toJson } from '@bufbuild/protobuf';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import Table from 'cli-table3';
-import { failedPrecondition, internal, invalidArgument } from '@plumb/kit/errors';
+import { errorDetails, failedPrecondition, internal, invalidArgument } from '@plumb/kit/errors';
 import { ReportSchema, RunSchema, RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { openProgressDisplay } from '../progress/progress-display.ts';
@@ -35,7 +35,10 @@ function print(options: RunOptions, value: unknown, text: () => string): void {
 
 function jsonOf(run: Run): unknown {
   // The spec holds every prompt; who wants it finds it in the manifest.
-  const { spec: _spec, ...rest } = toJson(RunSchema, run) as Record<string, unknown>;
+  const { spec: _spec, ...rest } = toJson(RunSchema, run, { registry: errorDetails }) as Record<
+    string,
+    unknown
+  >;
   return { ...rest, name: run.spec?.name ?? '', iterations: run.spec?.iterations ?? 0 };
 }
 

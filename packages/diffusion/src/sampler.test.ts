@@ -72,6 +72,19 @@ test('a model that gives values that are not finite is an error and never a clip
   );
 });
 
+test('one clip that is not finite is an error in its place and leaves its neighbours as they are', async () => {
+  const model = smallModel('a');
+  const whole = await openSampler(engine, model, 3).sample(requests, settings);
+  const words = model.parameters.get('caption.words');
+  const { vocabulary, wordWidth } = smallConfig.caption;
+  // Row 0 is no word.
+  const blue = (1 + vocabulary.indexOf('blue')) * wordWidth;
+  words?.fill(3e38, blue, blue + wordWidth);
+  const clips = await openSampler(engine, model, 3).sampleEach(requests, settings);
+  assert.ok(clips[1] instanceof PlumbError && clips[1].reason === 'NUMERICS_NOT_FINITE');
+  assert.deepEqual([clips[0], clips[2]], [whole[0], whole[2]]);
+});
+
 test('an aborted call stops', async () => {
   const sampler = openSampler(engine, smallModel('a'), 2);
   await assert.rejects(

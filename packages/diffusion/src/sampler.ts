@@ -44,6 +44,16 @@ export interface Sampler {
     settings: SamplerSettings,
     options?: { signal?: AbortSignal },
   ): Promise<Clip[]>;
+  /**
+   * As `sample`, with an error in the place of each clip whose values are not finite. Rows of a batch do not see each other,
+   * so that one broken clip leaves its neighbours as they are.
+   * @throws PlumbError INVALID_ARGUMENT for an unknown word or bad settings
+   */
+  sampleEach(
+    requests: readonly SampleRequest[],
+    settings: SamplerSettings,
+    options?: { signal?: AbortSignal },
+  ): Promise<(Clip | PlumbError)[]>;
   /** Frees the model in the engine; the engine stays open. No sampling may be under way. */
   close(): Promise<void>;
 }
@@ -71,12 +81,12 @@ export function openSampler(engine: Engine, model: VideoModel, batch: number): S
     requests: readonly SampleRequest[],
     settings: SamplerSettings,
     signal: AbortSignal | undefined,
-  ): Promise<Clip[]> => {
+  ): Promise<(Clip | PlumbError)[]> => {
     const size = clipSize(config);
     const tokens = new Int32Array(batch * config.caption.maxWords);
     let x: Float32Array = new Float32Array(batch * size);
     for (let row = 0; row < batch; row++) {
-      // Rows beyond the requests repeat the first, whose clip is then known to be finite if the first one's is.
+      // Rows beyond the requests repeat the first.
       const request = requests[row] ?? requests[0];
       if (request === undefined) return [];
       tokens.set(tokenise(config, request.caption), row * config.caption.maxWords);
@@ -108,23 +118,37 @@ export function openSampler(engine: Engine, model: VideoModel, batch: number): S
         throw new TypeError('the sampling graph gave no float32 output named prediction');
       }
       x = advance(config, x, prediction.data, t, times[step + 1] ?? 0);
+      // What is not finite stays so: with nothing else left the other steps would be spent for nothing.
+      const noisy = x;
+      if (requests.every((_, row) => !isRowFinite(config, noisy, row))) break;
     }
-    return requests.map((_, row) => modelToClip(config, finite(config, x, row), row * size));
+    return requests.map((_, row) =>
+      isRowFinite(config, x, row) ? modelToClip(config, x, row * size) : notFinite(config),
+    );
+  };
+
+  const sampleEach: Sampler['sampleEach'] = async (requests, settings, options = {}) => {
+    const parsed = samplerSettingsSchema.safeParse(settings);
+    if (!parsed.success) throw invalidArgument('sampler', z.prettifyError(parsed.error));
+    // An unknown word anywhere is found before the first clip is sampled.
+    for (const request of requests) tokenise(config, request.caption);
+    const clips: (Clip | PlumbError)[] = [];
+    for (let start = 0; start < requests.length; start += batch) {
+      clips.push(...(await sampleBatch(requests.slice(start, start + batch), parsed.data, options.signal)));
+    }
+    return clips;
   };
 
   return {
     config,
     batch,
-    async sample(requests, settings, options = {}) {
-      const parsed = samplerSettingsSchema.safeParse(settings);
-      if (!parsed.success) throw invalidArgument('sampler', z.prettifyError(parsed.error));
-      // An unknown word anywhere is found before the first clip is sampled.
-      for (const request of requests) tokenise(config, request.caption);
-      const clips: Clip[] = [];
-      for (let start = 0; start < requests.length; start += batch) {
-        clips.push(...(await sampleBatch(requests.slice(start, start + batch), parsed.data, options.signal)));
-      }
-      return clips;
+    sampleEach,
+    async sample(requests, settings, options) {
+      const clips = await sampleEach(requests, settings, options);
+      return clips.map((clip) => {
+        if (clip instanceof PlumbError) throw clip;
+        return clip;
+      });
     },
     async close() {
       const sessions = await Promise.allSettled(loaded.values());
@@ -172,16 +196,16 @@ function advance(
   return result;
 }
 
-function finite(config: VideoModelConfig, x: Float32Array, row: number): Float32Array {
+function isRowFinite(config: VideoModelConfig, x: Float32Array, row: number): boolean {
   const size = clipSize(config);
-  for (let i = row * size; i < (row + 1) * size; i++) {
-    if (!Number.isFinite(x[i])) {
-      throw new PlumbError({
-        code: 'INTERNAL',
-        reason: 'NUMERICS_NOT_FINITE',
-        message: `model ${config.name} produced values that are not finite; its weights are damaged or its training diverged`,
-      });
-    }
-  }
-  return x;
+  for (let i = row * size; i < (row + 1) * size; i++) if (!Number.isFinite(x[i])) return false;
+  return true;
+}
+
+function notFinite(config: VideoModelConfig): PlumbError {
+  return new PlumbError({
+    code: 'INTERNAL',
+    reason: 'NUMERICS_NOT_FINITE',
+    message: `model ${config.name} produced values that are not finite; its weights are damaged or its training diverged`,
+  });
 }

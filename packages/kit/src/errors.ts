@@ -24,4 +24,4 @@ export {
   unavailable,
 } from './errors/shorthand.ts';
 export type { ErrorOptions } from './errors/shorthand.ts';
-export { errorDomain, fromStatus, toStatus } from './errors/status.ts';
+export { errorDetails, errorDomain, fromStatus, toStatus } from './errors/status.ts';

@@ -93,10 +93,14 @@ interface Group {
 export function createGeneration<Stored>(options: GenerationOptions<Stored>): Generation<Stored> {
   const { samplers, clips, metrics } = options;
 
-  const sampleOnce = (group: Group, requests: readonly ClipRequest[], signal: AbortSignal): Promise<Clip[]> =>
+  const sampleOnce = (
+    group: Group,
+    requests: readonly ClipRequest[],
+    signal: AbortSignal,
+  ): Promise<(Clip | PlumbError)[]> =>
     samplers.use(group.model, async (sampler) => {
       const start = performance.now();
-      const sampled = await sampler.sample(requests, group.sampler, { signal });
+      const sampled = await sampler.sampleEach(requests, group.sampler, { signal });
       metrics.sampled(group.model, requests.length, sampler.batch, (performance.now() - start) / 1000);
       return sampled;
     });
@@ -111,20 +115,8 @@ export function createGeneration<Stored>(options: GenerationOptions<Stored>): Ge
         return await sampleOnce(group, requests, signal);
       } catch (thrown) {
         const error = PlumbError.from(thrown);
-        if (
-          error.reason === 'ENGINE_FAILED' &&
-          error.retryable &&
-          attempt < engineAttempts &&
-          !signal.aborted
-        )
-          continue;
-        if (error.reason !== 'NUMERICS_NOT_FINITE') throw error;
-        if (requests.length === 1) return [error];
-        // One clip that went wrong must not take the others of its batch along: whether a clip exists may not depend
-        // on its neighbours.
-        const half = Math.ceil(requests.length / 2);
-        const first = await sample(group, requests.slice(0, half), signal);
-        return [...first, ...(await sample(group, requests.slice(half), signal))];
+        const again = error.reason === 'ENGINE_FAILED' && error.retryable && attempt < engineAttempts;
+        if (!again || signal.aborted) throw error;
       }
     }
   };

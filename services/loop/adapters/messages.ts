@@ -1,13 +1,8 @@
 import { create, fromJsonString, toJsonString } from '@bufbuild/protobuf';
-import { fromStatus, toStatus } from '@plumb/kit/errors';
+import { errorDetails, fromStatus, toStatus } from '@plumb/kit/errors';
 import type { PlumbError } from '@plumb/kit/errors';
 import { StatusSchema } from '@plumb/proto/google/rpc/status_pb.js';
 import type { Status } from '@plumb/proto/google/rpc/status_pb.js';
-import {
-  BadRequestSchema,
-  ErrorInfoSchema,
-  RetryInfoSchema,
-} from '@plumb/proto/google/rpc/error_details_pb.js';
 import { BudgetsSchema, RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { Budgets, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ArtifactSchema, VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
@@ -16,15 +11,11 @@ import { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { JobSchema, TrainingProgressSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import { createRegistry } from '@bufbuild/protobuf';
 
 /*
  * Messages as the ledger keeps them: ProtoJSON. Fields that a later version adds and an earlier one reads are passed over.
  */
 const read = { ignoreUnknownFields: true } as const;
-
-// A Status holds its details as Any, whose JSON needs the types of the details.
-const registry = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
 
 export const specToText = (spec: RunSpec): string => toJsonString(RunSpecSchema, spec);
 export const specFromText = (text: string): RunSpec => fromJsonString(RunSpecSchema, text, read);
@@ -41,8 +32,9 @@ export const videoFromText = (text: string): Video => fromJsonString(VideoSchema
 export const artifactToText = (artifact: Artifact): string => toJsonString(ArtifactSchema, artifact);
 export const artifactFromText = (text: string): Artifact => fromJsonString(ArtifactSchema, text, read);
 
-export const jobToText = (job: Job): string => toJsonString(JobSchema, job, { registry });
-export const jobFromText = (text: string): Job => fromJsonString(JobSchema, text, { ...read, registry });
+export const jobToText = (job: Job): string => toJsonString(JobSchema, job, { registry: errorDetails });
+export const jobFromText = (text: string): Job =>
+  fromJsonString(JobSchema, text, { ...read, registry: errorDetails });
 
 export const progressToText = (progress: TrainingProgress): string =>
   toJsonString(TrainingProgressSchema, progress);
@@ -50,9 +42,9 @@ export const progressFromText = (text: string): TrainingProgress =>
   fromJsonString(TrainingProgressSchema, text, read);
 
 export const errorToText = (error: PlumbError): string =>
-  toJsonString(StatusSchema, toStatus(error), { registry });
+  toJsonString(StatusSchema, toStatus(error), { registry: errorDetails });
 export const statusFromText = (text: string): Status =>
-  fromJsonString(StatusSchema, text, { ...read, registry });
+  fromJsonString(StatusSchema, text, { ...read, registry: errorDetails });
 
 /** An error as ledger columns. */
 export function errorColumns(status: Status | undefined): { code: string; reason: string; message: string } {

@@ -78,7 +78,8 @@ export type Action =
   | { readonly kind: 'apply' }
   | { readonly kind: 'next-iteration' }
   | { readonly kind: 'finish' }
-  | { readonly kind: 'pause'; readonly error: PlumbError }
+  /** `errorsOf`: the group whose errors are the cause. */
+  | { readonly kind: 'pause'; readonly error: PlumbError; readonly errorsOf?: Group }
   | { readonly kind: 'fail'; readonly error: PlumbError };
 
 /**
@@ -88,7 +89,10 @@ export type Action =
 export function plan(snapshot: IterationSnapshot, limits: PlanLimits): readonly Action[] {
   if (snapshot.state !== 'running') return [];
   const tooMany = groups.find((group) => hasTooManyErrors(snapshot.groups[group], limits.maxErrorShare));
-  if (tooMany !== undefined) return [{ kind: 'pause', error: tooManyErrors(tooMany, snapshot, limits) }];
+  if (tooMany !== undefined)
+    return [
+      { kind: 'pause', error: tooManyErrors(tooMany, snapshot, limits.maxErrorShare), errorsOf: tooMany },
+    ];
   if (snapshot.job.state === 'failed') return [afterFailedJob(snapshot.job.error)];
   if (limits.budget !== undefined) return [{ kind: 'pause', error: limits.budget }];
   return [...sampling(snapshot, limits), ...training(snapshot, limits), ...judging(snapshot, limits)];
@@ -184,12 +188,27 @@ function hasTooManyErrors(counts: GroupCounts, maxErrorShare: number): boolean {
   return counts.failed > maxErrorShare * counts.expected;
 }
 
-function tooManyErrors(group: Group, snapshot: IterationSnapshot, limits: PlanLimits): PlumbError {
+/** Why a run pauses for the errors of a group; `commonest` is the error that most of its samples ended in. */
+export function tooManyErrors(
+  group: Group,
+  snapshot: Pick<IterationSnapshot, 'groups' | 'iteration'>,
+  maxErrorShare: number,
+  commonest?: { readonly count: number; readonly reason: string; readonly message: string },
+): PlumbError {
   const { failed, expected } = snapshot.groups[group];
+  const cause = commonest === undefined ? '' : ` (${commonest.count} of them: ${commonest.message})`;
   return failedPrecondition(
-    `${failed} of ${expected} samples (${groupLabels[group]}, iteration ${snapshot.iteration}) ended in errors, more than ` +
-      `the share of ${limits.maxErrorShare} that the spec bears; remove the cause and resume, which tries them again`,
-    { reason: 'TOO_MANY_ERRORS', metadata: { group, failed: String(failed), expected: String(expected) } },
+    `${failed} of ${expected} samples (${groupLabels[group]}, iteration ${snapshot.iteration}) ended in errors${cause}, more ` +
+      `than the share of ${maxErrorShare} that the spec bears; remove the cause and resume, which tries them again`,
+    {
+      reason: 'TOO_MANY_ERRORS',
+      metadata: {
+        group,
+        failed: String(failed),
+        expected: String(expected),
+        ...(commonest === undefined ? {} : { cause: commonest.reason }),
+      },
+    },
   );
 }
 

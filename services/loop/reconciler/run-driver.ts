@@ -4,12 +4,17 @@ import type { Budgets, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { isStorageFailure, ledgerError } from '../adapters/ledger/database-error.ts';
 import { addActiveSeconds, advanceIteration, findRun, finishRun, moveRun } from '../adapters/ledger/runs.ts';
 import type { RunRow } from '../adapters/ledger/runs.ts';
-import { countSamples, insertSamples, takeBackPublished } from '../adapters/ledger/samples.ts';
+import {
+  commonestError,
+  countSamples,
+  insertSamples,
+  takeBackPublished,
+} from '../adapters/ledger/samples.ts';
 import { errorToText, specFromText } from '../adapters/messages.ts';
 import { queueWorkers } from '../adapters/queue-depths.ts';
 import { budgetsOf, spendSoFar } from '../adapters/run-spend.ts';
 import { budgetExhausted, budgetLimits } from '../domain/budget.ts';
-import { plan } from '../domain/plan.ts';
+import { plan, tooManyErrors } from '../domain/plan.ts';
 import type { Action, IterationSnapshot, PlanLimits, Queue } from '../domain/plan.ts';
 import type { Group } from '../domain/groups.ts';
 import { defaultMaxErrorShare } from '../domain/run-spec.ts';
@@ -187,10 +192,27 @@ export class RunDriver {
         });
         return true;
       case 'pause':
+        await this.#stopRun('paused', await this.#pauseReason(action, loaded));
+        return true;
       case 'fail':
-        await this.#stopRun(action.kind === 'pause' ? 'paused' : 'failed', action.error);
+        await this.#stopRun('failed', action.error);
         return true;
     }
+  }
+
+  async #pauseReason(
+    { error, errorsOf }: Extract<Action, { kind: 'pause' }>,
+    { row, spec, groups }: LoadedIteration,
+  ): Promise<PlumbError> {
+    if (errorsOf === undefined) return error;
+    const { iteration } = row;
+    const commonest = await commonestError(this.#loop.database, this.#runId, iteration, errorsOf);
+    return tooManyErrors(
+      errorsOf,
+      { groups, iteration },
+      spec.maxErrorShare ?? defaultMaxErrorShare,
+      commonest,
+    );
   }
 
   async #insertSamples(group: Group, loaded: LoadedIteration): Promise<void> {

@@ -1,4 +1,4 @@
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
+import { create, createRegistry, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { anyPack, anyUnpack, durationFromMs, durationMs } from '@bufbuild/protobuf/wkt';
 import type { Any } from '@bufbuild/protobuf/wkt';
 import {
@@ -15,6 +15,9 @@ import { isErrorReason } from './reasons.ts';
 
 /** ErrorInfo.domain of every error of the platform. */
 export const errorDomain = 'plumb';
+
+/** The types of a status's details: JSON of a message that holds a status needs them. */
+export const errorDetails = createRegistry(ErrorInfoSchema, BadRequestSchema, RetryInfoSchema);
 
 /**
  * The public form of an error: code, message, ErrorInfo, and BadRequest and RetryInfo where they apply. The cause stays

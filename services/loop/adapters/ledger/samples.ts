@@ -397,6 +397,33 @@ export async function recordFailed(
     .execute();
 }
 
+/** The error that most failed samples of a group ended in, with one of its messages; undefined where none failed. */
+export async function commonestError(
+  ledger: Ledger,
+  runId: string,
+  iteration: number,
+  group: Group,
+): Promise<{ readonly count: number; readonly reason: string; readonly message: string } | undefined> {
+  const row = await ledger
+    .selectFrom('samples')
+    .select(({ fn }) => [
+      'error_reason',
+      fn.countAll<string>().as('count'),
+      fn.min('error_message').as('message'),
+    ])
+    .where('run_id', '=', runId)
+    .where('iteration', '=', iteration)
+    .where('grp', '=', group)
+    .where('state', '=', 'failed')
+    .groupBy('error_reason')
+    .orderBy('count', 'desc')
+    .orderBy('error_reason')
+    .limit(1)
+    .executeTakeFirst();
+  if (row === undefined) return undefined;
+  return { count: Number(row.count), reason: row.error_reason ?? '', message: row.message ?? '' };
+}
+
 /**
  * Opens the failed samples of an iteration again: those with a clip are scored again, the others made again. Their errors are
  * dropped with it; the dead letters and the traces still tell of them.

@@ -4,7 +4,10 @@ import { z } from 'zod';
 /** Settings of the generator, from the environment (PLUMB_*). */
 export const generatorSettings = z.object({
   ...serviceSettings,
-  artifacts: z.string().min(1).describe('the folder of the artifact store, for example .plumb/artifacts'),
+  artifacts: z
+    .string()
+    .min(1)
+    .describe('the artifact store: a folder, for example .plumb/artifacts, or s3://bucket/prefix'),
   /** Clips that share a call of the denoiser. More is faster up to the cores' limit and takes more memory. */
   batchSize: z.coerce.number().int().min(1).max(256).default(16).describe('a number of clips, 1 to 256'),
   /** Batches under way; the second keeps the engine busy while the first one's noise and clips are worked on. */

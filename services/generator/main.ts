@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { runService, startFoundation } from '@plumb/kit/lifecycle';
 import { addService } from '@plumb/kit/rpc';
-import { openFolderStore } from '@plumb/media';
+import { openArtifactStore } from '@plumb/media';
 import { GeneratorService } from '@plumb/proto/plumb/generator/v1/generator_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { openEngine } from '@plumb/tensor-graph/engine';
@@ -22,7 +22,7 @@ await runService({
       name: 'generator',
     });
 
-    const artifacts = await openFolderStore(config.artifacts);
+    const artifacts = await openArtifactStore(config.artifacts);
     const samplers = new SamplerPool({
       artifacts,
       openEngine: () =>

@@ -6,8 +6,10 @@ import { z } from 'zod';
 /** Read with loadConfig; variables are PLUMB_ and the name in capitals. */
 export const judgeSettings = z.object({
   ...serviceSettings,
-  /** Artifact store: folder or file:// URL. */
-  artifacts: z.string().describe('the folder of the artifact store, for example .plumb/artifacts'),
+  /** Artifact store: folder, file:// URL or s3://bucket/prefix. */
+  artifacts: z
+    .string()
+    .describe('the artifact store: a folder, for example .plumb/artifacts, or s3://bucket/prefix'),
   /** Judges file; see judges.toybox.yaml. */
   judgesFile: z.string().describe('the path of a judges file, for example services/judge/judges.toybox.yaml'),
 });

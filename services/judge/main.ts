@@ -2,7 +2,7 @@
 
 import { runService, startFoundation } from '@plumb/kit/lifecycle';
 import { addService } from '@plumb/kit/rpc';
-import { openFolderStore } from '@plumb/media';
+import { openArtifactStore } from '@plumb/media';
 import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { openEndpoints } from './adapters/endpoint-access.ts';
 import { judgingTelemetry } from './adapters/judging-telemetry.ts';
@@ -33,7 +33,7 @@ await runService({
       spending,
       events: telemetry,
     });
-    const artifacts = await openFolderStore(config.artifacts);
+    const artifacts = await openArtifactStore(config.artifacts);
     addService(
       server,
       JudgeService,

@@ -4,7 +4,10 @@ import { z } from 'zod';
 /** Settings of the loop service; each is read from the environment variable PLUMB_<NAME>. */
 export const loopSettings = z.object({
   ...serviceSettings,
-  artifacts: z.string().min(1).describe('the folder of the artifact store, or its file:// URL'),
+  artifacts: z
+    .string()
+    .min(1)
+    .describe('the artifact store: a folder, for example .plumb/artifacts, or s3://bucket/prefix'),
   databaseUrl: z
     .string()
     .regex(/^(pglite:.+|postgres(ql)?:\/\/.+)$/, 'is no database of ours')

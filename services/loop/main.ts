@@ -2,7 +2,7 @@ import { observeQueues, streamNames, subjects } from '@plumb/kit/bus';
 import type { ObservedQueue } from '@plumb/kit/bus';
 import { runService, startFoundation } from '@plumb/kit/lifecycle';
 import { addService } from '@plumb/kit/rpc';
-import { openFolderStore } from '@plumb/media';
+import { openArtifactStore } from '@plumb/media';
 import { LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import { LoopService } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ModelRegistryService } from '@plumb/proto/plumb/loop/v1/model_registry_pb.js';
@@ -44,7 +44,7 @@ await runService({
 
     const database = await openDatabase(config.databaseUrl);
     ctx.onStop('ledger', () => database.destroy());
-    const artifacts = await openFolderStore(config.artifacts);
+    const artifacts = await openArtifactStore(config.artifacts);
 
     // Calls wait for the trainer to be reachable, within their deadlines.
     const trainer = trainerOf(connect(TrainerService, config.trainerAddress, { waitForReady: true }));

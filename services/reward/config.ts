@@ -14,8 +14,10 @@ const wholeNumber = (usual: number, most: number) =>
 /** Read with loadConfig; variables are PLUMB_ and the name in capitals. */
 export const rewardSettings = z.object({
   ...serviceSettings,
-  /** Artifact store: folder or file:// URL. */
-  artifacts: z.string().describe('the folder of the artifact store, for example .plumb/artifacts'),
+  /** Artifact store: folder, file:// URL or s3://bucket/prefix. */
+  artifacts: z
+    .string()
+    .describe('the artifact store: a folder, for example .plumb/artifacts, or s3://bucket/prefix'),
   /** The judge service. */
   judgeAddress: address.describe('host:port of the judge service, for example 127.0.0.1:50052'),
   /** Folder of reward definitions; its folder candidates holds those that score in the shadow. */

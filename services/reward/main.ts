@@ -2,7 +2,7 @@
 
 import { runService, startFoundation } from '@plumb/kit/lifecycle';
 import { addService } from '@plumb/kit/rpc';
-import { openClipSource, openFolderStore } from '@plumb/media';
+import { openClipSource, openArtifactStore } from '@plumb/media';
 import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { aiFeedback } from './adapters/ai-feedback.ts';
@@ -31,7 +31,7 @@ await runService({
     const judge = connect(JudgeService, config.judgeAddress, { retry: ['listJudges'] });
 
     const source = openClipSource({
-      artifacts: await openFolderStore(config.artifacts),
+      artifacts: await openArtifactStore(config.artifacts),
       prefixes: config.clipPrefixes,
       maxBytes: largestFetchedClip,
     });

@@ -4,7 +4,10 @@ import { z } from 'zod';
 /** Settings of the trainer, from the environment (PLUMB_*). */
 export const trainerSettings = z.object({
   ...serviceSettings,
-  artifacts: z.string().min(1).describe('the folder of the artifact store, for example .plumb/artifacts'),
+  artifacts: z
+    .string()
+    .min(1)
+    .describe('the artifact store: a folder, for example .plumb/artifacts, or s3://bucket/prefix'),
   /** Where training runs: a process survives a native crash and an out-of-memory kill of the runtime. */
   engineForm: z.enum(['process', 'worker']).default('process').describe('process or worker'),
   /** Threads of the engine; unset is one for each core. A job that is resumed ends bit for bit the same only with the same number. */

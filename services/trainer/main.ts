@@ -1,6 +1,6 @@
 import { runService, startFoundation } from '@plumb/kit/lifecycle';
 import { addService } from '@plumb/kit/rpc';
-import { openFolderStore } from '@plumb/media';
+import { openArtifactStore } from '@plumb/media';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { openEngine } from '@plumb/tensor-graph/engine';
@@ -20,7 +20,7 @@ await runService({
       name: 'trainer',
     });
 
-    const artifacts = await openFolderStore(config.artifacts);
+    const artifacts = await openArtifactStore(config.artifacts);
     const scoreClips =
       config.rewardAddress === undefined
         ? undefined

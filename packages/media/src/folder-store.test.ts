@@ -7,7 +7,8 @@ import { after, before, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { PlumbError } from '@plumb/kit/errors';
 import fc from 'fast-check';
-import { artifactUri, openFolderStore } from './folder-store.ts';
+import { artifactUri } from './artifact.ts';
+import { openFolderStore } from './folder-store.ts';
 
 let folder: string;
 before(async () => {

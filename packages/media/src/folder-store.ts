@@ -1,73 +1,31 @@
-import { createHash, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { dataLoss, invalidArgument, PlumbError, resourceExhausted } from '@plumb/kit/errors';
-
-/** What is known of stored bytes: enough to fetch and to check them. */
-export type StoredArtifact = {
-  /** `artifact:sha256/<hash>`: says what, not where, so that a store can move. */
-  readonly uri: string;
-  /** Lower-case hexadecimal SHA-256 of the bytes. */
-  readonly sha256: string;
-  /** Bytes. */
-  readonly size: number;
-  readonly mediaType: string;
-};
-
-/** Bytes written once, addressed by their hash, checked on every read. */
-export type ArtifactStore = {
-  /** Stores bytes and reads them back. Storing the same bytes again is harmless and costs one read. */
-  put(bytes: Uint8Array, options: { readonly mediaType: string }): Promise<StoredArtifact>;
-  /** The bytes of a URI, verified against their hash. */
-  get(uri: string, sha256: string): Promise<Uint8Array>;
-  /** Whether bytes of this hash are stored; does not check them. */
-  has(sha256: string): Promise<boolean>;
-  /**
-   * Removes bytes for good; does nothing if they are not there. Equal bytes are stored once, so only the owner of a kind of
-   * artifact that nobody else names may remove one: the trainer does, with states to resume from that are superseded.
-   */
-  remove(uri: string): Promise<void>;
-};
+import { invalidArgument, PlumbError } from '@plumb/kit/errors';
+import {
+  checkedHash,
+  checkSize,
+  describeArtifact,
+  hashIn,
+  hashOf,
+  hashOfReference,
+  largestArtifact,
+  notStored,
+  verified,
+} from './artifact.ts';
+import type { ArtifactStore } from './artifact.ts';
 
 export type FolderStoreOptions = {
   /** Largest artifact that is written or read, in bytes; default 4 GiB. */
   readonly maxBytes?: number;
 };
 
-const uriPattern = /^artifact:sha256\/([0-9a-f]{64})$/;
-const hashPattern = /^[0-9a-f]{64}$/;
-/** type/subtype of RFC 6838, without parameters. */
-const mediaTypePattern = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/i;
 /** A temporary file this old (milliseconds) was left by a process that died while it wrote. */
 const abandonedAfter = 60 * 60 * 1000;
 
-const hashOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 const systemCode = (error: unknown): string | undefined =>
   error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
-
-/** The artifact URI of a hash. */
-export function artifactUri(sha256: string): string {
-  return `artifact:sha256/${checkedHash('sha256', sha256)}`;
-}
-
-function checkedHash(field: string, sha256: string): string {
-  if (!hashPattern.test(sha256)) {
-    const shown = JSON.stringify(sha256.slice(0, 80));
-    throw invalidArgument(field, `is ${shown}; give 64 lower-case hexadecimal digits`);
-  }
-  return sha256;
-}
-
-/** The hash in a URI of our scheme. Nothing else of a URI is ever used, so that no path can be smuggled in. */
-function hashIn(uri: string): string {
-  const hash = uriPattern.exec(uri)?.[1];
-  if (hash === undefined) {
-    const shown = JSON.stringify(uri.slice(0, 80));
-    throw invalidArgument('uri', `is ${shown}; only artifact:sha256/<64 hexadecimal digits> is read`);
-  }
-  return hash;
-}
 
 /** A folder that cannot be made or written, said so that a person at the keyboard can mend it. */
 function unusable(folder: string, error: unknown): PlumbError {
@@ -98,7 +56,7 @@ export async function openFolderStore(
   if (location === '') throw invalidArgument('artifact folder', 'is empty; name a folder');
   const folder = resolve(location.startsWith('file:') ? fileURLToPath(location) : location);
   const arriving = join(folder, 'arriving');
-  const maxBytes = options.maxBytes ?? 4 * 2 ** 30;
+  const maxBytes = options.maxBytes ?? largestArtifact;
   const pathOf = (hash: string): string => join(folder, 'sha256', hash.slice(0, 2), hash);
 
   try {
@@ -121,24 +79,8 @@ export async function openFolderStore(
       return new Uint8Array(await readFile(path));
     } catch (error) {
       if (systemCode(error) !== 'ENOENT') throw PlumbError.from(error);
-      throw new PlumbError({
-        code: 'NOT_FOUND',
-        reason: 'ARTIFACT_NOT_FOUND',
-        message: `artifact:sha256/${hash} is not in the store; check that all services share one artifact folder`,
-        metadata: { sha256: hash },
-        cause: error,
-      });
+      throw notStored(hash, 'check that all services share one artifact folder', error);
     }
-  };
-  const verified = (bytes: Uint8Array, hash: string): Uint8Array => {
-    const found = hashOf(bytes);
-    if (found !== hash) {
-      throw dataLoss(
-        `artifact:sha256/${hash} is damaged: its ${bytes.length} bytes have the hash ${found}; delete it and make it again`,
-        { metadata: { sha256: hash, found } },
-      );
-    }
-    return bytes;
   };
   const holds = async (hash: string): Promise<boolean> => {
     try {
@@ -154,12 +96,8 @@ export async function openFolderStore(
 
   return {
     async put(bytes, { mediaType }) {
-      if (!mediaTypePattern.test(mediaType)) {
-        throw invalidArgument('mediaType', `is ${JSON.stringify(mediaType.slice(0, 80))}; give type/subtype`);
-      }
-      checkSize(bytes.length, maxBytes);
-      const hash = hashOf(bytes);
-      const artifact = { uri: artifactUri(hash), sha256: hash, size: bytes.length, mediaType };
+      const artifact = describeArtifact(bytes, mediaType, maxBytes);
+      const hash = artifact.sha256;
       if (await isIntact(hash)) return artifact;
       const temporary = join(arriving, randomUUID());
       try {
@@ -176,10 +114,7 @@ export async function openFolderStore(
       return artifact;
     },
     async get(uri, sha256) {
-      const hash = hashIn(uri);
-      if (checkedHash('sha256', sha256) !== hash) {
-        throw invalidArgument('sha256', `is ${sha256}, but the uri says ${hash}; they must be the same`);
-      }
+      const hash = hashOfReference(uri, sha256);
       return verified(await read(hash), hash);
     },
     async has(sha256) {
@@ -193,13 +128,6 @@ export async function openFolderStore(
       }
     },
   };
-}
-
-function checkSize(size: number, maxBytes: number): void {
-  if (size <= maxBytes) return;
-  throw resourceExhausted(
-    `an artifact of ${size} bytes is over the store's limit of ${maxBytes}; raise the limit or split it`,
-  );
 }
 
 /**

@@ -33,5 +33,8 @@ export {
   videoViolations,
 } from './video.ts';
 export type { ArtifactSource, VideoViolation } from './video.ts';
-export { artifactUri, openFolderStore } from './folder-store.ts';
-export type { ArtifactStore, FolderStoreOptions, StoredArtifact } from './folder-store.ts';
+export { artifactUri } from './artifact.ts';
+export type { ArtifactStore, StoredArtifact } from './artifact.ts';
+export { openFolderStore } from './folder-store.ts';
+export { openArtifactStore } from './open-artifact-store.ts';
+export type { FolderStoreOptions } from './folder-store.ts';

@@ -39,6 +39,8 @@ export interface OperatorOptions {
   readonly right?: number;
   /** One tensor as both operands. */
   readonly both?: 'a';
+  /** Whether `scatterNd` adds. */
+  readonly add?: boolean;
   readonly limit?: number;
   readonly decay?: number;
   readonly dtype?: 'float64' | 'int32';

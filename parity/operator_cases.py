@@ -203,6 +203,13 @@ def layout(case):
     case("scatterAdd", "axis 0, repeated", scatter, lambda b, i, u: torch.scatter_add(b, 0, i, u), axis=0)
     scatter = {"base": uniform(2, 5), "indices": repeated, "updates": uniform(2, 3)}
     case("scatterAdd", "axis 1, repeated", scatter, lambda b, i, u: torch.scatter_add(b, 1, i, u), axis=1)
+    places = fixed([[0, 2], [1, 0]], np.int64)
+    case("gatherNd", "elements", {"x": uniform(2, 3), "indices": places}, lambda x, i: x[i[:, 0], i[:, 1]])
+    case("gatherNd", "rows, repeated", {"x": uniform(3, 4), "indices": fixed([[2], [0], [2]], np.int64)}, lambda x, i: x[i[:, 0]])
+    scatter = {"base": uniform(2, 3), "indices": places, "updates": uniform(2)}
+    case("scatterNd", "elements", scatter, lambda b, i, u: torch.index_put(b, (i[:, 0], i[:, 1]), u), add=False)
+    scatter = {"base": uniform(3, 4), "indices": fixed([[2], [0], [2]], np.int64), "updates": uniform(3, 4)}
+    case("scatterNd", "rows, added, repeated", scatter, lambda b, i, u: torch.index_add(b, 0, i[:, 0], u), add=True)
     # What the gradient of scatterAdd is made of; it is differentiated only in second derivatives.
     case("gatherElements", "axis 0", {"x": uniform(4, 3), "indices": repeated}, lambda x, i: torch.gather(x, 0, i), axis=0)
     case("cast", "to float64 and back", {"x": uniform(5)}, torch.square, dtype="float64")

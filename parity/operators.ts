@@ -18,6 +18,7 @@ import {
   exp,
   expand,
   gather,
+  gatherNd,
   gelu,
   gemm,
   gradients,
@@ -49,6 +50,7 @@ import {
   resizeNearest,
   rmsNorm,
   scatterAdd,
+  scatterNd,
   sigmoid,
   sign,
   silu,
@@ -168,6 +170,9 @@ export const operatorBuilders: Readonly<Record<string, Build>> = {
   gather: (inputs, { axis }) => gather(inputs.get('x'), inputs.get('indices'), axis),
   scatterAdd: (inputs, { axis }) =>
     scatterAdd(inputs.get('base'), inputs.get('indices'), inputs.get('updates'), axis),
+  gatherNd: (inputs) => gatherNd(inputs.get('x'), inputs.get('indices')),
+  scatterNd: (inputs, { add: adds }) =>
+    scatterNd(inputs.get('base'), inputs.get('indices'), inputs.get('updates'), { add: needed(adds, 'add') }),
   gatherElements: (inputs, { axis }) => {
     // The gradient of scattered updates is what the loss's gradient holds at their places.
     const x = inputs.get('x');

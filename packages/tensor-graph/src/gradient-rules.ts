@@ -1,4 +1,4 @@
-import type { GraphNode, Tensor } from './graph.ts';
+import type { DType, GraphNode, Tensor } from './graph.ts';
 import { sizeOf } from './graph.ts';
 import {
   add,
@@ -24,10 +24,12 @@ import {
   cast,
   concat,
   expand,
+  gatherNd,
   pad,
   permutationOf,
   reshape,
   scatterAdd,
+  scatterNd,
   slice,
   split,
   transpose,
@@ -50,6 +52,9 @@ export type GradientRule = (context: RuleContext) => (Tensor | undefined)[];
 
 /** One rule an operator. An operator that is not here cannot be differentiated. */
 export const gradientRules = new Map<string, GradientRule>();
+
+/** Dtypes whose data is bits, not numbers. */
+const halves: ReadonlySet<DType> = new Set<DType>(['float16', 'bfloat16']);
 
 /** Sums a gradient over the axes along which an operand was broadcast. */
 function unbroadcast(gradient: Tensor, shape: readonly number[]): Tensor {
@@ -134,7 +139,7 @@ binaryRule(
   'Pow',
   (g, a, b) => {
     // A constant exponent is folded here, so that x^2 becomes 2x and not 2 x^1.
-    const constant = b.source.kind === 'constant' && sizeOf(b.shape) === 1 && b.dtype !== 'float16';
+    const constant = b.source.kind === 'constant' && sizeOf(b.shape) === 1 && !halves.has(b.dtype);
     const exponent = constant && b.source.kind === 'constant' ? Number(b.source.data[0]) : b;
     const reduced = typeof exponent === 'number' ? pow(a, exponent - 1) : pow(a, sub(exponent, 1));
     return mul(g, mul(exponent, reduced));
@@ -353,6 +358,22 @@ gradientRules.set('GatherElements', ({ node, gradients }) => {
   const [x, indices] = node.inputs as readonly [Tensor, Tensor];
   const zeros = x.graph.filled(0, x.shape, x.dtype);
   return [scatterAdd(zeros, indices, only(gradients), attribute(node, 'axis')), undefined];
+});
+gradientRules.set('GatherND', ({ node, gradients }) => {
+  const [x, indices] = node.inputs as readonly [Tensor, Tensor];
+  const zeros = x.graph.filled(0, x.shape, x.dtype);
+  return [scatterNd(zeros, indices, only(gradients), { add: true }), undefined];
+});
+gradientRules.set('ScatterND', ({ node, gradients, needs }) => {
+  const [, indices, updates] = node.inputs as readonly [Tensor, Tensor, Tensor];
+  const g = only(gradients);
+  // Replaced elements have no part in the result.
+  const kept = (): Tensor => scatterNd(g, indices, g.graph.filled(0, updates.shape, g.dtype));
+  return [
+    needs[0] === true ? (node.attributes['reduction'] === 'add' ? g : kept()) : undefined,
+    undefined,
+    needs[2] === true ? gatherNd(g, indices) : undefined,
+  ];
 });
 
 // Products.

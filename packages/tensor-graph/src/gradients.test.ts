@@ -17,6 +17,7 @@ import {
   exp,
   expand,
   gather,
+  gatherNd,
   gelu,
   gemm,
   Graph,
@@ -44,6 +45,7 @@ import {
   resizeNearest,
   rmsNorm,
   scatterAdd,
+  scatterNd,
   sigmoid,
   silu,
   sin,
@@ -281,6 +283,34 @@ check(
   })),
 );
 
+check(
+  'gatherNd',
+  fc.array(fc.integer({ min: 0, max: 2 }), { minLength: 1, maxLength: 5 }).map((rows) => ({
+    shapes: [[3, 2]],
+    build: (inputs, graph) =>
+      square(gatherNd(first(inputs), graph.constant(rows, [rows.length, 1], 'int64'))),
+  })),
+);
+check(
+  'scatterNd',
+  fc
+    .record({
+      rows: fc.uniqueArray(fc.integer({ min: 0, max: 3 }), { minLength: 1, maxLength: 4 }),
+      add: fc.boolean(),
+    })
+    .map(({ rows, add: adds }) => ({
+      shapes: [
+        [4, 2],
+        [rows.length, 2],
+      ],
+      build: (inputs, graph) => {
+        const [base, updates] = pairOf(inputs);
+        const indices = graph.constant(rows, [rows.length, 1], 'int64');
+        return square(scatterNd(base, indices, updates, { add: adds }));
+      },
+    })),
+);
+
 const product = fc.record({ m: extent, k: extent, n: extent, batch: broadcastPair });
 check(
   'matMul, batched and broadcasting',
@@ -492,9 +522,9 @@ test('every gradient rule is of an operator that some test differentiates', () =
   assert.deepEqual(
     [...gradientRules.keys()].toSorted(),
     (
-      'Abs Add BatchedProduct Cast Clip Concat Conv ConvTranspose Cos Div Erf Exp Expand Gather GatherElements Gelu Gemm ' +
+      'Abs Add BatchedProduct Cast Clip Concat Conv ConvTranspose Cos Div Erf Exp Expand Gather GatherElements GatherND Gelu Gemm ' +
       'Identity LayerNormalization Log LogSoftmax Max Min Mul Neg Pad Pow ReduceMax ReduceMean ReduceMin ReduceSum Relu ' +
-      'Reshape ScatterElements Sigmoid Silu Sin Slice Softmax Softplus Split Sqrt Sub Sum Tanh Transpose Where'
+      'Reshape ScatterElements ScatterND Sigmoid Silu Sin Slice Softmax Softplus Split Sqrt Sub Sum Tanh Transpose Where'
     ).split(' '),
   );
 });

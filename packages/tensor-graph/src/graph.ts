@@ -1,9 +1,10 @@
+import { elementArrays } from './elements.ts';
 import { describeShape, graphError } from './errors.ts';
 
 /** Element types of tensors. `float64` exists for verification; models use `float32`. */
-export type DType = 'float32' | 'float64' | 'float16' | 'int32' | 'int64' | 'bool';
+export type DType = 'float32' | 'float64' | 'float16' | 'bfloat16' | 'int32' | 'int64' | 'bool';
 
-/** Element data of constants and initialisers. `bool` is one byte an element, float16 the raw bits. */
+/** Element data of constants and initialisers. `bool` is one byte an element, float16 and bfloat16 the raw bits. */
 export type TensorData = Float32Array | Float64Array | Uint16Array | Int32Array | BigInt64Array | Uint8Array;
 
 /** An attribute of a node. Integers that ONNX stores as `int` are bigint or `boolean`; numbers are ONNX `float`. */
@@ -23,7 +24,20 @@ export interface GraphNode {
 export type TensorSource =
   | { readonly kind: 'input'; readonly name: string; readonly trainable: boolean }
   | { readonly kind: 'constant'; readonly data: TensorData }
+  | { readonly kind: 'external'; readonly place: ExternalPlace }
   | { readonly kind: 'node'; readonly node: GraphNode; readonly index: number };
+
+/** Where the values of a fixed tensor lie in a file, little-endian and without gaps. */
+export interface ExternalPlace {
+  /** Absolute path of the folder that models which read this file are opened with. */
+  readonly folder: string;
+  /** Path of the file within the folder. */
+  readonly file: string;
+  /** First byte. */
+  readonly offset: number;
+  /** Number of bytes. */
+  readonly length: number;
+}
 
 /** A value of a graph: a dtype and a static shape, no data. Made by a graph and by operators only. */
 export interface Tensor {
@@ -47,7 +61,7 @@ export interface Checkpoint {
   readonly nodes: GraphNode[];
 }
 
-const FLOATS: ReadonlySet<DType> = new Set<DType>(['float32', 'float64', 'float16']);
+const FLOATS: ReadonlySet<DType> = new Set<DType>(['float32', 'float64', 'float16', 'bfloat16']);
 
 /** Whether values of this dtype can be differentiated. */
 export function isFloat(dtype: DType): boolean {
@@ -61,7 +75,12 @@ export function sizeOf(shape: readonly number[]): number {
   return size;
 }
 
-/** The dtype that a typed array holds: Uint8Array is `bool`, Uint16Array is `float16`. */
+/** Whether a typed array can hold elements of a dtype. */
+export function holds(data: TensorData, dtype: DType): boolean {
+  return dtypeOf(data) === (dtype === 'bfloat16' ? 'float16' : dtype);
+}
+
+/** The dtype that a typed array holds: Uint8Array is `bool`, Uint16Array is `float16` where nothing says `bfloat16`. */
 export function dtypeOf(data: TensorData): DType {
   if (data instanceof Float32Array) return 'float32';
   if (data instanceof Float64Array) return 'float64';
@@ -71,7 +90,7 @@ export function dtypeOf(data: TensorData): DType {
   return 'bool';
 }
 
-/** A typed array of the dtype, filled from numbers. float16 is rounded to nearest even. */
+/** A typed array of the dtype, filled from numbers. float16 and bfloat16 are rounded to nearest even. */
 export function dataOf(dtype: DType, values: readonly number[]): TensorData {
   switch (dtype) {
     case 'float32':
@@ -80,6 +99,8 @@ export function dataOf(dtype: DType, values: readonly number[]): TensorData {
       return Float64Array.from(values);
     case 'float16':
       return Uint16Array.from(values, float16Bits);
+    case 'bfloat16':
+      return Uint16Array.from(values, bfloat16Bits);
     case 'int32':
       return Int32Array.from(values);
     case 'int64':
@@ -101,6 +122,13 @@ function float16Bits(value: number): number {
   const units = scaled + 2 ** 52 - 2 ** 52;
   // A carry out of the fraction raises the exponent by itself, as the fields are adjacent.
   return sign | (units >= 1024 ? (exponent + 14) * 1024 + units : units);
+}
+
+/** The upper half of the bits of a float32, rounded to nearest, ties to even. */
+function bfloat16Bits(value: number): number {
+  if (Number.isNaN(value)) return 0x7fc0;
+  const bits = new Uint32Array(Float32Array.of(value).buffer)[0] ?? 0;
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
 /**
@@ -148,9 +176,9 @@ export class Graph {
     const array = Array.isArray(data)
       ? dataOf(dtype ?? 'float32', data as readonly number[])
       : (data as TensorData);
-    const actual = dtypeOf(array);
-    if (dtype !== undefined && dtype !== actual) {
-      throw graphError('constant', 'dtype', `is ${dtype}, but the data is ${actual}`);
+    const actual = dtype ?? dtypeOf(array);
+    if (!holds(array, actual)) {
+      throw graphError('constant', 'dtype', `is ${actual}, but the data is ${dtypeOf(array)}`);
     }
     this.#checkShape('constant', shape);
     if (array.length !== sizeOf(shape)) {
@@ -161,6 +189,23 @@ export class Graph {
       );
     }
     return this.#add(actual, shape, { kind: 'constant', data: array });
+  }
+
+  /**
+   * Fixed values that stay in their file: models made of the graph refer to it, and the runtime maps it into memory.
+   * @throws PlumbError when the bytes are not as many as the shape needs
+   */
+  external(dtype: DType, shape: readonly number[], place: ExternalPlace): Tensor {
+    this.#checkShape('external', shape);
+    const bytes = sizeOf(shape) * elementArrays[dtype].BYTES_PER_ELEMENT;
+    if (place.length !== bytes) {
+      throw graphError(
+        'external',
+        'place',
+        `has ${place.length} bytes, but ${dtype} ${describeShape(shape)} needs ${bytes}`,
+      );
+    }
+    return this.#add(dtype, shape, { kind: 'external', place });
   }
 
   /** A scalar constant. Equal scalars of a graph are one tensor. */
@@ -220,12 +265,22 @@ export class Graph {
    */
   checkpoint<T>(build: () => T): T {
     if (this.#checkpoint !== undefined) return build();
-    this.#checkpoint = { nodes: [] };
+    this.beginCheckpoint();
     try {
       return build();
     } finally {
-      this.#checkpoint = undefined;
+      this.endCheckpoint();
     }
+  }
+
+  /** `checkpoint` where there is no function to call: what is made until `endCheckpoint` belongs to it. */
+  beginCheckpoint(): void {
+    this.#checkpoint = { nodes: [] };
+  }
+
+  /** @see beginCheckpoint */
+  endCheckpoint(): void {
+    this.#checkpoint = undefined;
   }
 
   /** The checkpoint that a node was made in. */

@@ -1,7 +1,7 @@
 import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import { graphError } from './errors.ts';
-import type { Attribute, Graph, GraphNode, Tensor, TensorData } from './graph.ts';
-import { dtypeOf, sizeOf } from './graph.ts';
+import type { Attribute, ExternalPlace, Graph, GraphNode, Tensor, TensorData } from './graph.ts';
+import { dtypeOf, holds, sizeOf } from './graph.ts';
 import { ONNX_DTYPES } from './operators/layout.ts';
 
 /** The operator set that models are written for: the newest whose operators onnxruntime-node 1.30 runs on the CPU. */
@@ -31,7 +31,7 @@ export interface OnnxOptions {
  * Writes a graph as a standard-opset ONNX model (no custom operators).
  *
  * Inputs and outputs keep their names and their order of creation. Parameters are inputs unless `initialisers` holds
- * their values. Tensor data is copied once, into the result.
+ * their values. Tensor data is copied once, into the result; external weights stay in their files.
  *
  * @returns the bytes of a ModelProto
  * @throws PlumbError INVALID_ARGUMENT for an unknown output or initialiser, a wrong number of elements, or a model of
@@ -72,6 +72,10 @@ export function toOnnx(graph: Graph, options: OnnxOptions = {}): Uint8Array<Arra
   }
   for (const tensor of live.tensors) {
     if (tensor.source.kind === 'constant') body.tensor(names.of(tensor), tensor, tensor.source.data);
+    if (tensor.source.kind === 'external') {
+      const { place } = tensor.source;
+      body.message(5, (w) => writeExternal(w, names.of(tensor), tensor, place));
+    }
   }
   for (const [name, tensor] of selected) body.message(12, (w) => writeValueInfo(w, name, tensor));
 
@@ -95,6 +99,24 @@ export function toOnnx(graph: Graph, options: OnnxOptions = {}): Uint8Array<Arra
   model.set(start);
   body.copyTo(model, start.length);
   return model;
+}
+
+/**
+ * The folder that a model written with the same options must be opened with: the one that its external weights lie in.
+ * @throws PlumbError INVALID_ARGUMENT when they lie in several
+ */
+export function weightsFolder(graph: Graph, options: OnnxOptions = {}): string | undefined {
+  const live = liveness(graph, selectOutputs(graph, options.outputs), options.given ?? new Map());
+  const folders = new Set<string>();
+  for (const { source } of live.tensors) if (source.kind === 'external') folders.add(source.place.folder);
+  if (folders.size > 1) {
+    throw graphError(
+      'toOnnx',
+      'graph',
+      `has weights in several folders (${[...folders].join(', ')}); one model reads from one folder`,
+    );
+  }
+  return [...folders][0];
 }
 
 /** Names of the inputs, in order, that the model written with the same options has. */
@@ -264,6 +286,21 @@ function writeValueInfo(writer: BinaryWriter, name: string, tensor: Tensor): voi
   writer.join().join().join();
 }
 
+/** A TensorProto whose values stay in a file (data_location EXTERNAL). */
+function writeExternal(writer: BinaryWriter, name: string, tensor: Tensor, place: ExternalPlace): void {
+  for (const extent of tensor.shape) writer.tag(1, WireType.Varint).int64(extent);
+  writer.tag(2, WireType.Varint).int32(ONNX_DTYPES[tensor.dtype]);
+  writer.tag(8, WireType.LengthDelimited).string(name);
+  const entries = { location: place.file, offset: String(place.offset), length: String(place.length) };
+  for (const [key, value] of Object.entries(entries)) {
+    writer.tag(13, WireType.LengthDelimited).fork();
+    writer.tag(1, WireType.LengthDelimited).string(key);
+    writer.tag(2, WireType.LengthDelimited).string(value);
+    writer.join();
+  }
+  writer.tag(14, WireType.Varint).int32(1);
+}
+
 /** The fields of a message in pieces, so that large tensors are copied once, straight into the model. */
 class MessageSizer {
   size = 0;
@@ -286,7 +323,7 @@ class MessageSizer {
 
   /** An initialiser: a TensorProto with raw_data, which is little-endian like every machine that Node runs on. */
   tensor(name: string, tensor: Tensor, data: TensorData): void {
-    if (dtypeOf(data) !== tensor.dtype || data.length !== sizeOf(tensor.shape)) {
+    if (!holds(data, tensor.dtype) || data.length !== sizeOf(tensor.shape)) {
       throw graphError(
         'toOnnx',
         'initialisers',

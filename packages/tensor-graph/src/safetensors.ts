@@ -1,7 +1,8 @@
 import { dataLoss, invalidArgument } from '@plumb/kit/errors';
 import type { TypedTensor } from './engine/typed-tensor.ts';
-import type { DType, TensorData } from './graph.ts';
-import { dtypeOf, sizeOf } from './graph.ts';
+import { elementArrays, viewElements } from './elements.ts';
+import type { DType } from './graph.ts';
+import { dtypeOf, holds, sizeOf } from './graph.ts';
 
 // The safetensors format (github.com/huggingface/safetensors, "Format"): eight bytes of little-endian header length, a
 // JSON header that gives every tensor's dtype, shape and byte range, then the bytes of all tensors, without holes.
@@ -11,6 +12,7 @@ const NAMES: Readonly<Record<DType, string>> = {
   float32: 'F32',
   float64: 'F64',
   float16: 'F16',
+  bfloat16: 'BF16',
   int32: 'I32',
   int64: 'I64',
   bool: 'BOOL',
@@ -19,21 +21,6 @@ const NAMES: Readonly<Record<DType, string>> = {
 const DTYPES: ReadonlyMap<string, DType> = new Map(
   Object.entries(NAMES).map(([dtype, name]) => [name, dtype as DType]),
 );
-
-/** Views of bytes as elements, and the size of an element. */
-const ARRAYS: Readonly<
-  Record<
-    DType,
-    { new (buffer: ArrayBuffer, offset: number, length: number): TensorData; BYTES_PER_ELEMENT: number }
-  >
-> = {
-  float32: Float32Array,
-  float64: Float64Array,
-  float16: Uint16Array,
-  int32: Int32Array,
-  int64: BigInt64Array,
-  bool: Uint8Array,
-};
 
 /** The reference implementation refuses longer headers, so that a bad length cannot exhaust memory. */
 const LARGEST_HEADER = 100_000_000;
@@ -61,7 +48,8 @@ export function writeSafetensors(
 ): Uint8Array<ArrayBuffer> {
   const ordered = [...tensors].toSorted(
     ([nameA, a], [nameB, b]) =>
-      ARRAYS[b.dtype].BYTES_PER_ELEMENT - ARRAYS[a.dtype].BYTES_PER_ELEMENT || (nameA < nameB ? -1 : 1),
+      elementArrays[b.dtype].BYTES_PER_ELEMENT - elementArrays[a.dtype].BYTES_PER_ELEMENT ||
+      (nameA < nameB ? -1 : 1),
   );
   const header: [string, unknown][] = [];
   if (Object.keys(metadata).length > 0) {
@@ -74,7 +62,7 @@ export function writeSafetensors(
   for (const [name, { dtype, shape, data }] of ordered) {
     if (name === METADATA)
       throw invalidArgument(`tensors.${name}`, 'is a reserved name; call the tensor something else');
-    if (dtypeOf(data) !== dtype || data.length !== sizeOf(shape)) {
+    if (!holds(data, dtype) || data.length !== sizeOf(shape)) {
       throw invalidArgument(
         `tensors.${name}`,
         `is ${dtype} with ${sizeOf(shape)} elements, but its data is ${data.length} of ${dtypeOf(data)}`,
@@ -127,7 +115,7 @@ export function readSafetensors(bytes: Uint8Array): Safetensors {
   for (const [name, value] of header) {
     const { dtype, shape, from, to } = readEntry(name, value, size);
     ranges.push({ name, from, to });
-    tensors.set(name, { dtype, shape, data: viewOf(bytes, dtype, start + from, to - from) });
+    tensors.set(name, { dtype, shape, data: viewElements(bytes, dtype, start + from, to - from) });
   }
   let filled = 0;
   for (const { name, from, to } of ranges.toSorted((a, b) => a.from - b.from || a.to - b.to)) {
@@ -226,7 +214,7 @@ function readEntry(
   if (from > to || to > size) {
     throw corrupt(`puts tensor '${name}' at bytes ${from} to ${to} of ${size}; it may be cut off`);
   }
-  const needed = elements * ARRAYS[dtype].BYTES_PER_ELEMENT;
+  const needed = elements * elementArrays[dtype].BYTES_PER_ELEMENT;
   if (to - from !== needed) {
     throw corrupt(`gives tensor '${name}' ${to - from} bytes; its dtype and shape need ${needed}`);
   }
@@ -235,16 +223,6 @@ function readEntry(
 
 function isCounts(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((item) => Number.isSafeInteger(item) && (item as number) >= 0);
-}
-
-function viewOf(bytes: Uint8Array, dtype: DType, start: number, length: number): TensorData {
-  const Type = ARRAYS[dtype];
-  const elements = length / Type.BYTES_PER_ELEMENT;
-  const offset = bytes.byteOffset + start;
-  if (offset % Type.BYTES_PER_ELEMENT === 0 && bytes.buffer instanceof ArrayBuffer) {
-    return new Type(bytes.buffer, offset, elements);
-  }
-  return new Type(Uint8Array.from(bytes.subarray(start, start + length)).buffer, 0, elements);
 }
 
 function corrupt(what: string, cause?: unknown): Error {

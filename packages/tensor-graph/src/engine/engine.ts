@@ -1,6 +1,6 @@
 import type { TrainingProgram } from '../training/program.ts';
 import type { TrainingState } from '../training/state.ts';
-import type { SessionOptions } from './session.ts';
+import type { ModelOptions, SessionOptions } from './session.ts';
 import type { StepScalars } from './training-session.ts';
 import type { TypedTensor } from './typed-tensor.ts';
 
@@ -26,7 +26,7 @@ export interface Engine {
    * Loads a model under a name; a model of that name is replaced.
    * @throws PlumbError DATA_LOSS, reason MODEL_CORRUPT, naming the model
    */
-  load(name: string, model: Uint8Array): Promise<void>;
+  load(name: string, model: Uint8Array, options?: ModelOptions): Promise<void>;
   /** Frees a model. Does nothing when there is none of that name. */
   unload(name: string): Promise<void>;
   /**

@@ -37,9 +37,9 @@ export function openInThread(options: SessionOptions = {}): Engine {
   };
 
   return {
-    async load(name, onnx) {
+    async load(name, onnx, needs) {
       check();
-      const session = await openSession(name, onnx, { ...options, intraOpThreads: threads });
+      const session = await openSession(name, onnx, { ...options, ...needs, intraOpThreads: threads });
       const replaced = models.get(name);
       models.set(name, session);
       await replaced?.close();

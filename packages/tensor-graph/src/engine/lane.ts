@@ -57,7 +57,10 @@ export async function openLane(
   memory: LaneMemory,
   intraOpThreads: number,
 ): Promise<Lane> {
-  const session = await openSession(name, program.gradientModel, { intraOpThreads });
+  const session = await openSession(name, program.gradientModel, {
+    intraOpThreads,
+    ...(program.weightsFolder === undefined ? {} : { weightsFolder: program.weightsFolder }),
+  });
   // Parameters that the loss does not reach, or reaches through preparation only, are not in the model.
   const known = new Set([...session.inputs, ...session.outputs].map((spec) => spec.name));
   const layout = laneTensors(program);

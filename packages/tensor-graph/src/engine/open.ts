@@ -160,8 +160,8 @@ class EngineClient implements Engine {
     });
   }
 
-  load(name: string, model: Uint8Array): Promise<void> {
-    return this.#call('load', [name, model]) as Promise<void>;
+  load(...args: Parameters<Engine['load']>): Promise<void> {
+    return this.#call('load', args) as Promise<void>;
   }
 
   unload(name: string): Promise<void> {

@@ -14,6 +14,12 @@ export interface SessionOptions {
   readonly graphOptimizationLevel?: 'disabled' | 'basic' | 'extended' | 'all';
 }
 
+/** What a model needs besides its bytes. */
+export interface ModelOptions {
+  /** Absolute path of the folder that its external weights lie in; they are mapped into memory, not read. */
+  readonly weightsFolder?: string;
+}
+
 /** A named value of a model. An extent of -1 is free: models from elsewhere may have some, ours never do. */
 export interface ValueSpec {
   readonly name: string;
@@ -50,7 +56,7 @@ export interface Session {
 export async function openSession(
   name: string,
   model: Uint8Array,
-  options: SessionOptions = {},
+  options: SessionOptions & ModelOptions = {},
 ): Promise<Session> {
   let session: ort.InferenceSession;
   try {
@@ -59,6 +65,17 @@ export async function openSession(
       graphOptimizationLevel: options.graphOptimizationLevel ?? 'all',
       logSeverityLevel: 3,
       ...(options.intraOpThreads === undefined ? {} : { intraOpNumThreads: options.intraOpThreads }),
+      ...(options.weightsFolder === undefined
+        ? {}
+        : {
+            extra: {
+              session: {
+                model_external_initializers_file_folder_path: options.weightsFolder,
+                // Weights stay shared with every other session that maps the file: no copies in another layout.
+                disable_prepacking: '1',
+              },
+            },
+          }),
     });
   } catch (error) {
     throw new PlumbError({
@@ -139,6 +156,31 @@ export async function openSession(
     await execute(feeds, fetches);
   };
   return { inputs, outputs, run, runPrepared, close: () => session.release() };
+}
+
+/** The outputs of a model without inputs; errors are the runtime's own. */
+export async function evaluate(model: Uint8Array): Promise<Record<string, TypedTensor>> {
+  const session = await ort.InferenceSession.create(model, {
+    executionProviders: ['cpu'],
+    graphOptimizationLevel: 'disabled',
+    logSeverityLevel: 3,
+    intraOpNumThreads: 1,
+  });
+  try {
+    const values = await session.run({});
+    return Object.fromEntries(
+      Object.entries(values).map(([output, value]) => [
+        output,
+        {
+          dtype: dtypeOfRuntime(value.type),
+          shape: value.dims,
+          data: value.data as TypedTensor['data'],
+        },
+      ]),
+    );
+  } finally {
+    await session.release();
+  }
 }
 
 function specOf(metadata: ort.InferenceSession.ValueMetadata): ValueSpec {

@@ -14,7 +14,7 @@ import { fromWireError } from './error-wire.ts';
 import type { Lane, LaneMemory } from './lane.ts';
 import { allocateFloats, cut, laneTensors, openLane } from './lane.ts';
 import type { LaneReply, LaneRequest, LaneThreadData } from './lane-thread.ts';
-import type { Session, SessionOptions } from './session.ts';
+import type { ModelOptions, Session, SessionOptions } from './session.ts';
 import { openSession } from './session.ts';
 import type { TypedTensor } from './typed-tensor.ts';
 import { allocate, toRuntime } from './typed-tensor.ts';
@@ -96,6 +96,7 @@ export async function openTrainingSession(
     sums: pair(lanes > 1, laneTotal),
   }));
 
+  const modelOptions = program.weightsFolder === undefined ? {} : { weightsFolder: program.weightsFolder };
   const graph = new Graph();
   buildUpdate(program, graph, lanes);
   const opened: { close(): Promise<void> }[] = [];
@@ -120,7 +121,14 @@ export async function openTrainingSession(
     const preparation =
       program.preparation === undefined
         ? undefined
-        : await openPreparation(name, program, program.preparation, memories, { intraOpThreads }, keep);
+        : await openPreparation(
+            name,
+            program,
+            program.preparation,
+            memories,
+            { intraOpThreads, ...modelOptions },
+            keep,
+          );
     return new DoubleBufferedSession(program, buffers, memories, workers, update, preparation, initial);
   } catch (error) {
     await Promise.allSettled(opened.map((thing) => thing.close()));
@@ -384,7 +392,7 @@ async function openPreparation(
   program: TrainingProgram,
   { model, gradientModel, tensors, reaches }: Preparation,
   memories: readonly LaneMemory[],
-  options: SessionOptions,
+  options: SessionOptions & ModelOptions,
   keep: (session: Session) => Session,
 ): Promise<PreparationRuns> {
   const forward = keep(await openSession(`${name}/prepare`, model, options));

@@ -1,8 +1,9 @@
 import { invalidArgument } from '@plumb/kit/errors';
 import * as ort from 'onnxruntime-node';
 import { describeShape } from '../errors.ts';
+import { elementArrays } from '../elements.ts';
 import type { DType, TensorData } from '../graph.ts';
-import { dtypeOf, sizeOf } from '../graph.ts';
+import { dtypeOf, holds, sizeOf } from '../graph.ts';
 
 /** A tensor with its data, in row-major order. */
 export interface TypedTensor {
@@ -14,20 +15,11 @@ export interface TypedTensor {
 
 /** An array of zeros for a dtype; `shared` memory can be seen by other threads. */
 export function allocate(dtype: DType, length: number, shared = false): TensorData {
-  const Type = ARRAYS[dtype] as new (source: number | SharedArrayBuffer) => TensorData;
+  const Type = elementArrays[dtype] as unknown as new (source: number | SharedArrayBuffer) => TensorData;
   return shared
-    ? new Type(new SharedArrayBuffer(length * ARRAYS[dtype].BYTES_PER_ELEMENT))
+    ? new Type(new SharedArrayBuffer(length * elementArrays[dtype].BYTES_PER_ELEMENT))
     : new Type(length);
 }
-
-const ARRAYS = {
-  float32: Float32Array,
-  float64: Float64Array,
-  float16: Uint16Array,
-  int32: Int32Array,
-  int64: BigInt64Array,
-  bool: Uint8Array,
-} as const;
 
 /**
  * The runtime's view of a tensor; memory is shared, not copied.
@@ -36,7 +28,13 @@ const ARRAYS = {
  */
 export function toRuntime(field: string, tensor: TypedTensor): ort.Tensor {
   const { dtype, shape, data } = tensor;
-  if (dtypeOf(data) !== dtype) throw invalidArgument(field, `is ${dtype}, but its data is ${dtypeOf(data)}`);
+  if (dtype === 'bfloat16') {
+    throw invalidArgument(
+      field,
+      'is bfloat16, which cannot be given to the runtime; cast it to float32 in the model',
+    );
+  }
+  if (!holds(data, dtype)) throw invalidArgument(field, `is ${dtype}, but its data is ${dtypeOf(data)}`);
   if (data.length !== sizeOf(shape)) {
     throw invalidArgument(
       field,
@@ -50,10 +48,10 @@ export function toRuntime(field: string, tensor: TypedTensor): ort.Tensor {
 
 /** The dtype of a runtime type name. */
 export function dtypeOfRuntime(type: string): DType {
-  if (!Object.hasOwn(ARRAYS, type)) {
+  if (!Object.hasOwn(elementArrays, type)) {
     throw invalidArgument(
       'model',
-      `has a value of type ${type}; supported are ${Object.keys(ARRAYS).join(', ')}`,
+      `has a value of type ${type}; supported are ${Object.keys(elementArrays).join(', ')}`,
     );
   }
   return type as DType;

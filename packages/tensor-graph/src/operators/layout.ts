@@ -229,6 +229,57 @@ export function scatterAdd(base: Tensor, indices: Tensor, updates: Tensor, axis 
   );
 }
 
+/**
+ * Elements or slices picked by coordinates: the last axis of `indices` holds coordinates of the first axes of `x`.
+ * @param indices int64 [..., k], each within its axis; out of range fails at run time
+ * @returns [...indices without the last axis, ...axes of `x` from k]
+ */
+export function gatherNd(x: Tensor, indices: Tensor): Tensor {
+  const depth = coordinatesOf('gatherNd', x, indices);
+  const shape = [...indices.shape.slice(0, -1), ...x.shape.slice(depth)];
+  return only(x.graph.apply('GatherND', [x, indices], [{ dtype: x.dtype, shape }]));
+}
+
+/**
+ * `base` with the slices at some coordinates replaced by `updates`, or with `updates` added to them.
+ * @param indices int64 [..., k]; without `add`, no coordinates may occur twice
+ * @param updates what `gatherNd` of the same indices has
+ */
+export function scatterNd(
+  base: Tensor,
+  indices: Tensor,
+  updates: Tensor,
+  options: { readonly add?: boolean } = {},
+): Tensor {
+  const depth = coordinatesOf('scatterNd', base, indices);
+  const shape = [...indices.shape.slice(0, -1), ...base.shape.slice(depth)];
+  if (!sameShape(updates.shape, shape) || updates.dtype !== base.dtype) {
+    throw graphError(
+      'scatterNd',
+      'updates',
+      `are ${updates.dtype} ${describeShape(updates.shape)}; they must be ${base.dtype} ${describeShape(shape)}`,
+    );
+  }
+  return only(
+    base.graph.apply('ScatterND', [base, indices, updates], [{ dtype: base.dtype, shape: base.shape }], {
+      reduction: options.add === true ? 'add' : 'none',
+    }),
+  );
+}
+
+/** How many axes the coordinates of `gatherNd` and `scatterNd` name. */
+function coordinatesOf(operator: string, x: Tensor, indices: Tensor): number {
+  const depth = indices.shape.at(-1) ?? 0;
+  if (indices.dtype !== 'int64' || depth < 1 || depth > x.shape.length) {
+    throw graphError(
+      operator,
+      'indices',
+      `are ${indices.dtype} ${describeShape(indices.shape)}; they must be int64, the last axis at most ${x.shape.length}`,
+    );
+  }
+  return depth;
+}
+
 /** Converts elements; float to integer truncates towards zero. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (x.dtype === dtype) return x;
@@ -249,4 +300,5 @@ export const ONNX_DTYPES: Readonly<Record<DType, number>> = {
   bool: 9,
   float16: 10,
   float64: 11,
+  bfloat16: 16,
 };

@@ -29,7 +29,9 @@ export function findPrepared(
   /** Known before the micro-batch; true when parameters have a part in it. */
   const early = new Map<Tensor, boolean>();
   const earlyOf = (tensor: Tensor | undefined): boolean | undefined => {
-    if (tensor === undefined || tensor.source.kind === 'constant') return false;
+    if (tensor === undefined || tensor.source.kind === 'constant' || tensor.source.kind === 'external') {
+      return false;
+    }
     if (tensor.source.kind === 'input') {
       if (trained.has(tensor)) return true;
       return fixed.has(tensor.source.name) ? false : undefined;

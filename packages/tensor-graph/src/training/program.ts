@@ -4,7 +4,7 @@ import type { DType, Graph, Tensor, TensorData } from '../graph.ts';
 import { isFloat, sizeOf } from '../graph.ts';
 import { gradients } from '../gradients.ts';
 import type { OnnxOptions } from '../onnx.ts';
-import { liveInputs, toOnnx } from '../onnx.ts';
+import { liveInputs, toOnnx, weightsFolder } from '../onnx.ts';
 import { add, addAll, mul } from '../operators/elementwise.ts';
 import { cast, reshape } from '../operators/layout.ts';
 import { gemm } from '../operators/matrix.ts';
@@ -81,6 +81,8 @@ export interface Preparation {
  */
 export interface TrainingProgram {
   readonly gradientModel: Uint8Array;
+  /** Absolute path of the folder that external weights of its models lie in. */
+  readonly weightsFolder?: string;
   readonly preparation?: Preparation;
   readonly parameters: readonly ParameterSpec[];
   readonly feeds: readonly FeedSpec[];
@@ -171,8 +173,10 @@ export function buildTrainingStep(options: TrainingStepOptions): TrainingProgram
     }
     feeds.push({ name: source.name, dtype, shape });
   }
+  const folder = weightsFolder(graph, { outputs });
   return {
     gradientModel: toOnnx(graph, { ...written, name: 'gradient' }),
+    ...(folder === undefined ? {} : { weightsFolder: folder }),
     ...(given.size === 0 ? {} : { preparation: buildPreparation(graph, given, wanted, sums, initialisers) }),
     parameters,
     feeds,

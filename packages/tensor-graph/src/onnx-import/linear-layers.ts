@@ -1,0 +1,40 @@
+import type { NodeProto } from '@plumb/proto/onnx/onnx_pb.js';
+
+/** A fully connected layer of a model: a product with a weight matrix that is part of the model. */
+export interface LinearLayer {
+  /** The layer's name in the model that was exported: `blocks.0.attn1.to_q`. */
+  readonly module: string;
+  readonly inputs: number;
+  readonly outputs: number;
+}
+
+/**
+ * The module that a node was made by, as a path of names. PyTorch's exporter writes it into the node's metadata
+ * (`pkg.torch.onnx.name_scopes`), the older one into its name (`/blocks.0/attn1/to_q/MatMul`).
+ * @returns '' where nothing says so
+ */
+export function moduleOf(node: NodeProto): string {
+  const scopes = node.metadataProps.find(({ key }) => key === 'pkg.torch.onnx.name_scopes')?.value;
+  if (scopes !== undefined) {
+    // A Python list of strings; the last is the operation, the one before it the module.
+    const names = [...scopes.matchAll(/'([^']*)'/g)].map(([, name = '']) => name);
+    return names.at(-2) ?? '';
+  }
+  return node.name.startsWith('/') ? node.name.split('/').slice(1, -1).join('.') : '';
+}
+
+/**
+ * The name of a layer: that of its weight where the weight kept it, of the node's module otherwise (exporters transpose
+ * weights and then call them `onnx::MatMul_123` or `val_184`).
+ * @param rootModule what all names begin with and layers are called without, when a wrapper was exported
+ */
+export function layerName(node: NodeProto, weight: string, rootModule: string): string {
+  const own = weight.endsWith('.weight') ? weight.slice(0, -'.weight'.length) : moduleOf(node);
+  return withoutRoot(own, rootModule);
+}
+
+/** A module's name below the root. */
+export function withoutRoot(module: string, rootModule: string): string {
+  if (rootModule === '') return module;
+  return module.startsWith(`${rootModule}.`) ? module.slice(rootModule.length + 1) : module;
+}

@@ -9,8 +9,8 @@ import { framesToScore } from './frames.ts';
 import { outputSize, preprocess, preprocessingOf } from './preprocess.ts';
 import type { Picture } from './resample.ts';
 import type { RewardInput, RewardModule, RewardResult } from './reward.ts';
-import { openTokeniser } from './tokenise.ts';
-import type { Tokens } from './tokenise.ts';
+import { openTokeniser } from '@plumb/tokeniser';
+import type { Tokens } from '@plumb/tokeniser';
 
 type Definition = DefinitionOf<'clip-score' | 'preference'>;
 

@@ -16,7 +16,7 @@ import { readReferenced } from './read-definitions.ts';
 import { resample } from './resample.ts';
 import type { Picture } from './resample.ts';
 import type { RewardInput, RewardModule } from './reward.ts';
-import { openTokeniser } from './tokenise.ts';
+import { openTokeniser } from '@plumb/tokeniser';
 
 interface Expected {
   readonly maxLength: number;
@@ -131,8 +131,6 @@ test('preprocessed pixels are those of CLIPImageProcessor', async () => {
 
 test('tokens are those of the reference, for long prompts and all of Unicode', async () => {
   const tokenise = openTokeniser(await file('tokenizer.json'), 'tokenizer.json', {
-    file: 'tokenizer.json',
-    sha256: '',
     maxLength: expected.maxLength,
   });
   for (const [index, prompt] of expected.prompts.entries()) {

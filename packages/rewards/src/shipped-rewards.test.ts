@@ -10,7 +10,7 @@ import { captionTokens } from '@plumb/toybox-clip';
 import { checkGoldenClips } from './golden.ts';
 import { readReferenced, readRewardDefinition, readRewardDefinitions } from './read-definitions.ts';
 import { openRewardModule } from './reward-module.ts';
-import { openTokeniser } from './tokenise.ts';
+import { openTokeniser } from '@plumb/tokeniser';
 
 const folder = fileURLToPath(new URL('../../../rewards', import.meta.url));
 const shipped = await readRewardDefinitions(folder);

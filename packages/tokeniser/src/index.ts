@@ -2,9 +2,16 @@
 
 import { Tokenizer } from '@huggingface/tokenizers';
 import { dataLoss, invalidArgument } from '@plumb/kit/errors';
-import type { DefinitionOf } from './definition.ts';
 
-type TokenizerSettings = DefinitionOf<'clip-score'>['tokenizer'];
+/** How a prompt is fitted into what a text encoder takes. */
+export interface TokeniserSettings {
+  /** Tokens at most; of a longer prompt the beginning and the end token are kept. */
+  readonly maxLength: number;
+  /** Id that shorter prompts are filled up with; not filled up unless given. */
+  readonly padId?: number | undefined;
+  /** Id that stands for words outside of the vocabulary, when those are an error. */
+  readonly unknownId?: number | undefined;
+}
 
 /** Token ids of a prompt, and which of them are no padding. */
 export interface Tokens {
@@ -22,7 +29,7 @@ export interface Tokens {
 export function openTokeniser(
   json: Uint8Array,
   source: string,
-  { maxLength, padId, unknownId }: TokenizerSettings,
+  { maxLength, padId, unknownId }: TokeniserSettings,
 ): (prompt: string) => Tokens {
   let tokenizer: Tokenizer;
   try {
@@ -38,7 +45,7 @@ export function openTokeniser(
     if (unknownId !== undefined && ids.includes(unknownId)) {
       throw invalidArgument(
         'prompt.text',
-        `"${prompt.slice(0, 200)}" has a word that the reward's model does not know; use the words that it was trained on`,
+        `"${prompt.slice(0, 200)}" has a word that the model does not know; use the words that it was trained on`,
         { reason: 'PROMPT_UNKNOWN_WORD' },
       );
     }

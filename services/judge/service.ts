@@ -109,7 +109,9 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
       const clip = judgedClip(present(request.video, 'video'), artifacts, 'video');
       const asker = { runId: runIdOf(request.runId), signal };
       const members = 'judge' in found ? [found.judge] : found.panel.members;
-      const requestBodies = request.explain ? await explain(members, prompt, clip) : [];
+      const explained = request.explain || request.explainOnly;
+      const requestBodies = explained ? await explain(members, prompt, clip) : [];
+      if (request.explainOnly) return { requestBodies };
       if ('judge' in found) {
         const verdict = await judging.judge(found.judge, prompt, clip, asker);
         return { verdict: toVerdict(found.judge, prompt, verdict, currency), requestBodies };

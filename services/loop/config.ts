@@ -1,4 +1,4 @@
-import { serviceSettings } from '@plumb/kit/config';
+import { listenAddress, serviceSettings } from '@plumb/kit/config';
 import { z } from 'zod';
 
 /** Settings of the loop service; each is read from the environment variable PLUMB_<NAME>. */
@@ -17,6 +17,16 @@ export const loopSettings = z.object({
   rewardAddress: z.string().min(1).optional().describe('host:port of the reward service'),
   /** Keeps the budgets of tokens and money, and tells what the judges of a run have cost. */
   judgeAddress: z.string().min(1).optional().describe('host:port of the judge service'),
+  /** The dashboard's address; it is served when there is a key for its links. */
+  webListen: listenAddress
+    .default('127.0.0.1:0')
+    .describe('host:port of the dashboard, for example 127.0.0.1:8080 (port 0: a free one)'),
+  /** Signs the links that let people in: without it there is no dashboard. */
+  webKeyFile: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('the path of a file with 32 random bytes or more, for example of openssl rand -hex 32'),
   /** More keeps workers busier between two looks at the ledger; less loses less work when a run is cancelled. */
   maxOutstandingTasks: z.coerce
     .number()

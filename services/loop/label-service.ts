@@ -5,21 +5,25 @@ import { invalidArguments, notFound, PlumbError } from '@plumb/kit/errors';
 import type { Implementation } from '@plumb/kit/rpc';
 import { LabelSchema } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import type { Label, LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
-import type { Kysely } from 'kysely';
 import { insertLabel, listLabels } from './adapters/ledger/labels.ts';
 import type { LabelRow } from './adapters/ledger/labels.ts';
 import { findRun } from './adapters/ledger/runs.ts';
 import { findSamples } from './adapters/ledger/samples.ts';
 import type { SampleRow } from './adapters/ledger/samples.ts';
-import type { Tables } from './adapters/ledger/tables.ts';
 import { pageOf, pageSizeOf, readPageToken, timePosition } from './adapters/pages.ts';
 import { labelIdOf } from './domain/identity.ts';
 import { labelViolations } from './domain/label.ts';
+import { labelSessions } from './label-sessions.ts';
 import { checkKey } from './loop-service.ts';
+import type { LoopContext } from './reconciler/context.ts';
 import { currentTraceId } from './reconciler/iteration-trace.ts';
 
 /** LabelService: what people say of samples. */
-export function labelService(database: Kysely<Tables>): Implementation<typeof LabelService> {
+export function labelService(
+  loop: Pick<LoopContext, 'database' | 'links' | 'signedUrl' | 'artifacts'>,
+): Implementation<typeof LabelService> {
+  const { database } = loop;
+
   async function requireSample(id: string, field: string): Promise<SampleRow> {
     const [row] = await findSamples(database, [id]);
     if (row === undefined)
@@ -28,6 +32,8 @@ export function labelService(database: Kysely<Tables>): Implementation<typeof La
   }
 
   return {
+    ...labelSessions(loop),
+
     async createLabel({ label, idempotencyKey }) {
       checkKey(idempotencyKey);
       const violations = labelViolations(label);
@@ -100,7 +106,7 @@ function checkSameLabel(row: LabelRow, label: Label): void {
 function labelView(row: LabelRow): MessageInitShape<typeof LabelSchema> {
   return create(LabelSchema, {
     id: row.id,
-    sampleId: row.sample_id,
+    sampleId: row.sample_id ?? '',
     rater: row.rater,
     answer:
       row.preferred_to === null
@@ -108,5 +114,6 @@ function labelView(row: LabelRow): MessageInitShape<typeof LabelSchema> {
         : { case: 'preferredToSampleId', value: row.preferred_to },
     failureMode: row.failure_mode,
     createTime: timestampFromDate(row.created_at),
+    sessionId: row.session_id ?? '',
   });
 }

@@ -9,8 +9,14 @@ import {
   unavailable,
 } from '@plumb/kit/errors';
 import type { Implementation } from '@plumb/kit/rpc';
-import { RunState } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import type { Budgets, LoopService, Run, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { RunState, Verdict } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type {
+  Budgets,
+  LoopService,
+  Run,
+  RunSpec,
+  SampleFilter as SampleFilterMessage,
+} from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ModelState, ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
@@ -18,16 +24,21 @@ import { z } from 'zod';
 import { abandonFailedJobs, findLatestJob } from './adapters/ledger/iterations.ts';
 import { findRun, findRunByKey, insertRun, listRuns, moveRun, setBudgets } from './adapters/ledger/runs.ts';
 import type { RunRow } from './adapters/ledger/runs.ts';
-import { listSamples, reopenFailed, scoresOf } from './adapters/ledger/samples.ts';
+import { countFiltered, listSamples, reopenFailed, scoresOf } from './adapters/ledger/samples.ts';
+import type { SampleFilter } from './adapters/ledger/samples.ts';
 import { budgetsToText, modelToText, specFromText, specToText } from './adapters/messages.ts';
 import { pageOf, pageSizeOf, readPageToken, timePosition } from './adapters/pages.ts';
 import { reportView } from './adapters/report-view.ts';
 import { runView } from './adapters/run-view.ts';
 import { sampleView } from './adapters/sample-view.ts';
 import { budgetViolations } from './domain/budget.ts';
+import { categoryIdOf } from './domain/categories.ts';
+import { groups } from './domain/groups.ts';
 import { runIdOf } from './domain/identity.ts';
 import { firstDifference, specViolations, withDefaults } from './domain/run-spec.ts';
+import { deadLetterMethods } from './dead-letters.ts';
 import { exportRun } from './export-run.ts';
+import { getSample, traceSpans } from './get-sample.ts';
 import { overrideDecision } from './override-decision.ts';
 import { loopLogger } from './reconciler/context.ts';
 import type { LoopContext } from './reconciler/context.ts';
@@ -40,6 +51,14 @@ const watchIntervalMs = 400;
 const maxKeyLength = 200;
 /** The trainer gets this long to take note that a job is cancelled, in milliseconds. */
 const cancelJobMs = 10_000;
+
+const verdicts: Readonly<Record<Verdict, SampleFilter['verdict']>> = {
+  [Verdict.UNSPECIFIED]: undefined,
+  [Verdict.ACCEPTED]: 'accepted',
+  [Verdict.REJECTED]: 'rejected',
+  [Verdict.ERROR]: 'error',
+  [Verdict.PENDING]: 'pending',
+};
 
 const samplePosition = z.object({
   iteration: z.int(),
@@ -199,14 +218,16 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
       yield* exportRun(database, await requireRun(runId), tables);
     },
 
-    async listSamples({ runId, pageSize, pageToken, split }) {
+    async listSamples({ runId, pageSize, pageToken, split, filter, skip, count }) {
       const { spec } = await requireRun(runId);
       const size = pageSizeOf(pageSize);
+      if (skip < 0) throw invalidArgument('skip', `${skip} is negative; give 0 or more`);
+      const wanted = { ...sampleFilter(filter), ...groupsOf(split), runId };
       const rows = await listSamples(database, {
-        runId,
+        ...wanted,
         limit: size + 1,
+        skip,
         after: readPageToken(samplePosition, pageToken),
-        ...groupsOf(split),
       });
       const page = pageOf(rows, size, ({ iteration, grp, position, id }) => ({
         iteration,
@@ -221,11 +242,66 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
       const prompts = new Map(specFromText(spec).prompts.map((prompt) => [prompt.id, prompt]));
       return {
         samples: page.rows.map((row) =>
-          sampleView(row, scores.get(row.id) ?? [], prompts.get(row.prompt_id)),
+          sampleView(row, scores.get(row.id) ?? [], prompts.get(row.prompt_id), loop.signedUrl),
         ),
         nextPageToken: page.nextPageToken,
+        ...(count ? { totalSize: BigInt(await countFiltered(database, wanted)) } : {}),
       };
     },
+
+    async getSample({ id, evidence }) {
+      return await getSample(loop, id, evidence);
+    },
+
+    async getTrace({ traceId }) {
+      return { spans: await traceSpans(loop.spanDirectory, traceId) };
+    },
+
+    async *watchRuns({ pageSize }, { signal }) {
+      const size = pageSizeOf(pageSize);
+      // Before the list is read, so that nothing changes unheard in between.
+      const changes = loop.changes.watchAll(watchIntervalMs, signal);
+      const next = changes.next();
+      for (const row of (await listRuns(database, { limit: size, after: undefined })).toReversed()) {
+        yield { run: await view(row) };
+      }
+      for (let changed = await next; changed.done !== true; changed = await changes.next()) {
+        for (const id of changed.value) {
+          const row = await findRun(database, id);
+          if (row !== undefined) yield { run: await view(row) };
+        }
+      }
+      if (!signal.aborted)
+        throw unavailable('the loop service is stopping; watch again', { reason: 'SHUTTING_DOWN' });
+    },
+
+    ...deadLetterMethods(loop.bus),
+  };
+}
+
+function sampleFilter(filter: SampleFilterMessage | undefined): SampleFilter {
+  if (filter === undefined) return {};
+  const { iteration, category, modelVersion, prompt, verdict, reward, minimum, maximum, group } = filter;
+  const [one, other, ...more] = filter.disagreeingRewards;
+  if ((one === undefined) !== (other === undefined) || more.length > 0) {
+    throw invalidArgument('filter.disagreeing_rewards', 'give two rewards, or none');
+  }
+  if (reward === '' && (minimum !== undefined || maximum !== undefined)) {
+    throw invalidArgument('filter.reward', 'is missing; name the reward that the bounds are for');
+  }
+  const known = groups.find((name) => name === group);
+  if (group !== '' && known === undefined) {
+    throw invalidArgument('filter.group', `'${group}' is unknown; use one of ${groups.join(', ')}`);
+  }
+  return {
+    iteration: iteration === 0 ? undefined : iteration,
+    category: categoryIdOf(category),
+    modelVersion: modelVersion === '' ? undefined : modelVersion,
+    prompt: prompt.trim() === '' ? undefined : prompt.trim(),
+    verdict: verdicts[verdict],
+    ...(reward === '' ? {} : { score: { reward, minimum, maximum } }),
+    ...(one === undefined || other === undefined ? {} : { disagreeing: [one, other] }),
+    ...(known === undefined ? {} : { groups: [known] }),
   };
 }
 

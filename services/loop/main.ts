@@ -1,8 +1,11 @@
+import { fileURLToPath } from 'node:url';
 import { observeQueues, streamNames, subjects } from '@plumb/kit/bus';
 import type { ObservedQueue } from '@plumb/kit/bus';
+import { splitAddress } from '@plumb/kit/config';
 import { runService, startFoundation } from '@plumb/kit/lifecycle';
 import { addService } from '@plumb/kit/rpc';
-import { openArtifactStore } from '@plumb/media';
+import { artifactPath, openLinks, startWebServer, webService } from '@plumb/kit/web';
+import { artifactUri, openArtifactStore } from '@plumb/media';
 import { LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import { LoopService } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ModelRegistryService } from '@plumb/proto/plumb/loop/v1/model_registry_pb.js';
@@ -10,6 +13,7 @@ import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { judgeBudgetsOf, noJudgeBudgets } from './adapters/judge-budgets.ts';
+import { judgeQuestionsOf, noJudgeQuestions } from './adapters/judge-questions.ts';
 import { openDatabase } from './adapters/ledger/database.ts';
 import { withLedgerErrors } from './adapters/ledger/handler-errors.ts';
 import { openModelRegistry } from './adapters/model-registry.ts';
@@ -38,7 +42,7 @@ const observedQueues: readonly ObservedQueue[] = [
 await runService({
   name: 'loop',
   start: async (ctx) => {
-    const { config, bus, server, connect, serve } = await startFoundation(ctx, loopSettings, {
+    const { config, bus, server, access, connect, serve } = await startFoundation(ctx, loopSettings, {
       name: 'loop',
     });
 
@@ -48,15 +52,19 @@ await runService({
 
     // Calls wait for the trainer to be reachable, within their deadlines.
     const trainer = trainerOf(connect(TrainerService, config.trainerAddress, { waitForReady: true }));
-    const rewardVersions =
+    const reward =
       config.rewardAddress === undefined
-        ? noRewardVersions
-        : rewardVersionsOf(connect(RewardService, config.rewardAddress, { defaultDeadlineMs: 5000 }));
+        ? undefined
+        : connect(RewardService, config.rewardAddress, { defaultDeadlineMs: 5000 });
+    const rewardVersions = reward === undefined ? noRewardVersions : rewardVersionsOf(reward);
 
-    const judgeBudgets =
+    const judge =
       config.judgeAddress === undefined
-        ? noJudgeBudgets
-        : judgeBudgetsOf(connect(JudgeService, config.judgeAddress, { defaultDeadlineMs: 5000 }));
+        ? undefined
+        : connect(JudgeService, config.judgeAddress, { defaultDeadlineMs: 5000 });
+    const judgeBudgets = judge === undefined ? noJudgeBudgets : judgeBudgetsOf(judge);
+    const links = config.webKeyFile === undefined ? undefined : await openLinks(config.webKeyFile);
+    ctx.onStop('links', () => links?.close());
 
     const changes = new RunChanges();
     const arrivals = new Arrivals();
@@ -69,6 +77,14 @@ await runService({
       trainer,
       rewardVersions,
       judgeBudgets,
+      judgeQuestions:
+        judge === undefined || reward === undefined ? noJudgeQuestions : judgeQuestionsOf(reward, judge),
+      links,
+      signedUrl: ({ sha256, mediaType }: { readonly sha256: string; readonly mediaType: string }) => {
+        const path = artifactPath(sha256, mediaType);
+        return links === undefined || path === undefined ? '' : links.signPath(path);
+      },
+      spanDirectory: config.spanDirectory,
       queueDepths: queueDepthsOf(bus),
       changes,
       arrivals,
@@ -96,12 +112,32 @@ await runService({
       await Promise.all(consumptions.map(async (consumption) => await consumption.stop()));
     });
 
-    addService(server, LoopService, withLedgerErrors(loopService(loop, reconciler)));
-    addService(server, ModelRegistryService, modelRegistryService(registry, artifacts));
-    addService(server, LabelService, withLedgerErrors(labelService(database)));
+    const runs = withLedgerErrors(loopService(loop, reconciler));
+    const models = modelRegistryService(registry, artifacts);
+    const labels = withLedgerErrors(labelService(loop));
+    addService(server, LoopService, runs);
+    addService(server, ModelRegistryService, models);
+    addService(server, LabelService, labels);
     const addresses = await serve();
+    const web =
+      links === undefined
+        ? undefined
+        : await startWebServer({
+            ...splitAddress(config.webListen),
+            insecurePlaintext: config.insecurePlaintext,
+            links,
+            access,
+            services: [
+              webService(LoopService, runs),
+              webService(ModelRegistryService, models),
+              webService(LabelService, labels),
+            ],
+            folder: fileURLToPath(new URL('../../web/dist', import.meta.url)),
+            artifact: async (sha256) => await artifacts.get(artifactUri(sha256), sha256),
+          });
+    ctx.onStop('dashboard', () => web?.stop());
 
     await reconciler.start();
-    return addresses;
+    return { ...addresses, ...(web === undefined ? {} : { web: web.address }) };
   },
 });

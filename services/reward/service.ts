@@ -274,5 +274,6 @@ function rewardMessage(
     },
     waiting: scoring.waiting(info.name),
     shadowed: scoring.shadowReport(info.name) !== undefined,
+    judge: info.judge ?? '',
   });
 }

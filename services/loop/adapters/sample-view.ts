@@ -7,12 +7,19 @@ import type { Sample, SampleScoreSchema } from '@plumb/proto/plumb/loop/v1/loop_
 import type { Prompt } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { categoryOf } from '../domain/categories.ts';
 import { splitOf } from '../domain/groups.ts';
+import type { LoopContext } from '../reconciler/context.ts';
 import type { SampleRow, ScoreRow } from './ledger/samples.ts';
 import { artifactFromText, videoFromText } from './messages.ts';
 import { checksOfRow } from './sample-records.ts';
 
 /** A sample as callers see it. */
-export function sampleView(row: SampleRow, scores: readonly ScoreRow[], prompt: Prompt | undefined): Sample {
+export function sampleView(
+  row: SampleRow,
+  scores: readonly ScoreRow[],
+  prompt: Prompt | undefined,
+  signedUrl: LoopContext['signedUrl'],
+): Sample {
+  const video = row.video === null ? undefined : videoFromText(row.video);
   const ledgerPrompt = {
     id: row.prompt_id,
     text: row.prompt_text,
@@ -26,7 +33,8 @@ export function sampleView(row: SampleRow, scores: readonly ScoreRow[], prompt: 
     sampleIndex: row.sample_index,
     seed: BigInt(row.seed),
     modelVersion: row.model_version,
-    ...(row.video === null ? {} : { video: videoFromText(row.video) }),
+    ...(video === undefined ? {} : { video, clipUrl: signedUrl(video) }),
+    group: row.grp,
     ...(row.preview === null ? {} : { preview: artifactFromText(row.preview) }),
     scores: scores.map(scoreView),
     traceId: row.traceparent?.split('-')[1] ?? '',

@@ -21,6 +21,11 @@ export function labelIdOf(idempotencyKey: string): string {
   return `label-${digest('label', [idempotencyKey]).toString('hex').slice(0, 16)}`;
 }
 
+/** The id of the label session that an idempotency key stands for. */
+export function labelSessionIdOf(idempotencyKey: string): string {
+  return `labels-${digest('label session', [idempotencyKey]).toString('hex').slice(0, 16)}`;
+}
+
 /** What a sample's id is made of. */
 export interface SampleIdentity {
   readonly runId: string;

@@ -5,12 +5,43 @@ import { Wakeup } from './wakeup.ts';
 /** A watcher that hears nothing looks again after this long: counts may have changed by another process. */
 const idleMs = 15_000;
 
+const anyRun = Symbol('any run');
+
 /** Tells watchers of this process that the ledger has changed for a run. */
 export class RunChanges {
   readonly #emitter = new EventEmitter().setMaxListeners(0);
 
   notify(runId: string): void {
     this.#emitter.emit(runId);
+    this.#emitter.emit(anyRun, runId);
+  }
+
+  /**
+   * Yields the runs that have changed since the last time, at most once in `intervalMs`; none at all when nobody said
+   * anything for a while. Ends when the signal aborts.
+   */
+  async *watchAll(
+    intervalMs: number,
+    signal: AbortSignal,
+  ): AsyncGenerator<ReadonlySet<string>, void, undefined> {
+    const wakeup = new Wakeup();
+    let changed = new Set<string>();
+    const note = (runId: string): void => {
+      changed.add(runId);
+      wakeup.ring();
+    };
+    this.#emitter.on(anyRun, note);
+    try {
+      while (!signal.aborted) {
+        await wakeup.wait(idleMs, signal);
+        const seen = changed;
+        changed = new Set();
+        yield seen;
+        await sleep(intervalMs, undefined, { signal }).catch(() => undefined);
+      }
+    } finally {
+      this.#emitter.off(anyRun, note);
+    }
   }
 
   /**

@@ -1,10 +1,12 @@
 import type { Bus } from '@plumb/kit/bus';
 import { logger, tracer } from '@plumb/kit/telemetry';
+import type { Links } from '@plumb/kit/web';
 import type { ArtifactStore } from '@plumb/media';
 import type { Kysely } from 'kysely';
 import type { Tables } from '../adapters/ledger/tables.ts';
 import type { ModelRegistry } from '../adapters/model-registry.ts';
 import type { JudgeBudgets } from '../adapters/judge-budgets.ts';
+import type { JudgeQuestions } from '../adapters/judge-questions.ts';
 import type { QueueDepths } from '../adapters/queue-depths.ts';
 import type { RewardVersions } from '../adapters/reward-versions.ts';
 import type { Trainer } from '../adapters/trainer.ts';
@@ -27,6 +29,13 @@ export interface LoopContext {
   readonly stallBudgets: StallBudgets;
   readonly maxOutstanding: number;
   readonly republishAfterSeconds: number;
+  /** What signs links of the dashboard; undefined where none is served. */
+  readonly links: Links | undefined;
+  /** The signed path of stored bytes on the dashboard's address; empty where there is none, and for what it does not show. */
+  readonly signedUrl: (stored: { readonly sha256: string; readonly mediaType: string }) => string;
+  /** Folder of span files; undefined where this service writes none. */
+  readonly spanDirectory: string | undefined;
+  readonly judgeQuestions: JudgeQuestions;
 }
 
 export const loopTracer = tracer('plumb.loop');

@@ -93,6 +93,7 @@ export function aiFeedback(
         higherIsBetter: definition.direction === 'higher',
         framesSampled: 0,
         fpsExpected: 0,
+        judge: definition.judge,
       };
     },
     // Verdicts gain nothing from waiting for each other: each is its own batch, and batches run side by side.

@@ -27,6 +27,8 @@ export interface RewardInfo {
   readonly framesSampled: number;
   /** Frames a second that are expected; 0 is any. */
   readonly fpsExpected: number;
+  /** The judge that is asked; absent for a reward that asks none. */
+  readonly judge?: string;
 }
 
 /** Whether a reward can score at the moment; the reason is for people. */

@@ -51,15 +51,20 @@ const promised: Readonly<Record<Exclude<Role, 'admin'>, readonly RegExp[]>> = {
     /Registry\S+\/(Get|List)/,
   ],
   read: [/\/(Get|List|Watch|ExportRun$)/],
-  label: [/LabelService/, /LoopService\/(GetRun|ListRuns|WatchRun|ListSamples)$/, /Registry\S+\/(Get|List)/],
+  label: [
+    /LabelService\/(CreateLabel|ListLabels|GetRatingQueue|Rate)$/,
+    /LoopService\/(GetRun|ListRuns|WatchRuns?|ListSamples)$/,
+    /Registry\S+\/(Get|List)/,
+  ],
   train: [
     /GeneratorService/,
     /JudgeService\/(SetBudget|GetSpend)$/,
     /TrainerService/,
     /LoopService\/(?!OverrideDecision)/,
     /Registry\S+\/(Get|List|Create)/,
-    /LabelService\/List/,
+    /LabelService\/(List|Get|CreateLabelSession|CreateRaterLink)/,
   ],
+  rate: [/LabelService\/(GetRatingQueue|Rate)$/],
 };
 
 const token = (name: string): string => `${name}-Zm9yLXRlc3RzLW9ubHktYW5kLW5vdGhpbmctZWxzZQ`;

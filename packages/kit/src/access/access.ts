@@ -8,7 +8,7 @@ import { noCallers, parseCallers } from './callers-file.ts';
 import { openTokenVerifier } from './json-web-token.ts';
 import type { TokenVerification } from './json-web-token.ts';
 import { createLimits } from './limits.ts';
-import type { DefaultLimits } from './limits.ts';
+import type { DefaultLimits, Limits } from './limits.ts';
 import type { Caller } from './roles.ts';
 import { rpcRule } from './rpc-access.ts';
 import { watchFiles } from './watched-files.ts';
@@ -23,8 +23,26 @@ export interface AccessOptions {
   readonly everyMs?: number | undefined;
 }
 
+/** What a call shows of who makes it. */
+export interface Presented {
+  /** Values of the authorization header. */
+  readonly authorization: readonly (string | Buffer)[];
+  /** Names of the client's certificate, which TLS has checked. */
+  readonly certificateNames: readonly string[];
+  /** Address of the other end, for the log. */
+  readonly peer: string;
+}
+
+/** Finds out who calls and whether they may, whatever the call came over. */
+export interface Doorkeeper {
+  /** Who calls; undefined for nobody that is known. */
+  identify(presented: Presented): Promise<Caller | undefined>;
+  /** Lets a call in by its path. @throws PlumbError UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED; the log has it too */
+  admit(path: string, presented: Presented): Promise<Admission>;
+}
+
 /** The control of access to a server. */
-export interface Access {
+export interface Access extends Doorkeeper {
   /** Stands before every call of the server. */
   readonly interceptor: ServerInterceptor;
   /** Looks at the files now. */
@@ -36,6 +54,8 @@ export interface Access {
 export interface Admission {
   /** Name of the caller. */
   readonly caller: string;
+  /** The label session that the caller is confined to. */
+  readonly session: string | undefined;
   /** Counts the items of a request message. @throws PlumbError RESOURCE_EXHAUSTED */
   spend(request: unknown): void;
 }
@@ -70,56 +90,33 @@ export async function openAccess(options: AccessOptions): Promise<Access> {
           ...(everyMs === undefined ? {} : { everyMs }),
         });
   const tokens = jwt === undefined ? undefined : await openTokenVerifier({ everyMs, ...jwt });
-  const limits = createLimits(options.limits ?? {});
-
-  const identify = async (
-    call: ServerInterceptingCallInterface,
-    metadata: Metadata,
-  ): Promise<Caller | undefined> => {
-    const presented = metadata.get('authorization');
-    const known = callers?.current ?? noCallers;
-    if (presented.length === 0) return known.byCertificate(certificateNames(call));
-    const token = bearerToken(presented);
-    if (token === undefined) return undefined;
-    return known.byToken(token) ?? (await tokens?.verify(token));
-  };
-  const admit = async (
-    path: string,
-    call: ServerInterceptingCallInterface,
-    metadata: Metadata,
-  ): Promise<Admission> => {
-    const caller = await identify(call, metadata);
-    // Nobody behind the door needs it, and what is not there cannot be logged.
-    metadata.remove('authorization');
-    if (caller === undefined) throw unauthenticated();
-    const rule = rpcRule(path);
-    if (!caller.roles.has('admin') && rule?.roles.some((role) => caller.roles.has(role)) !== true) {
-      throw permissionDenied(caller);
-    }
-    limits.call(caller);
-    return {
-      caller: caller.name,
-      spend: (request) => {
-        limits.items(caller, rule?.items?.(request) ?? 0);
-      },
-    };
-  };
-  const log = logger('access');
+  const doorkeeper = createDoorkeeper(
+    async ({ authorization, certificateNames }) => {
+      const known = callers?.current ?? noCallers;
+      if (authorization.length === 0) return known.byCertificate(certificateNames);
+      const token = bearerToken(authorization);
+      if (token === undefined) return undefined;
+      return known.byToken(token) ?? (await tokens?.verify(token));
+    },
+    createLimits(options.limits ?? {}),
+  );
   return {
+    ...doorkeeper,
     interceptor: (method, call) => {
       if (isOpen(method.path)) return new ServerInterceptingCall(call);
       const decide = async (metadata: Metadata, proceed: (metadata: Metadata) => void): Promise<void> => {
+        const presented = {
+          authorization: metadata.get('authorization'),
+          certificateNames: certificateNames(call),
+          peer: call.getPeer(),
+        };
+        // Nobody behind the door needs it, and what is not there cannot be logged.
+        metadata.remove('authorization');
         let admission: Admission;
         try {
-          admission = await admit(method.path, call, metadata);
+          admission = await doorkeeper.admit(method.path, presented);
         } catch (thrown) {
-          const error = PlumbError.from(thrown);
-          refusals.add(1, { 'rpc.method': method.path.slice(1), 'rpc.response.status_code': error.code });
-          log.info(
-            { method: method.path, peer: call.getPeer(), code: error.code, caller: denied.get(error) },
-            'a call was refused',
-          );
-          call.sendStatus(toWireError(error));
+          call.sendStatus(toWireError(PlumbError.from(thrown)));
           return;
         }
         admissions.set(metadata, admission);
@@ -141,13 +138,47 @@ export async function openAccess(options: AccessOptions): Promise<Access> {
   };
 }
 
+/** A doorkeeper over whatever tells callers apart. */
+export function createDoorkeeper(identify: Doorkeeper['identify'], limits: Limits): Doorkeeper {
+  const log = logger('access');
+  return {
+    identify,
+    admit: async (path, presented) => {
+      try {
+        const caller = await identify(presented);
+        if (caller === undefined) throw unauthenticated();
+        const rule = rpcRule(path);
+        if (!caller.roles.has('admin') && rule?.roles.some((role) => caller.roles.has(role)) !== true) {
+          throw permissionDenied(caller);
+        }
+        limits.call(caller);
+        return {
+          caller: caller.name,
+          session: caller.session,
+          spend: (request) => {
+            limits.items(caller, rule?.items?.(request) ?? 0);
+          },
+        };
+      } catch (thrown) {
+        const error = PlumbError.from(thrown);
+        refusals.add(1, { 'rpc.method': path.slice(1), 'rpc.response.status_code': error.code });
+        log.info(
+          { method: path, peer: presented.peer, code: error.code, caller: denied.get(error) },
+          'a call was refused',
+        );
+        throw error;
+      }
+    },
+  };
+}
+
 /** Probes need health without credentials; reflection is there only when it is switched on, and the contracts are public. */
 function isOpen(path: string): boolean {
   return path.startsWith('/grpc.health.v1.Health/') || path.startsWith('/grpc.reflection.');
 }
 
-// RFC 6750. The length keeps somebody from having us hash megabytes.
-function bearerToken(values: readonly (string | Buffer)[]): string | undefined {
+/** The token of an authorization header (RFC 6750). The length keeps somebody from having us hash megabytes. */
+export function bearerToken(values: readonly (string | Buffer)[]): string | undefined {
   const [value, ...more] = values;
   if (typeof value !== 'string' || more.length > 0) return undefined;
   return /^Bearer ([\w.~+/=-]{1,8192})$/i.exec(value)?.[1];

@@ -1,5 +1,5 @@
 /** What a caller may be allowed to do. `admin` may do everything. */
-export const roles = ['score', 'read', 'label', 'train', 'admin'] as const;
+export const roles = ['score', 'read', 'label', 'rate', 'train', 'admin'] as const;
 
 export type Role = (typeof roles)[number];
 
@@ -15,6 +15,8 @@ export interface Caller {
   /** Of the callers' file, or the subject of a JWT. */
   readonly name: string;
   readonly roles: ReadonlySet<Role>;
+  /** The one label session that it may rate, under its own name; everything that its roles allow without it. */
+  readonly session?: string | undefined;
   /** Own limits; those of the service without them. */
   readonly callsPerSecond?: number | undefined;
   readonly itemsPerHour?: number | undefined;

@@ -72,6 +72,11 @@ const table: ReadonlyMap<string, RpcRule> = new Map([
     watchRun: { roles: ['read', 'label', 'train'] },
     getReport: { roles: ['read', 'train'] },
     listSamples: { roles: ['read', 'label', 'train'] },
+    getSample: { roles: ['read', 'train'] },
+    getTrace: { roles: ['read', 'train'] },
+    watchRuns: { roles: ['read', 'label', 'train'] },
+    listDeadLetters: { roles: ['read', 'train'] },
+    replayDeadLetter: { roles: ['train'] },
   }),
   ...rulesOf(ModelRegistryService, {
     createModelVersion: { roles: ['train'] },
@@ -83,6 +88,13 @@ const table: ReadonlyMap<string, RpcRule> = new Map([
   ...rulesOf(LabelService, {
     createLabel: { roles: ['label'], items: () => 1 },
     listLabels: { roles: ['read', 'label', 'train'] },
+    createLabelSession: { roles: ['train'] },
+    listLabelSessions: { roles: ['read', 'train'] },
+    createRaterLink: { roles: ['train'] },
+    // Blind: whoever rates must not be able to ask which model made a clip.
+    getRatingQueue: { roles: ['read', 'rate', 'label', 'train'] },
+    rate: { roles: ['rate', 'label'], items: () => 1 },
+    getRaterAgreement: { roles: ['read', 'train'] },
   }),
 ]);
 

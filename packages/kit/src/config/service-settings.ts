@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { accessSettings } from './access-settings.ts';
 
 /** host:port; port 0 takes a free one. */
-const listenAddress = z.string().regex(/^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$/, 'must be host:port');
+export const listenAddress = z.string().regex(/^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$/, 'must be host:port');
 
 /**
  * Settings that every service has. Spread into a service's own schema:

@@ -24,6 +24,8 @@ export interface ServiceContext {
 export interface ServiceAddresses {
   readonly address: string;
   readonly metrics?: string;
+  /** The dashboard. */
+  readonly web?: string;
 }
 
 export interface ServiceDefinition {

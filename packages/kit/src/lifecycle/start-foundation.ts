@@ -1,5 +1,6 @@
 import type { DescService } from '@bufbuild/protobuf';
 import { z } from 'zod';
+import type { Access } from '../access/access.ts';
 import { openServiceAccess } from '../access/from-settings.ts';
 import { connectBus } from '../bus/connect-bus.ts';
 import type { Bus } from '../bus/connect-bus.ts';
@@ -36,6 +37,8 @@ export interface Foundation<Config> {
     address: string,
     options?: ClientOptions,
   ) => RpcClient<S>;
+  /** Who may call the server; undefined where everybody may. */
+  readonly access: Access | undefined;
   /** Binds the server and says where the process is found. What is registered later is stopped before it. */
   readonly serve: () => Promise<ServiceAddresses>;
 }
@@ -104,6 +107,7 @@ export async function startFoundation<Shape extends z.ZodRawShape & typeof servi
     config,
     bus,
     server,
+    access: access.access,
     connect: (service, address, clientOptions) => {
       const client = createClient(service, address, { credentials: access.outgoing, ...clientOptions });
       ctx.onStop(`client of ${service.typeName}`, () => {

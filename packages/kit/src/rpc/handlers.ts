@@ -105,7 +105,7 @@ async function guard(
   const record = serverCall(method, call.metadata);
   const name = `${method.parent.typeName}/${method.name}`;
   const log = logger('rpc');
-  const caller = admissionOf(call.metadata)?.caller;
+  const { caller, session } = admissionOf(call.metadata) ?? {};
   const abort = new AbortController();
   const deadline = deadlineOf(call);
   const events: EventEmitter = call;
@@ -128,6 +128,7 @@ async function guard(
     method: name,
     peer: call.getPeer(),
     caller,
+    session,
   };
   const cutOff = (error: PlumbError): void => {
     if (abort.signal.aborted) return;

@@ -478,7 +478,16 @@ test('an old connection is replaced; no call fails and a stream under way ends w
 
 test('reflection lists the services, and its files have type names that anybody can resolve', async (t) => {
   const server = createServer({ reflection: true });
-  addService(server, LabelService, { createLabel: unimplemented, listLabels: unimplemented });
+  addService(server, LabelService, {
+    createLabel: unimplemented,
+    listLabels: unimplemented,
+    createLabelSession: unimplemented,
+    listLabelSessions: unimplemented,
+    createRaterLink: unimplemented,
+    getRatingQueue: unimplemented,
+    rate: unimplemented,
+    getRaterAgreement: unimplemented,
+  });
   const { address } = await server.listen();
   const client = new Client(address, credentials.createInsecure());
   t.after(async () => {

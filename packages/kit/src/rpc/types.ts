@@ -21,6 +21,8 @@ export interface CallContext {
   readonly peer: string;
   /** Name of the caller; undefined where access is not controlled. */
   readonly caller: string | undefined;
+  /** The label session that the caller is confined to; undefined for callers that are not. */
+  readonly session: string | undefined;
 }
 
 type Init<M extends DescMessage> = MessageInitShape<M>;

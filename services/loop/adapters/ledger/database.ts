@@ -8,11 +8,16 @@ import pg from 'pg';
 import { ledgerError } from './database-error.ts';
 import * as ledgerMigration from './migrations/0001-ledger.ts';
 import * as countsMigration from './migrations/0002-counts.ts';
+import * as labelSessionsMigration from './migrations/0003-label-sessions.ts';
 import { recordQuery } from './query-telemetry.ts';
 import type { Tables } from './tables.ts';
 
 /** Every migration, by a name that sorts in the order in which they run. */
-const migrations = { '0001-ledger': ledgerMigration, '0002-counts': countsMigration };
+const migrations = {
+  '0001-ledger': ledgerMigration,
+  '0002-counts': countsMigration,
+  '0003-label-sessions': labelSessionsMigration,
+};
 
 /** Connections to PostgreSQL; the loop's writes are short and few run at a time. */
 const poolSize = 8;

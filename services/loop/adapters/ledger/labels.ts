@@ -43,7 +43,10 @@ export async function insertLabel(ledger: Ledger, label: NewLabel): Promise<Labe
     .executeTakeFirstOrThrow();
 }
 
-/** One page of a run's labels, oldest first; `after` is the last label of the page before. */
+/**
+ * One page of a run's labels, oldest first; `after` is the last label of the page before. Answers that were replaced or taken
+ * back, and those about clips of known truth, are no labels.
+ */
 export async function listLabels(
   ledger: Ledger,
   options: {
@@ -56,6 +59,12 @@ export async function listLabels(
     .selectFrom('labels')
     .selectAll()
     .where('run_id', '=', options.runId)
+    .where('sample_id', 'is not', null)
+    .where('withdrawn', '=', false)
+    .where(
+      sql<boolean>`not exists (select from labels later where later.session_id = labels.session_id
+        and later.item = labels.item and later.rater = labels.rater and later.revision > labels.revision)`,
+    )
     .orderBy('created_at')
     .orderBy('id')
     .limit(options.limit);

@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
 import type { Kysely, Selectable } from 'kysely';
+import type { CategoryId } from '../../domain/categories.ts';
 import { groups } from '../../domain/groups.ts';
 import type { Group } from '../../domain/groups.ts';
 import type { GroupCounts, Queue } from '../../domain/plan.ts';
@@ -519,28 +520,45 @@ export async function takeOverClips(
     where samples.id = given.id and samples.state = 'planned'`.execute(ledger);
 }
 
+/** What samples of a list must be like; what is undefined does not matter. */
+export interface SampleFilter {
+  readonly iteration?: number | undefined;
+  readonly groups?: readonly Group[] | undefined;
+  readonly category?: CategoryId | undefined;
+  readonly modelVersion?: string | undefined;
+  /** Words that the prompt's text or id holds, whatever their case. */
+  readonly prompt?: string | undefined;
+  readonly verdict?: 'accepted' | 'rejected' | 'error' | 'pending' | undefined;
+  /** Bounds of a reward's value. */
+  readonly score?:
+    | {
+        readonly reward: string;
+        readonly minimum?: number | undefined;
+        readonly maximum?: number | undefined;
+      }
+    | undefined;
+  /** One of the two rewards accepts and the other rejects. */
+  readonly disagreeing?: readonly [string, string] | undefined;
+}
+
 /** One page of a run's samples in the order of iteration, group and plan. */
 export async function listSamples(
   ledger: Ledger,
-  options: {
+  options: SampleFilter & {
     readonly runId: string;
-    readonly iteration?: number;
-    readonly groups?: readonly Group[];
     readonly limit: number;
+    readonly skip?: number;
     readonly after?: SamplePosition | undefined;
   },
 ): Promise<SampleRow[]> {
-  let query = ledger
-    .selectFrom('samples')
+  let query = filtered(ledger, options)
     .selectAll()
-    .where('run_id', '=', options.runId)
     .orderBy('iteration')
     .orderBy('grp')
     .orderBy('position')
     .orderBy('id')
-    .limit(options.limit);
-  if (options.iteration !== undefined) query = query.where('iteration', '=', options.iteration);
-  if (options.groups !== undefined) query = query.where('grp', 'in', options.groups);
+    .limit(options.limit)
+    .offset(options.skip ?? 0);
   if (options.after !== undefined) {
     const { iteration, group, position, id } = options.after;
     query = query.where(
@@ -548,6 +566,69 @@ export async function listSamples(
     );
   }
   return await query.execute();
+}
+
+/** How many samples of a run a filter leaves. */
+export async function countFiltered(
+  ledger: Ledger,
+  options: SampleFilter & { readonly runId: string },
+): Promise<number> {
+  const { count } = await filtered(ledger, options)
+    .select(({ fn }) => fn.countAll<string | number>().as('count'))
+    .executeTakeFirstOrThrow();
+  return Number(count);
+}
+
+function filtered(ledger: Ledger, options: SampleFilter & { readonly runId: string }) {
+  const { iteration, groups: wanted, category, modelVersion, prompt, verdict, score, disagreeing } = options;
+  let query = ledger.selectFrom('samples').where('run_id', '=', options.runId);
+  if (iteration !== undefined) query = query.where('iteration', '=', iteration);
+  if (wanted !== undefined) query = query.where('grp', 'in', wanted);
+  if (category !== undefined) query = query.where('category', '=', category);
+  if (modelVersion !== undefined) query = query.where('model_version', '=', modelVersion);
+  if (prompt !== undefined) {
+    // What people type is words, not a pattern.
+    const pattern = `%${prompt.replaceAll(/[\\%_]/g, '\\$&')}%`;
+    query = query.where(sql<boolean>`(prompt_text ilike ${pattern} or prompt_id ilike ${pattern})`);
+  }
+  if (verdict === 'accepted') query = query.where('accepted', 'is', true);
+  if (verdict === 'rejected') query = query.where('accepted', 'is', false);
+  if (verdict === 'error') query = query.where('state', '=', 'failed');
+  if (verdict === 'pending') query = query.where('state', 'in', ['planned', 'generated']);
+  if (score !== undefined) {
+    query = query.where(({ exists, selectFrom }) => {
+      let found = selectFrom('scores')
+        .select('reward')
+        .whereRef('sample_id', '=', 'samples.id')
+        .where('reward', '=', score.reward)
+        .where('value', 'is not', null);
+      if (score.minimum !== undefined) found = found.where('value', '>=', score.minimum);
+      if (score.maximum !== undefined) found = found.where('value', '<=', score.maximum);
+      return exists(found);
+    });
+  }
+  if (disagreeing !== undefined) {
+    const [one, other] = disagreeing;
+    query = query.where(
+      sql<boolean>`(select count(distinct value >= ${acceptThreshold}) from scores
+        where sample_id = samples.id and reward in (${one}, ${other}) and value is not null) = 2`,
+    );
+  }
+  return query;
+}
+
+/** The other model's sample of the same prompt and noise. */
+export async function findPartner(ledger: Ledger, sample: SampleRow): Promise<SampleRow | undefined> {
+  if (sample.grp === 'train') return undefined;
+  return await ledger
+    .selectFrom('samples')
+    .selectAll()
+    .where('run_id', '=', sample.run_id)
+    .where('iteration', '=', sample.iteration)
+    .where('grp', '=', sample.grp === 'before' ? 'after' : 'before')
+    .where('prompt_id', '=', sample.prompt_id)
+    .where('sample_index', '=', sample.sample_index)
+    .executeTakeFirst();
 }
 
 /** Where a sample stands in a run. */

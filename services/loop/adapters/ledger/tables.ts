@@ -184,14 +184,42 @@ interface DecisionsTable {
 interface LabelsTable {
   id: string;
   idempotency_key: string;
-  sample_id: string;
+  /** Null for an answer about a clip of known truth. */
+  sample_id: string | null;
   run_id: string;
   rater: string;
   accept: Optional<boolean | null>;
   preferred_to: Optional<string | null>;
   failure_mode: Optional<string>;
+  /** The session that it was given in, and the place there; null for a label that a program wrote. */
+  session_id: Optional<string | null>;
+  item: Optional<number | null>;
+  /** From 1: the highest of a rater's revisions of an item stands. */
+  revision: Optional<number>;
+  /** Takes back the answer that it repeats. */
+  withdrawn: Optional<boolean>;
   trace_id: Optional<string>;
   created_at: Timestamp;
+}
+
+interface LabelSessionsTable {
+  id: string;
+  idempotency_key: string;
+  run_id: string;
+  name: string;
+  kind: 'verdict' | 'preference';
+  trace_id: Optional<string>;
+  created_at: Timestamp;
+}
+
+/** What a session shows: a sample, two samples, or a clip of known truth. */
+interface LabelItemsTable {
+  session_id: string;
+  item: number;
+  sample_id: string | null;
+  other_sample_id: string | null;
+  /** plumb.loop.v1.KnownClip */
+  known: string | null;
 }
 
 /** How the samples of a group stand; kept by triggers on `samples`, and never written by us. */
@@ -240,6 +268,8 @@ export interface Tables {
   evaluations: EvaluationsTable;
   decisions: DecisionsTable;
   labels: LabelsTable;
+  label_sessions: LabelSessionsTable;
+  label_items: LabelItemsTable;
   group_counts: GroupCountsTable;
   overrides: OverridesTable;
 }

@@ -52,6 +52,13 @@ export declare type JudgeRequest = Message<"plumb.judge.v1.JudgeRequest"> & {
    * @generated from field: bool explain = 6;
    */
   explain: boolean;
+
+  /**
+   * Answer with the bodies of the calls and no verdict: no endpoint is asked, and nothing is spent.
+   *
+   * @generated from field: bool explain_only = 7;
+   */
+  explainOnly: boolean;
 };
 
 /**

@@ -2,14 +2,661 @@
 // @generated from file plumb/loop/v1/label.proto (package plumb.loop.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import type { Video } from "../../media/v1/video_pb.js";
+import type { Prompt } from "../../prompts/v1/prompt_pb.js";
 
 /**
  * Describes the file plumb/loop/v1/label.proto.
  */
 export declare const file_plumb_loop_v1_label: GenFile;
+
+/**
+ * Clips of a run that people rate.
+ *
+ * @generated from message plumb.loop.v1.LabelSession
+ */
+export declare type LabelSession = Message<"plumb.loop.v1.LabelSession"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * @generated from field: string run_id = 2;
+   */
+  runId: string;
+
+  /**
+   * For people.
+   *
+   * @generated from field: string name = 3;
+   */
+  name: string;
+
+  /**
+   * @generated from field: plumb.loop.v1.LabelKind kind = 4;
+   */
+  kind: LabelKind;
+
+  /**
+   * Items, checks of attention included.
+   *
+   * @generated from field: int32 items = 5;
+   */
+  items: number;
+
+  /**
+   * Clips of known truth among them.
+   *
+   * @generated from field: int32 checks = 6;
+   */
+  checks: number;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp create_time = 7;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * @generated from field: repeated plumb.loop.v1.RaterProgress raters = 8;
+   */
+  raters: RaterProgress[];
+};
+
+/**
+ * Describes the message plumb.loop.v1.LabelSession.
+ * Use `create(LabelSessionSchema)` to create a new message.
+ */
+export declare const LabelSessionSchema: GenMessage<LabelSession>;
+
+/**
+ * @generated from message plumb.loop.v1.RaterProgress
+ */
+export declare type RaterProgress = Message<"plumb.loop.v1.RaterProgress"> & {
+  /**
+   * @generated from field: string rater = 1;
+   */
+  rater: string;
+
+  /**
+   * Items that the rater has answered.
+   *
+   * @generated from field: int32 answered = 2;
+   */
+  answered: number;
+
+  /**
+   * Of the clips of known truth, those answered and those answered rightly.
+   *
+   * @generated from field: int32 checks_answered = 3;
+   */
+  checksAnswered: number;
+
+  /**
+   * @generated from field: int32 checks_right = 4;
+   */
+  checksRight: number;
+};
+
+/**
+ * Describes the message plumb.loop.v1.RaterProgress.
+ * Use `create(RaterProgressSchema)` to create a new message.
+ */
+export declare const RaterProgressSchema: GenMessage<RaterProgress>;
+
+/**
+ * A clip whose truth is known: it tells whether a rater looks.
+ *
+ * @generated from message plumb.loop.v1.KnownClip
+ */
+export declare type KnownClip = Message<"plumb.loop.v1.KnownClip"> & {
+  /**
+   * By reference, in the artifact store.
+   *
+   * @generated from field: plumb.media.v1.Video video = 1;
+   */
+  video?: Video | undefined;
+
+  /**
+   * @generated from field: plumb.prompts.v1.Prompt prompt = 2;
+   */
+  prompt?: Prompt | undefined;
+
+  /**
+   * @generated from field: bool accept = 3;
+   */
+  accept: boolean;
+};
+
+/**
+ * Describes the message plumb.loop.v1.KnownClip.
+ * Use `create(KnownClipSchema)` to create a new message.
+ */
+export declare const KnownClipSchema: GenMessage<KnownClip>;
+
+/**
+ * @generated from message plumb.loop.v1.CreateLabelSessionRequest
+ */
+export declare type CreateLabelSessionRequest = Message<"plumb.loop.v1.CreateLabelSessionRequest"> & {
+  /**
+   * @generated from field: string run_id = 1;
+   */
+  runId: string;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * @generated from field: plumb.loop.v1.LabelKind kind = 3;
+   */
+  kind: LabelKind;
+
+  /**
+   * Clips, or pairs, of held-out prompts; 1 to 5,000. Chosen evenly over the models and prompts, by the session's key alone.
+   *
+   * @generated from field: int32 size = 4;
+   */
+  size: number;
+
+  /**
+   * Mixed in at random places; only for verdicts.
+   *
+   * @generated from field: repeated plumb.loop.v1.KnownClip known = 5;
+   */
+  known: KnownClip[];
+
+  /**
+   * @generated from field: string idempotency_key = 6;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.CreateLabelSessionRequest.
+ * Use `create(CreateLabelSessionRequestSchema)` to create a new message.
+ */
+export declare const CreateLabelSessionRequestSchema: GenMessage<CreateLabelSessionRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.CreateLabelSessionResponse
+ */
+export declare type CreateLabelSessionResponse = Message<"plumb.loop.v1.CreateLabelSessionResponse"> & {
+  /**
+   * @generated from field: plumb.loop.v1.LabelSession session = 1;
+   */
+  session?: LabelSession | undefined;
+};
+
+/**
+ * Describes the message plumb.loop.v1.CreateLabelSessionResponse.
+ * Use `create(CreateLabelSessionResponseSchema)` to create a new message.
+ */
+export declare const CreateLabelSessionResponseSchema: GenMessage<CreateLabelSessionResponse>;
+
+/**
+ * @generated from message plumb.loop.v1.ListLabelSessionsRequest
+ */
+export declare type ListLabelSessionsRequest = Message<"plumb.loop.v1.ListLabelSessionsRequest"> & {
+  /**
+   * @generated from field: string run_id = 1;
+   */
+  runId: string;
+
+  /**
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.ListLabelSessionsRequest.
+ * Use `create(ListLabelSessionsRequestSchema)` to create a new message.
+ */
+export declare const ListLabelSessionsRequestSchema: GenMessage<ListLabelSessionsRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.ListLabelSessionsResponse
+ */
+export declare type ListLabelSessionsResponse = Message<"plumb.loop.v1.ListLabelSessionsResponse"> & {
+  /**
+   * @generated from field: repeated plumb.loop.v1.LabelSession sessions = 1;
+   */
+  sessions: LabelSession[];
+
+  /**
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.ListLabelSessionsResponse.
+ * Use `create(ListLabelSessionsResponseSchema)` to create a new message.
+ */
+export declare const ListLabelSessionsResponseSchema: GenMessage<ListLabelSessionsResponse>;
+
+/**
+ * @generated from message plumb.loop.v1.CreateRaterLinkRequest
+ */
+export declare type CreateRaterLinkRequest = Message<"plumb.loop.v1.CreateRaterLinkRequest"> & {
+  /**
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * A pseudonym: lower-case letters, digits and . _ -
+   *
+   * @generated from field: string rater = 2;
+   */
+  rater: string;
+
+  /**
+   * How long it holds; 0 is 30 days.
+   *
+   * @generated from field: int32 days = 3;
+   */
+  days: number;
+};
+
+/**
+ * Describes the message plumb.loop.v1.CreateRaterLinkRequest.
+ * Use `create(CreateRaterLinkRequestSchema)` to create a new message.
+ */
+export declare const CreateRaterLinkRequestSchema: GenMessage<CreateRaterLinkRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.CreateRaterLinkResponse
+ */
+export declare type CreateRaterLinkResponse = Message<"plumb.loop.v1.CreateRaterLinkResponse"> & {
+  /**
+   * @generated from field: string token = 1;
+   */
+  token: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp expire_time = 2;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * Path and fragment of the rating page, to be put behind the web address.
+   *
+   * @generated from field: string path = 3;
+   */
+  path: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.CreateRaterLinkResponse.
+ * Use `create(CreateRaterLinkResponseSchema)` to create a new message.
+ */
+export declare const CreateRaterLinkResponseSchema: GenMessage<CreateRaterLinkResponse>;
+
+/**
+ * @generated from message plumb.loop.v1.GetRatingQueueRequest
+ */
+export declare type GetRatingQueueRequest = Message<"plumb.loop.v1.GetRatingQueueRequest"> & {
+  /**
+   * May be left out by a caller whose token names the session and the rater.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * @generated from field: string rater = 2;
+   */
+  rater: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.GetRatingQueueRequest.
+ * Use `create(GetRatingQueueRequestSchema)` to create a new message.
+ */
+export declare const GetRatingQueueRequestSchema: GenMessage<GetRatingQueueRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.GetRatingQueueResponse
+ */
+export declare type GetRatingQueueResponse = Message<"plumb.loop.v1.GetRatingQueueResponse"> & {
+  /**
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * @generated from field: string rater = 2;
+   */
+  rater: string;
+
+  /**
+   * @generated from field: plumb.loop.v1.LabelKind kind = 3;
+   */
+  kind: LabelKind;
+
+  /**
+   * @generated from field: string name = 4;
+   */
+  name: string;
+
+  /**
+   * @generated from field: repeated plumb.loop.v1.RatingItem items = 5;
+   */
+  items: RatingItem[];
+};
+
+/**
+ * Describes the message plumb.loop.v1.GetRatingQueueResponse.
+ * Use `create(GetRatingQueueResponseSchema)` to create a new message.
+ */
+export declare const GetRatingQueueResponseSchema: GenMessage<GetRatingQueueResponse>;
+
+/**
+ * @generated from message plumb.loop.v1.RatingItem
+ */
+export declare type RatingItem = Message<"plumb.loop.v1.RatingItem"> & {
+  /**
+   * The item's place in the session; the list is in the rater's order.
+   *
+   * @generated from field: int32 item = 1;
+   */
+  item: number;
+
+  /**
+   * @generated from field: string prompt = 2;
+   */
+  prompt: string;
+
+  /**
+   * One clip for a verdict, two for a preference, left and right.
+   *
+   * @generated from field: repeated plumb.loop.v1.RatingClip clips = 3;
+   */
+  clips: RatingClip[];
+
+  /**
+   * The standing answer, if there is one.
+   *
+   * @generated from field: plumb.loop.v1.RatingAnswer answer = 4;
+   */
+  answer?: RatingAnswer | undefined;
+};
+
+/**
+ * Describes the message plumb.loop.v1.RatingItem.
+ * Use `create(RatingItemSchema)` to create a new message.
+ */
+export declare const RatingItemSchema: GenMessage<RatingItem>;
+
+/**
+ * @generated from message plumb.loop.v1.RatingClip
+ */
+export declare type RatingClip = Message<"plumb.loop.v1.RatingClip"> & {
+  /**
+   * Signed path on the web address.
+   *
+   * @generated from field: string url = 1;
+   */
+  url: string;
+
+  /**
+   * @generated from field: string media_type = 2;
+   */
+  mediaType: string;
+
+  /**
+   * @generated from field: int32 width = 3;
+   */
+  width: number;
+
+  /**
+   * @generated from field: int32 height = 4;
+   */
+  height: number;
+
+  /**
+   * @generated from field: int32 frame_count = 5;
+   */
+  frameCount: number;
+
+  /**
+   * @generated from field: double fps = 6;
+   */
+  fps: number;
+};
+
+/**
+ * Describes the message plumb.loop.v1.RatingClip.
+ * Use `create(RatingClipSchema)` to create a new message.
+ */
+export declare const RatingClipSchema: GenMessage<RatingClip>;
+
+/**
+ * @generated from message plumb.loop.v1.RatingAnswer
+ */
+export declare type RatingAnswer = Message<"plumb.loop.v1.RatingAnswer"> & {
+  /**
+   * @generated from oneof plumb.loop.v1.RatingAnswer.answer
+   */
+  answer: {
+    /**
+     * @generated from field: bool accept = 1;
+     */
+    value: boolean;
+    case: "accept";
+  } | {
+    /**
+     * Place of the better clip: 0 is the left one.
+     *
+     * @generated from field: int32 preferred = 2;
+     */
+    value: number;
+    case: "preferred";
+  } | {
+    /**
+     * Takes the answer back.
+     *
+     * @generated from field: bool withdrawn = 3;
+     */
+    value: boolean;
+    case: "withdrawn";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * As in Label.
+   *
+   * @generated from field: string failure_mode = 4;
+   */
+  failureMode: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.RatingAnswer.
+ * Use `create(RatingAnswerSchema)` to create a new message.
+ */
+export declare const RatingAnswerSchema: GenMessage<RatingAnswer>;
+
+/**
+ * @generated from message plumb.loop.v1.RateRequest
+ */
+export declare type RateRequest = Message<"plumb.loop.v1.RateRequest"> & {
+  /**
+   * May be left out by a caller whose token names the session and the rater.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * @generated from field: string rater = 2;
+   */
+  rater: string;
+
+  /**
+   * @generated from field: int32 item = 3;
+   */
+  item: number;
+
+  /**
+   * @generated from field: plumb.loop.v1.RatingAnswer answer = 4;
+   */
+  answer?: RatingAnswer | undefined;
+
+  /**
+   * @generated from field: string idempotency_key = 5;
+   */
+  idempotencyKey: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.RateRequest.
+ * Use `create(RateRequestSchema)` to create a new message.
+ */
+export declare const RateRequestSchema: GenMessage<RateRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.RateResponse
+ */
+export declare type RateResponse = Message<"plumb.loop.v1.RateResponse"> & {
+  /**
+   * @generated from field: int32 answered = 1;
+   */
+  answered: number;
+
+  /**
+   * @generated from field: int32 items = 2;
+   */
+  items: number;
+};
+
+/**
+ * Describes the message plumb.loop.v1.RateResponse.
+ * Use `create(RateResponseSchema)` to create a new message.
+ */
+export declare const RateResponseSchema: GenMessage<RateResponse>;
+
+/**
+ * @generated from message plumb.loop.v1.GetRaterAgreementRequest
+ */
+export declare type GetRaterAgreementRequest = Message<"plumb.loop.v1.GetRaterAgreementRequest"> & {
+  /**
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.GetRaterAgreementRequest.
+ * Use `create(GetRaterAgreementRequestSchema)` to create a new message.
+ */
+export declare const GetRaterAgreementRequestSchema: GenMessage<GetRaterAgreementRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.GetRaterAgreementResponse
+ */
+export declare type GetRaterAgreementResponse = Message<"plumb.loop.v1.GetRaterAgreementResponse"> & {
+  /**
+   * Items that at least two raters have answered.
+   *
+   * @generated from field: int32 items = 1;
+   */
+  items: number;
+
+  /**
+   * @generated from field: int32 answers = 2;
+   */
+  answers: number;
+
+  /**
+   * Over the items that every rater has answered; absent where it is not defined.
+   *
+   * @generated from field: optional double fleiss_kappa = 3;
+   */
+  fleissKappa?: number | undefined;
+
+  /**
+   * @generated from field: int32 fleiss_items = 4;
+   */
+  fleissItems: number;
+
+  /**
+   * Over all items with two answers and more.
+   *
+   * @generated from field: optional double krippendorff_alpha = 5;
+   */
+  krippendorffAlpha?: number | undefined;
+
+  /**
+   * Against the majority of the other raters.
+   *
+   * @generated from field: repeated plumb.loop.v1.AgreementRow raters = 6;
+   */
+  raters: AgreementRow[];
+
+  /**
+   * Against the majority of all raters.
+   *
+   * @generated from field: repeated plumb.loop.v1.AgreementRow rewards = 7;
+   */
+  rewards: AgreementRow[];
+};
+
+/**
+ * Describes the message plumb.loop.v1.GetRaterAgreementResponse.
+ * Use `create(GetRaterAgreementResponseSchema)` to create a new message.
+ */
+export declare const GetRaterAgreementResponseSchema: GenMessage<GetRaterAgreementResponse>;
+
+/**
+ * @generated from message plumb.loop.v1.AgreementRow
+ */
+export declare type AgreementRow = Message<"plumb.loop.v1.AgreementRow"> & {
+  /**
+   * Name of the rater or the reward.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: int32 items = 2;
+   */
+  items: number;
+
+  /**
+   * @generated from field: double accuracy = 3;
+   */
+  accuracy: number;
+
+  /**
+   * @generated from field: optional double kappa = 4;
+   */
+  kappa?: number | undefined;
+
+  /**
+   * Chance that an accepted item scores above a rejected one, ties half; absent where there is one kind only.
+   *
+   * @generated from field: optional double roc_auc = 5;
+   */
+  rocAuc?: number | undefined;
+};
+
+/**
+ * Describes the message plumb.loop.v1.AgreementRow.
+ * Use `create(AgreementRowSchema)` to create a new message.
+ */
+export declare const AgreementRowSchema: GenMessage<AgreementRow>;
 
 /**
  * @generated from message plumb.loop.v1.Label
@@ -62,6 +709,13 @@ export declare type Label = Message<"plumb.loop.v1.Label"> & {
    * @generated from field: google.protobuf.Timestamp create_time = 7;
    */
   createTime?: Timestamp | undefined;
+
+  /**
+   * The session that it was given in; empty for one that a program wrote.
+   *
+   * @generated from field: string session_id = 8;
+   */
+  sessionId: string;
 };
 
 /**
@@ -155,6 +809,35 @@ export declare type ListLabelsResponse = Message<"plumb.loop.v1.ListLabelsRespon
 export declare const ListLabelsResponseSchema: GenMessage<ListLabelsResponse>;
 
 /**
+ * @generated from enum plumb.loop.v1.LabelKind
+ */
+export enum LabelKind {
+  /**
+   * @generated from enum value: LABEL_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Accept or reject one clip.
+   *
+   * @generated from enum value: LABEL_KIND_VERDICT = 1;
+   */
+  VERDICT = 1,
+
+  /**
+   * Which of two clips of one prompt and noise is better.
+   *
+   * @generated from enum value: LABEL_KIND_PREFERENCE = 2;
+   */
+  PREFERENCE = 2,
+}
+
+/**
+ * Describes the enum plumb.loop.v1.LabelKind.
+ */
+export declare const LabelKindSchema: GenEnum<LabelKind>;
+
+/**
  * What people say of samples.
  *
  * @generated from service plumb.loop.v1.LabelService
@@ -175,6 +858,64 @@ export declare const LabelService: GenService<{
     methodKind: "unary";
     input: typeof ListLabelsRequestSchema;
     output: typeof ListLabelsResponseSchema;
+  },
+  /**
+   * Chooses clips of a run for people to rate. The same key gives the same session.
+   *
+   * @generated from rpc plumb.loop.v1.LabelService.CreateLabelSession
+   */
+  createLabelSession: {
+    methodKind: "unary";
+    input: typeof CreateLabelSessionRequestSchema;
+    output: typeof CreateLabelSessionResponseSchema;
+  },
+  /**
+   * @generated from rpc plumb.loop.v1.LabelService.ListLabelSessions
+   */
+  listLabelSessions: {
+    methodKind: "unary";
+    input: typeof ListLabelSessionsRequestSchema;
+    output: typeof ListLabelSessionsResponseSchema;
+  },
+  /**
+   * Makes a token with which one rater may rate one session, and nothing else.
+   *
+   * @generated from rpc plumb.loop.v1.LabelService.CreateRaterLink
+   */
+  createRaterLink: {
+    methodKind: "unary";
+    input: typeof CreateRaterLinkRequestSchema;
+    output: typeof CreateRaterLinkResponseSchema;
+  },
+  /**
+   * What a rater is to look at, in the rater's own order and without any word of which model made it, with the answers so far.
+   *
+   * @generated from rpc plumb.loop.v1.LabelService.GetRatingQueue
+   */
+  getRatingQueue: {
+    methodKind: "unary";
+    input: typeof GetRatingQueueRequestSchema;
+    output: typeof GetRatingQueueResponseSchema;
+  },
+  /**
+   * Records an answer, or takes one back. The same key twice is one answer; a later one replaces an earlier one.
+   *
+   * @generated from rpc plumb.loop.v1.LabelService.Rate
+   */
+  rate: {
+    methodKind: "unary";
+    input: typeof RateRequestSchema;
+    output: typeof RateResponseSchema;
+  },
+  /**
+   * How far raters agree with each other, with the judge and with every reward.
+   *
+   * @generated from rpc plumb.loop.v1.LabelService.GetRaterAgreement
+   */
+  getRaterAgreement: {
+    methodKind: "unary";
+    input: typeof GetRaterAgreementRequestSchema;
+    output: typeof GetRaterAgreementResponseSchema;
   },
 }>;
 

@@ -2,49 +2,196 @@
 // @generated from file plumb/loop/v1/label.proto (package plumb.loop.v1, syntax proto3)
 /* eslint-disable */
 
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import { file_plumb_media_v1_video } from "../../media/v1/video_pb.js";
+import { file_plumb_prompts_v1_prompt } from "../../prompts/v1/prompt_pb.js";
 
 /**
  * Describes the file plumb/loop/v1/label.proto.
  */
 export const file_plumb_loop_v1_label = /*@__PURE__*/
-  fileDesc("ChlwbHVtYi9sb29wL3YxL2xhYmVsLnByb3RvEg1wbHVtYi5sb29wLnYxIroBCgVMYWJlbBIKCgJpZBgBIAEoCRIRCglzYW1wbGVfaWQYAiABKAkSDQoFcmF0ZXIYAyABKAkSEAoGYWNjZXB0GAQgASgISAASIAoWcHJlZmVycmVkX3RvX3NhbXBsZV9pZBgFIAEoCUgAEhQKDGZhaWx1cmVfbW9kZRgGIAEoCRIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCAoGYW5zd2VyIlIKEkNyZWF0ZUxhYmVsUmVxdWVzdBIjCgVsYWJlbBgBIAEoCzIULnBsdW1iLmxvb3AudjEuTGFiZWwSFwoPaWRlbXBvdGVuY3lfa2V5GAIgASgJIjoKE0NyZWF0ZUxhYmVsUmVzcG9uc2USIwoFbGFiZWwYASABKAsyFC5wbHVtYi5sb29wLnYxLkxhYmVsIkoKEUxpc3RMYWJlbHNSZXF1ZXN0Eg4KBnJ1bl9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJTChJMaXN0TGFiZWxzUmVzcG9uc2USJAoGbGFiZWxzGAEgAygLMhQucGx1bWIubG9vcC52MS5MYWJlbBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkywQEKDExhYmVsU2VydmljZRJZCgtDcmVhdGVMYWJlbBIhLnBsdW1iLmxvb3AudjEuQ3JlYXRlTGFiZWxSZXF1ZXN0GiIucGx1bWIubG9vcC52MS5DcmVhdGVMYWJlbFJlc3BvbnNlIgOQAgISVgoKTGlzdExhYmVscxIgLnBsdW1iLmxvb3AudjEuTGlzdExhYmVsc1JlcXVlc3QaIS5wbHVtYi5sb29wLnYxLkxpc3RMYWJlbHNSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("ChlwbHVtYi9sb29wL3YxL2xhYmVsLnByb3RvEg1wbHVtYi5sb29wLnYxIt4BCgxMYWJlbFNlc3Npb24SCgoCaWQYASABKAkSDgoGcnVuX2lkGAIgASgJEgwKBG5hbWUYAyABKAkSJgoEa2luZBgEIAEoDjIYLnBsdW1iLmxvb3AudjEuTGFiZWxLaW5kEg0KBWl0ZW1zGAUgASgFEg4KBmNoZWNrcxgGIAEoBRIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoGcmF0ZXJzGAggAygLMhwucGx1bWIubG9vcC52MS5SYXRlclByb2dyZXNzIl8KDVJhdGVyUHJvZ3Jlc3MSDQoFcmF0ZXIYASABKAkSEAoIYW5zd2VyZWQYAiABKAUSFwoPY2hlY2tzX2Fuc3dlcmVkGAMgASgFEhQKDGNoZWNrc19yaWdodBgEIAEoBSJrCglLbm93bkNsaXASJAoFdmlkZW8YASABKAsyFS5wbHVtYi5tZWRpYS52MS5WaWRlbxIoCgZwcm9tcHQYAiABKAsyGC5wbHVtYi5wcm9tcHRzLnYxLlByb21wdBIOCgZhY2NlcHQYAyABKAgisQEKGUNyZWF0ZUxhYmVsU2Vzc2lvblJlcXVlc3QSDgoGcnVuX2lkGAEgASgJEgwKBG5hbWUYAiABKAkSJgoEa2luZBgDIAEoDjIYLnBsdW1iLmxvb3AudjEuTGFiZWxLaW5kEgwKBHNpemUYBCABKAUSJwoFa25vd24YBSADKAsyGC5wbHVtYi5sb29wLnYxLktub3duQ2xpcBIXCg9pZGVtcG90ZW5jeV9rZXkYBiABKAkiSgoaQ3JlYXRlTGFiZWxTZXNzaW9uUmVzcG9uc2USLAoHc2Vzc2lvbhgBIAEoCzIbLnBsdW1iLmxvb3AudjEuTGFiZWxTZXNzaW9uIlEKGExpc3RMYWJlbFNlc3Npb25zUmVxdWVzdBIOCgZydW5faWQYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiYwoZTGlzdExhYmVsU2Vzc2lvbnNSZXNwb25zZRItCghzZXNzaW9ucxgBIAMoCzIbLnBsdW1iLmxvb3AudjEuTGFiZWxTZXNzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJJChZDcmVhdGVSYXRlckxpbmtSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkSDQoFcmF0ZXIYAiABKAkSDAoEZGF5cxgDIAEoBSJnChdDcmVhdGVSYXRlckxpbmtSZXNwb25zZRINCgV0b2tlbhgBIAEoCRIvCgtleHBpcmVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEcGF0aBgDIAEoCSI6ChVHZXRSYXRpbmdRdWV1ZVJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRINCgVyYXRlchgCIAEoCSKbAQoWR2V0UmF0aW5nUXVldWVSZXNwb25zZRISCgpzZXNzaW9uX2lkGAEgASgJEg0KBXJhdGVyGAIgASgJEiYKBGtpbmQYAyABKA4yGC5wbHVtYi5sb29wLnYxLkxhYmVsS2luZBIMCgRuYW1lGAQgASgJEigKBWl0ZW1zGAUgAygLMhkucGx1bWIubG9vcC52MS5SYXRpbmdJdGVtIoEBCgpSYXRpbmdJdGVtEgwKBGl0ZW0YASABKAUSDgoGcHJvbXB0GAIgASgJEigKBWNsaXBzGAMgAygLMhkucGx1bWIubG9vcC52MS5SYXRpbmdDbGlwEisKBmFuc3dlchgEIAEoCzIbLnBsdW1iLmxvb3AudjEuUmF0aW5nQW5zd2VyIm4KClJhdGluZ0NsaXASCwoDdXJsGAEgASgJEhIKCm1lZGlhX3R5cGUYAiABKAkSDQoFd2lkdGgYAyABKAUSDgoGaGVpZ2h0GAQgASgFEhMKC2ZyYW1lX2NvdW50GAUgASgFEgsKA2ZwcxgGIAEoASJqCgxSYXRpbmdBbnN3ZXISEAoGYWNjZXB0GAEgASgISAASEwoJcHJlZmVycmVkGAIgASgFSAASEwoJd2l0aGRyYXduGAMgASgISAASFAoMZmFpbHVyZV9tb2RlGAQgASgJQggKBmFuc3dlciKEAQoLUmF0ZVJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCRINCgVyYXRlchgCIAEoCRIMCgRpdGVtGAMgASgFEisKBmFuc3dlchgEIAEoCzIbLnBsdW1iLmxvb3AudjEuUmF0aW5nQW5zd2VyEhcKD2lkZW1wb3RlbmN5X2tleRgFIAEoCSIvCgxSYXRlUmVzcG9uc2USEAoIYW5zd2VyZWQYASABKAUSDQoFaXRlbXMYAiABKAUiLgoYR2V0UmF0ZXJBZ3JlZW1lbnRSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkikAIKGUdldFJhdGVyQWdyZWVtZW50UmVzcG9uc2USDQoFaXRlbXMYASABKAUSDwoHYW5zd2VycxgCIAEoBRIZCgxmbGVpc3Nfa2FwcGEYAyABKAFIAIgBARIUCgxmbGVpc3NfaXRlbXMYBCABKAUSHwoSa3JpcHBlbmRvcmZmX2FscGhhGAUgASgBSAGIAQESKwoGcmF0ZXJzGAYgAygLMhsucGx1bWIubG9vcC52MS5BZ3JlZW1lbnRSb3cSLAoHcmV3YXJkcxgHIAMoCzIbLnBsdW1iLmxvb3AudjEuQWdyZWVtZW50Um93Qg8KDV9mbGVpc3Nfa2FwcGFCFQoTX2tyaXBwZW5kb3JmZl9hbHBoYSJ9CgxBZ3JlZW1lbnRSb3cSDAoEbmFtZRgBIAEoCRINCgVpdGVtcxgCIAEoBRIQCghhY2N1cmFjeRgDIAEoARISCgVrYXBwYRgEIAEoAUgAiAEBEhQKB3JvY19hdWMYBSABKAFIAYgBAUIICgZfa2FwcGFCCgoIX3JvY19hdWMizgEKBUxhYmVsEgoKAmlkGAEgASgJEhEKCXNhbXBsZV9pZBgCIAEoCRINCgVyYXRlchgDIAEoCRIQCgZhY2NlcHQYBCABKAhIABIgChZwcmVmZXJyZWRfdG9fc2FtcGxlX2lkGAUgASgJSAASFAoMZmFpbHVyZV9tb2RlGAYgASgJEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgpzZXNzaW9uX2lkGAggASgJQggKBmFuc3dlciJSChJDcmVhdGVMYWJlbFJlcXVlc3QSIwoFbGFiZWwYASABKAsyFC5wbHVtYi5sb29wLnYxLkxhYmVsEhcKD2lkZW1wb3RlbmN5X2tleRgCIAEoCSI6ChNDcmVhdGVMYWJlbFJlc3BvbnNlEiMKBWxhYmVsGAEgASgLMhQucGx1bWIubG9vcC52MS5MYWJlbCJKChFMaXN0TGFiZWxzUmVxdWVzdBIOCgZydW5faWQYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiUwoSTGlzdExhYmVsc1Jlc3BvbnNlEiQKBmxhYmVscxgBIAMoCzIULnBsdW1iLmxvb3AudjEuTGFiZWwSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKloKCUxhYmVsS2luZBIaChZMQUJFTF9LSU5EX1VOU1BFQ0lGSUVEEAASFgoSTEFCRUxfS0lORF9WRVJESUNUEAESGQoVTEFCRUxfS0lORF9QUkVGRVJFTkNFEAIylwYKDExhYmVsU2VydmljZRJZCgtDcmVhdGVMYWJlbBIhLnBsdW1iLmxvb3AudjEuQ3JlYXRlTGFiZWxSZXF1ZXN0GiIucGx1bWIubG9vcC52MS5DcmVhdGVMYWJlbFJlc3BvbnNlIgOQAgISVgoKTGlzdExhYmVscxIgLnBsdW1iLmxvb3AudjEuTGlzdExhYmVsc1JlcXVlc3QaIS5wbHVtYi5sb29wLnYxLkxpc3RMYWJlbHNSZXNwb25zZSIDkAIBEm4KEkNyZWF0ZUxhYmVsU2Vzc2lvbhIoLnBsdW1iLmxvb3AudjEuQ3JlYXRlTGFiZWxTZXNzaW9uUmVxdWVzdBopLnBsdW1iLmxvb3AudjEuQ3JlYXRlTGFiZWxTZXNzaW9uUmVzcG9uc2UiA5ACAhJrChFMaXN0TGFiZWxTZXNzaW9ucxInLnBsdW1iLmxvb3AudjEuTGlzdExhYmVsU2Vzc2lvbnNSZXF1ZXN0GigucGx1bWIubG9vcC52MS5MaXN0TGFiZWxTZXNzaW9uc1Jlc3BvbnNlIgOQAgESYAoPQ3JlYXRlUmF0ZXJMaW5rEiUucGx1bWIubG9vcC52MS5DcmVhdGVSYXRlckxpbmtSZXF1ZXN0GiYucGx1bWIubG9vcC52MS5DcmVhdGVSYXRlckxpbmtSZXNwb25zZRJiCg5HZXRSYXRpbmdRdWV1ZRIkLnBsdW1iLmxvb3AudjEuR2V0UmF0aW5nUXVldWVSZXF1ZXN0GiUucGx1bWIubG9vcC52MS5HZXRSYXRpbmdRdWV1ZVJlc3BvbnNlIgOQAgESRAoEUmF0ZRIaLnBsdW1iLmxvb3AudjEuUmF0ZVJlcXVlc3QaGy5wbHVtYi5sb29wLnYxLlJhdGVSZXNwb25zZSIDkAICEmsKEUdldFJhdGVyQWdyZWVtZW50EicucGx1bWIubG9vcC52MS5HZXRSYXRlckFncmVlbWVudFJlcXVlc3QaKC5wbHVtYi5sb29wLnYxLkdldFJhdGVyQWdyZWVtZW50UmVzcG9uc2UiA5ACAWIGcHJvdG8z", [file_google_protobuf_timestamp, file_plumb_media_v1_video, file_plumb_prompts_v1_prompt]);
+
+/**
+ * Describes the message plumb.loop.v1.LabelSession.
+ * Use `create(LabelSessionSchema)` to create a new message.
+ */
+export const LabelSessionSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 0);
+
+/**
+ * Describes the message plumb.loop.v1.RaterProgress.
+ * Use `create(RaterProgressSchema)` to create a new message.
+ */
+export const RaterProgressSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 1);
+
+/**
+ * Describes the message plumb.loop.v1.KnownClip.
+ * Use `create(KnownClipSchema)` to create a new message.
+ */
+export const KnownClipSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 2);
+
+/**
+ * Describes the message plumb.loop.v1.CreateLabelSessionRequest.
+ * Use `create(CreateLabelSessionRequestSchema)` to create a new message.
+ */
+export const CreateLabelSessionRequestSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 3);
+
+/**
+ * Describes the message plumb.loop.v1.CreateLabelSessionResponse.
+ * Use `create(CreateLabelSessionResponseSchema)` to create a new message.
+ */
+export const CreateLabelSessionResponseSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 4);
+
+/**
+ * Describes the message plumb.loop.v1.ListLabelSessionsRequest.
+ * Use `create(ListLabelSessionsRequestSchema)` to create a new message.
+ */
+export const ListLabelSessionsRequestSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 5);
+
+/**
+ * Describes the message plumb.loop.v1.ListLabelSessionsResponse.
+ * Use `create(ListLabelSessionsResponseSchema)` to create a new message.
+ */
+export const ListLabelSessionsResponseSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 6);
+
+/**
+ * Describes the message plumb.loop.v1.CreateRaterLinkRequest.
+ * Use `create(CreateRaterLinkRequestSchema)` to create a new message.
+ */
+export const CreateRaterLinkRequestSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 7);
+
+/**
+ * Describes the message plumb.loop.v1.CreateRaterLinkResponse.
+ * Use `create(CreateRaterLinkResponseSchema)` to create a new message.
+ */
+export const CreateRaterLinkResponseSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 8);
+
+/**
+ * Describes the message plumb.loop.v1.GetRatingQueueRequest.
+ * Use `create(GetRatingQueueRequestSchema)` to create a new message.
+ */
+export const GetRatingQueueRequestSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 9);
+
+/**
+ * Describes the message plumb.loop.v1.GetRatingQueueResponse.
+ * Use `create(GetRatingQueueResponseSchema)` to create a new message.
+ */
+export const GetRatingQueueResponseSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 10);
+
+/**
+ * Describes the message plumb.loop.v1.RatingItem.
+ * Use `create(RatingItemSchema)` to create a new message.
+ */
+export const RatingItemSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 11);
+
+/**
+ * Describes the message plumb.loop.v1.RatingClip.
+ * Use `create(RatingClipSchema)` to create a new message.
+ */
+export const RatingClipSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 12);
+
+/**
+ * Describes the message plumb.loop.v1.RatingAnswer.
+ * Use `create(RatingAnswerSchema)` to create a new message.
+ */
+export const RatingAnswerSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 13);
+
+/**
+ * Describes the message plumb.loop.v1.RateRequest.
+ * Use `create(RateRequestSchema)` to create a new message.
+ */
+export const RateRequestSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 14);
+
+/**
+ * Describes the message plumb.loop.v1.RateResponse.
+ * Use `create(RateResponseSchema)` to create a new message.
+ */
+export const RateResponseSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 15);
+
+/**
+ * Describes the message plumb.loop.v1.GetRaterAgreementRequest.
+ * Use `create(GetRaterAgreementRequestSchema)` to create a new message.
+ */
+export const GetRaterAgreementRequestSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 16);
+
+/**
+ * Describes the message plumb.loop.v1.GetRaterAgreementResponse.
+ * Use `create(GetRaterAgreementResponseSchema)` to create a new message.
+ */
+export const GetRaterAgreementResponseSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 17);
+
+/**
+ * Describes the message plumb.loop.v1.AgreementRow.
+ * Use `create(AgreementRowSchema)` to create a new message.
+ */
+export const AgreementRowSchema = /*@__PURE__*/
+  messageDesc(file_plumb_loop_v1_label, 18);
 
 /**
  * Describes the message plumb.loop.v1.Label.
  * Use `create(LabelSchema)` to create a new message.
  */
 export const LabelSchema = /*@__PURE__*/
-  messageDesc(file_plumb_loop_v1_label, 0);
+  messageDesc(file_plumb_loop_v1_label, 19);
 
 /**
  * Describes the message plumb.loop.v1.CreateLabelRequest.
  * Use `create(CreateLabelRequestSchema)` to create a new message.
  */
 export const CreateLabelRequestSchema = /*@__PURE__*/
-  messageDesc(file_plumb_loop_v1_label, 1);
+  messageDesc(file_plumb_loop_v1_label, 20);
 
 /**
  * Describes the message plumb.loop.v1.CreateLabelResponse.
  * Use `create(CreateLabelResponseSchema)` to create a new message.
  */
 export const CreateLabelResponseSchema = /*@__PURE__*/
-  messageDesc(file_plumb_loop_v1_label, 2);
+  messageDesc(file_plumb_loop_v1_label, 21);
 
 /**
  * Describes the message plumb.loop.v1.ListLabelsRequest.
  * Use `create(ListLabelsRequestSchema)` to create a new message.
  */
 export const ListLabelsRequestSchema = /*@__PURE__*/
-  messageDesc(file_plumb_loop_v1_label, 3);
+  messageDesc(file_plumb_loop_v1_label, 22);
 
 /**
  * Describes the message plumb.loop.v1.ListLabelsResponse.
  * Use `create(ListLabelsResponseSchema)` to create a new message.
  */
 export const ListLabelsResponseSchema = /*@__PURE__*/
-  messageDesc(file_plumb_loop_v1_label, 4);
+  messageDesc(file_plumb_loop_v1_label, 23);
+
+/**
+ * Describes the enum plumb.loop.v1.LabelKind.
+ */
+export const LabelKindSchema = /*@__PURE__*/
+  enumDesc(file_plumb_loop_v1_label, 0);
+
+/**
+ * @generated from enum plumb.loop.v1.LabelKind
+ */
+export const LabelKind = /*@__PURE__*/
+  tsEnum(LabelKindSchema);
 
 /**
  * What people say of samples.

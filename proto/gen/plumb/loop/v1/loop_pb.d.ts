@@ -5,7 +5,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { ModelVersion, SamplerSettings } from "../../models/v1/model_pb.js";
-import type { Prompt, Split } from "../../prompts/v1/prompt_pb.js";
+import type { Category, Prompt, Split } from "../../prompts/v1/prompt_pb.js";
 import type { Adapters, DataSetSummary, Job, Objective, Optimisation, Probe, TrainingProgress } from "../../trainer/v1/trainer_pb.js";
 import type { Status } from "../../../google/rpc/status_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
@@ -1473,6 +1473,27 @@ export declare type ListSamplesRequest = Message<"plumb.loop.v1.ListSamplesReque
    * @generated from field: plumb.prompts.v1.Split split = 4;
    */
   split: Split;
+
+  /**
+   * Only samples that all of it is true of.
+   *
+   * @generated from field: plumb.loop.v1.SampleFilter filter = 5;
+   */
+  filter?: SampleFilter | undefined;
+
+  /**
+   * Passes over so many samples, from the page token on (AIP-158).
+   *
+   * @generated from field: int32 skip = 6;
+   */
+  skip: number;
+
+  /**
+   * Also counts what the filter leaves.
+   *
+   * @generated from field: bool count = 7;
+   */
+  count: boolean;
 };
 
 /**
@@ -1494,6 +1515,13 @@ export declare type ListSamplesResponse = Message<"plumb.loop.v1.ListSamplesResp
    * @generated from field: string next_page_token = 2;
    */
   nextPageToken: string;
+
+  /**
+   * How many samples there are on all pages; 0 unless asked for.
+   *
+   * @generated from field: int64 total_size = 3;
+   */
+  totalSize: bigint;
 };
 
 /**
@@ -1501,6 +1529,77 @@ export declare type ListSamplesResponse = Message<"plumb.loop.v1.ListSamplesResp
  * Use `create(ListSamplesResponseSchema)` to create a new message.
  */
 export declare const ListSamplesResponseSchema: GenMessage<ListSamplesResponse>;
+
+/**
+ * What samples must be like; what is empty, 0 or absent does not matter.
+ *
+ * @generated from message plumb.loop.v1.SampleFilter
+ */
+export declare type SampleFilter = Message<"plumb.loop.v1.SampleFilter"> & {
+  /**
+   * @generated from field: int32 iteration = 1;
+   */
+  iteration: number;
+
+  /**
+   * @generated from field: plumb.prompts.v1.Category category = 2;
+   */
+  category: Category;
+
+  /**
+   * @generated from field: string model_version = 3;
+   */
+  modelVersion: string;
+
+  /**
+   * Words that the prompt's text or id holds, whatever their case.
+   *
+   * @generated from field: string prompt = 4;
+   */
+  prompt: string;
+
+  /**
+   * @generated from field: plumb.loop.v1.Verdict verdict = 5;
+   */
+  verdict: Verdict;
+
+  /**
+   * The reward that the bounds are for.
+   *
+   * @generated from field: string reward = 6;
+   */
+  reward: string;
+
+  /**
+   * @generated from field: optional double minimum = 7;
+   */
+  minimum?: number | undefined;
+
+  /**
+   * @generated from field: optional double maximum = 8;
+   */
+  maximum?: number | undefined;
+
+  /**
+   * Two rewards of which one accepts and the other rejects (0.5 and above is an acceptance).
+   *
+   * @generated from field: repeated string disagreeing_rewards = 9;
+   */
+  disagreeingRewards: string[];
+
+  /**
+   * train, before or after.
+   *
+   * @generated from field: string group = 10;
+   */
+  group: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.SampleFilter.
+ * Use `create(SampleFilterSchema)` to create a new message.
+ */
+export declare const SampleFilterSchema: GenMessage<SampleFilter>;
 
 /**
  * @generated from message plumb.loop.v1.Sample
@@ -1569,6 +1668,20 @@ export declare type Sample = Message<"plumb.loop.v1.Sample"> & {
    * @generated from field: google.rpc.Status error = 12;
    */
   error?: Status | undefined;
+
+  /**
+   * Path of the clip on this service's web address, signed and for some hours; empty where it has none.
+   *
+   * @generated from field: string clip_url = 13;
+   */
+  clipUrl: string;
+
+  /**
+   * train, before or after.
+   *
+   * @generated from field: string group = 14;
+   */
+  group: string;
 };
 
 /**
@@ -1576,6 +1689,384 @@ export declare type Sample = Message<"plumb.loop.v1.Sample"> & {
  * Use `create(SampleSchema)` to create a new message.
  */
 export declare const SampleSchema: GenMessage<Sample>;
+
+/**
+ * @generated from message plumb.loop.v1.GetSampleRequest
+ */
+export declare type GetSampleRequest = Message<"plumb.loop.v1.GetSampleRequest"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Also asks the judge service for what it sent, word for word and picture by picture. No endpoint is asked.
+   *
+   * @generated from field: bool evidence = 2;
+   */
+  evidence: boolean;
+};
+
+/**
+ * Describes the message plumb.loop.v1.GetSampleRequest.
+ * Use `create(GetSampleRequestSchema)` to create a new message.
+ */
+export declare const GetSampleRequestSchema: GenMessage<GetSampleRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.GetSampleResponse
+ */
+export declare type GetSampleResponse = Message<"plumb.loop.v1.GetSampleResponse"> & {
+  /**
+   * @generated from field: plumb.loop.v1.Sample sample = 1;
+   */
+  sample?: Sample | undefined;
+
+  /**
+   * The same prompt and noise, drawn by the other model of the iteration; absent for samples of training prompts.
+   *
+   * @generated from field: plumb.loop.v1.Sample partner = 2;
+   */
+  partner?: Sample | undefined;
+
+  /**
+   * What was put to the judges, one for each vote.
+   *
+   * @generated from field: repeated plumb.loop.v1.JudgeQuestion questions = 3;
+   */
+  questions: JudgeQuestion[];
+
+  /**
+   * Why there are no questions; empty when there are, and when nobody asked.
+   *
+   * @generated from field: string questions_missing = 4;
+   */
+  questionsMissing: string;
+
+  /**
+   * Signed path of the manifest that names the sample: of the evaluation, or of the data set; empty while there is none.
+   *
+   * @generated from field: string manifest_url = 5;
+   */
+  manifestUrl: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.GetSampleResponse.
+ * Use `create(GetSampleResponseSchema)` to create a new message.
+ */
+export declare const GetSampleResponseSchema: GenMessage<GetSampleResponse>;
+
+/**
+ * What a judge was asked.
+ *
+ * @generated from message plumb.loop.v1.JudgeQuestion
+ */
+export declare type JudgeQuestion = Message<"plumb.loop.v1.JudgeQuestion"> & {
+  /**
+   * @generated from field: string reward = 1;
+   */
+  reward: string;
+
+  /**
+   * @generated from field: repeated string words = 2;
+   */
+  words: string[];
+
+  /**
+   * The pictures, as data: URLs.
+   *
+   * @generated from field: repeated string pictures = 3;
+   */
+  pictures: string[];
+};
+
+/**
+ * Describes the message plumb.loop.v1.JudgeQuestion.
+ * Use `create(JudgeQuestionSchema)` to create a new message.
+ */
+export declare const JudgeQuestionSchema: GenMessage<JudgeQuestion>;
+
+/**
+ * @generated from message plumb.loop.v1.GetTraceRequest
+ */
+export declare type GetTraceRequest = Message<"plumb.loop.v1.GetTraceRequest"> & {
+  /**
+   * 32 hexadecimal digits.
+   *
+   * @generated from field: string trace_id = 1;
+   */
+  traceId: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.GetTraceRequest.
+ * Use `create(GetTraceRequestSchema)` to create a new message.
+ */
+export declare const GetTraceRequestSchema: GenMessage<GetTraceRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.GetTraceResponse
+ */
+export declare type GetTraceResponse = Message<"plumb.loop.v1.GetTraceResponse"> & {
+  /**
+   * In the order of their starts.
+   *
+   * @generated from field: repeated plumb.loop.v1.TraceSpan spans = 1;
+   */
+  spans: TraceSpan[];
+};
+
+/**
+ * Describes the message plumb.loop.v1.GetTraceResponse.
+ * Use `create(GetTraceResponseSchema)` to create a new message.
+ */
+export declare const GetTraceResponseSchema: GenMessage<GetTraceResponse>;
+
+/**
+ * @generated from message plumb.loop.v1.TraceSpan
+ */
+export declare type TraceSpan = Message<"plumb.loop.v1.TraceSpan"> & {
+  /**
+   * @generated from field: string span_id = 1;
+   */
+  spanId: string;
+
+  /**
+   * @generated from field: string parent_span_id = 2;
+   */
+  parentSpanId: string;
+
+  /**
+   * @generated from field: string name = 3;
+   */
+  name: string;
+
+  /**
+   * internal, server, client, producer or consumer.
+   *
+   * @generated from field: string kind = 4;
+   */
+  kind: string;
+
+  /**
+   * @generated from field: string service = 5;
+   */
+  service: string;
+
+  /**
+   * Milliseconds since 1970.
+   *
+   * @generated from field: double start_ms = 6;
+   */
+  startMs: number;
+
+  /**
+   * @generated from field: double end_ms = 7;
+   */
+  endMs: number;
+
+  /**
+   * @generated from field: bool failed = 8;
+   */
+  failed: boolean;
+
+  /**
+   * @generated from field: string status_message = 9;
+   */
+  statusMessage: string;
+
+  /**
+   * @generated from field: map<string, string> attributes = 10;
+   */
+  attributes: { [key: string]: string };
+};
+
+/**
+ * Describes the message plumb.loop.v1.TraceSpan.
+ * Use `create(TraceSpanSchema)` to create a new message.
+ */
+export declare const TraceSpanSchema: GenMessage<TraceSpan>;
+
+/**
+ * @generated from message plumb.loop.v1.WatchRunsRequest
+ */
+export declare type WatchRunsRequest = Message<"plumb.loop.v1.WatchRunsRequest"> & {
+  /**
+   * The newest so many; 0 is 50.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+};
+
+/**
+ * Describes the message plumb.loop.v1.WatchRunsRequest.
+ * Use `create(WatchRunsRequestSchema)` to create a new message.
+ */
+export declare const WatchRunsRequestSchema: GenMessage<WatchRunsRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.WatchRunsResponse
+ */
+export declare type WatchRunsResponse = Message<"plumb.loop.v1.WatchRunsResponse"> & {
+  /**
+   * @generated from field: plumb.loop.v1.Run run = 1;
+   */
+  run?: Run | undefined;
+};
+
+/**
+ * Describes the message plumb.loop.v1.WatchRunsResponse.
+ * Use `create(WatchRunsResponseSchema)` to create a new message.
+ */
+export declare const WatchRunsResponseSchema: GenMessage<WatchRunsResponse>;
+
+/**
+ * @generated from message plumb.loop.v1.ListDeadLettersRequest
+ */
+export declare type ListDeadLettersRequest = Message<"plumb.loop.v1.ListDeadLettersRequest"> & {
+  /**
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * Only those of this run; empty is all.
+   *
+   * @generated from field: string run_id = 3;
+   */
+  runId: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.ListDeadLettersRequest.
+ * Use `create(ListDeadLettersRequestSchema)` to create a new message.
+ */
+export declare const ListDeadLettersRequestSchema: GenMessage<ListDeadLettersRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.ListDeadLettersResponse
+ */
+export declare type ListDeadLettersResponse = Message<"plumb.loop.v1.ListDeadLettersResponse"> & {
+  /**
+   * @generated from field: repeated plumb.loop.v1.DeadLetter dead_letters = 1;
+   */
+  deadLetters: DeadLetter[];
+
+  /**
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.ListDeadLettersResponse.
+ * Use `create(ListDeadLettersResponseSchema)` to create a new message.
+ */
+export declare const ListDeadLettersResponseSchema: GenMessage<ListDeadLettersResponse>;
+
+/**
+ * A message that was given up.
+ *
+ * @generated from message plumb.loop.v1.DeadLetter
+ */
+export declare type DeadLetter = Message<"plumb.loop.v1.DeadLetter"> & {
+  /**
+   * @generated from field: int64 sequence = 1;
+   */
+  sequence: bigint;
+
+  /**
+   * Where it was published, for example plumb.tasks.score.
+   *
+   * @generated from field: string subject = 2;
+   */
+  subject: string;
+
+  /**
+   * The durable consumer that gave it up.
+   *
+   * @generated from field: string consumer = 3;
+   */
+  consumer: string;
+
+  /**
+   * @generated from field: string code = 4;
+   */
+  code: string;
+
+  /**
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+
+  /**
+   * @generated from field: string message = 6;
+   */
+  message: string;
+
+  /**
+   * @generated from field: int32 deliveries = 7;
+   */
+  deliveries: number;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp create_time = 8;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * Of the task or result within; empty where it cannot be read.
+   *
+   * @generated from field: string sample_id = 9;
+   */
+  sampleId: string;
+
+  /**
+   * @generated from field: string run_id = 10;
+   */
+  runId: string;
+};
+
+/**
+ * Describes the message plumb.loop.v1.DeadLetter.
+ * Use `create(DeadLetterSchema)` to create a new message.
+ */
+export declare const DeadLetterSchema: GenMessage<DeadLetter>;
+
+/**
+ * @generated from message plumb.loop.v1.ReplayDeadLetterRequest
+ */
+export declare type ReplayDeadLetterRequest = Message<"plumb.loop.v1.ReplayDeadLetterRequest"> & {
+  /**
+   * @generated from field: int64 sequence = 1;
+   */
+  sequence: bigint;
+};
+
+/**
+ * Describes the message plumb.loop.v1.ReplayDeadLetterRequest.
+ * Use `create(ReplayDeadLetterRequestSchema)` to create a new message.
+ */
+export declare const ReplayDeadLetterRequestSchema: GenMessage<ReplayDeadLetterRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.ReplayDeadLetterResponse
+ */
+export declare type ReplayDeadLetterResponse = Message<"plumb.loop.v1.ReplayDeadLetterResponse"> & {
+};
+
+/**
+ * Describes the message plumb.loop.v1.ReplayDeadLetterResponse.
+ * Use `create(ReplayDeadLetterResponseSchema)` to create a new message.
+ */
+export declare const ReplayDeadLetterResponseSchema: GenMessage<ReplayDeadLetterResponse>;
 
 /**
  * @generated from message plumb.loop.v1.SampleScore
@@ -1722,6 +2213,47 @@ export enum Stage {
 export declare const StageSchema: GenEnum<Stage>;
 
 /**
+ * By the evaluation's reward.
+ *
+ * @generated from enum plumb.loop.v1.Verdict
+ */
+export enum Verdict {
+  /**
+   * @generated from enum value: VERDICT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * @generated from enum value: VERDICT_ACCEPTED = 1;
+   */
+  ACCEPTED = 1,
+
+  /**
+   * @generated from enum value: VERDICT_REJECTED = 2;
+   */
+  REJECTED = 2,
+
+  /**
+   * The sample ended in an error.
+   *
+   * @generated from enum value: VERDICT_ERROR = 3;
+   */
+  ERROR = 3,
+
+  /**
+   * Not there yet.
+   *
+   * @generated from enum value: VERDICT_PENDING = 4;
+   */
+  PENDING = 4,
+}
+
+/**
+ * Describes the enum plumb.loop.v1.Verdict.
+ */
+export declare const VerdictSchema: GenEnum<Verdict>;
+
+/**
  * Plans iterations, keeps the ledger, evaluates and promotes.
  *
  * @generated from service plumb.loop.v1.LoopService
@@ -1815,6 +2347,56 @@ export declare const LoopService: GenService<{
     methodKind: "unary";
     input: typeof OverrideDecisionRequestSchema;
     output: typeof OverrideDecisionResponseSchema;
+  },
+  /**
+   * One sample with everything that is known of it.
+   *
+   * @generated from rpc plumb.loop.v1.LoopService.GetSample
+   */
+  getSample: {
+    methodKind: "unary";
+    input: typeof GetSampleRequestSchema;
+    output: typeof GetSampleResponseSchema;
+  },
+  /**
+   * The spans of one trace, where this service can read the span files.
+   *
+   * @generated from rpc plumb.loop.v1.LoopService.GetTrace
+   */
+  getTrace: {
+    methodKind: "unary";
+    input: typeof GetTraceRequestSchema;
+    output: typeof GetTraceResponseSchema;
+  },
+  /**
+   * Streams the newest runs, then each run whenever it changes, at most a few times a second. It does not end.
+   *
+   * @generated from rpc plumb.loop.v1.LoopService.WatchRuns
+   */
+  watchRuns: {
+    methodKind: "server_streaming";
+    input: typeof WatchRunsRequestSchema;
+    output: typeof WatchRunsResponseSchema;
+  },
+  /**
+   * Messages that were given up, oldest first.
+   *
+   * @generated from rpc plumb.loop.v1.LoopService.ListDeadLetters
+   */
+  listDeadLetters: {
+    methodKind: "unary";
+    input: typeof ListDeadLettersRequestSchema;
+    output: typeof ListDeadLettersResponseSchema;
+  },
+  /**
+   * Publishes a message that was given up once more, and removes it from the dead letters.
+   *
+   * @generated from rpc plumb.loop.v1.LoopService.ReplayDeadLetter
+   */
+  replayDeadLetter: {
+    methodKind: "unary";
+    input: typeof ReplayDeadLetterRequestSchema;
+    output: typeof ReplayDeadLetterResponseSchema;
   },
   /**
    * The run's rows of the ledger, table by table, in the order of their keys.

@@ -429,6 +429,13 @@ export declare type Reward = Message<"plumb.reward.v1.Reward"> & {
    * @generated from field: bool shadowed = 17;
    */
   shadowed: boolean;
+
+  /**
+   * The judge that it asks; empty for a reward that asks none.
+   *
+   * @generated from field: string judge = 18;
+   */
+  judge: string;
 };
 
 /**

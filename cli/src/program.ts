@@ -3,6 +3,8 @@ import { Command } from 'commander';
 import { z } from 'zod';
 import { demoCommand } from './commands/demo.ts';
 import { pretrainCommand } from './commands/pretrain.ts';
+import { labelsCommand } from './commands/labels.ts';
+import { linkCommand } from './commands/link.ts';
 import { judgeCommand } from './commands/judge.ts';
 import { modelsCommand } from './commands/models.ts';
 import { exportCommand } from './commands/export.ts';
@@ -35,6 +37,7 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
   for (const make of [
     demoCommand,
     upCommand,
+    linkCommand,
     statusCommand,
     topCommand,
     traceCommand,
@@ -45,6 +48,7 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     trainCommand,
     modelsCommand,
     judgeCommand,
+    labelsCommand,
     scoreCommand,
     testCommand,
     pretrainCommand,

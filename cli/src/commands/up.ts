@@ -29,8 +29,9 @@ export function upCommand(finish: (exitCode: number) => void): Command {
           stopNotice: 'Stopping in order; Ctrl-C again ends at once.',
         },
         async () => {},
-        async ({ addresses }, _prepared, signal) => {
+        async ({ addresses, dashboard }, _prepared, signal) => {
           for (const name of portNames) process.stdout.write(`${name.padEnd(13)} ${addresses[name]}\n`);
+          process.stdout.write(`dashboard     ${await dashboard()}\n`);
           notice('Ready. Ctrl-C stops it.');
           if (!signal.aborted) await once(signal, 'abort');
         },

@@ -59,6 +59,7 @@ export async function demo(options: DemoOptions, repeat: string): Promise<number
     async () => {},
     async (system, _prepared, signal) => {
       display.notice(`Ready after ${((performance.now() - startedAt) / 1000).toFixed(0)} s.`);
+      display.notice(`Watch it: ${await system.dashboard()}`);
       const clients = await openLoop({ address: system.addresses.loop });
       const spec = await completeSpec(prepared, system.artifactFolder, clients.registry, signal).finally(
         () => {

@@ -5,10 +5,12 @@ import { PlumbError } from '@plumb/kit/errors';
 import type { RpcClient } from '@plumb/kit/rpc';
 import { LoopService, RunState } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { Run, Sample } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import { ModelRegistryService } from '@plumb/proto/plumb/loop/v1/model_registry_pb.js';
 
 export type LoopClient = RpcClient<typeof LoopService>;
 export type RegistryClient = RpcClient<typeof ModelRegistryService>;
+export type LabelClient = RpcClient<typeof LabelService>;
 
 /** Pause before a call is made again that found the service away, in milliseconds. */
 const retryPauseMs = 300;
@@ -20,16 +22,19 @@ const pageSize = 200;
  */
 export async function openLoop(
   where: Pick<ConnectOptions, 'address' | 'ca' | 'cert' | 'key' | 'tokenFile'>,
-): Promise<{ loop: LoopClient; registry: RegistryClient; close(): void }> {
+): Promise<{ loop: LoopClient; registry: RegistryClient; labels: LabelClient; close(): void }> {
   const options = { ...where, waitForReady: true, deadlineMs: 60_000 };
   const loop = await connect(LoopService, options);
   const registry = await connect(ModelRegistryService, options);
+  const labels = await connect(LabelService, options);
   return {
     loop: loop.client,
     registry: registry.client,
+    labels: labels.client,
     close() {
       loop.close();
       registry.close();
+      labels.close();
     },
   };
 }

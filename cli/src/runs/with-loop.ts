@@ -5,12 +5,13 @@ import { existingStateFolder } from '../state/state-folder.ts';
 import type { ComponentName } from '../supervisor/embedded-system.ts';
 import { withSystem } from '../with-system.ts';
 import { openLoop } from './loop-client.ts';
-import type { LoopClient, RegistryClient } from './loop-client.ts';
+import type { LabelClient, LoopClient, RegistryClient } from './loop-client.ts';
 
 /** A loop service that answers. */
 export interface LoopConnection {
   readonly loop: LoopClient;
   readonly registry: RegistryClient;
+  readonly labels: LabelClient;
   /** Folder of the artifact store; undefined for a loop at an address. */
   readonly artifactFolder: string | undefined;
   /** True where the loop ends with this command. */

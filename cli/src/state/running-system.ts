@@ -13,6 +13,8 @@ const processesSchema = z.object({
       restarts: z.number(),
       /** host:port of its Prometheus endpoint. */
       metrics: z.string().optional(),
+      /** host:port of its dashboard. */
+      web: z.string().optional(),
     }),
   ),
 });

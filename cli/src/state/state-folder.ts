@@ -18,6 +18,7 @@ const ownEntries = [
   'processes.json',
   'result.json',
   'spans',
+  'web-key',
 ] as const;
 
 /** The folder in which the embedded system keeps everything between two starts. */

@@ -79,6 +79,7 @@ export class Component {
   #state: ComponentState = 'waiting';
   #restarts = 0;
   #metrics: string | undefined;
+  #web: string | undefined;
   #running: Promise<void> | undefined;
 
   constructor(
@@ -99,6 +100,11 @@ export class Component {
   /** Process id, while there is a process. */
   get pid(): number | undefined {
     return this.#child?.pid;
+  }
+
+  /** host:port of the dashboard that the ready line named. */
+  get web(): string | undefined {
+    return this.#web;
   }
 
   /** host:port of the metrics endpoint that the ready line named. */
@@ -265,6 +271,7 @@ export class Component {
           const ready = readReadyLine(line);
           if (ready !== undefined) {
             this.#metrics = ready.metrics;
+            this.#web = ready.web;
             resolve(true);
           } else this.#log.note(`standard output: ${line}`);
         });
@@ -300,7 +307,11 @@ async function aborted(signal: AbortSignal): Promise<false> {
   return false;
 }
 
-const readyLineSchema = z.object({ ready: z.literal(true), metrics: z.string().optional() });
+const readyLineSchema = z.object({
+  ready: z.literal(true),
+  metrics: z.string().optional(),
+  web: z.string().optional(),
+});
 
 function readReadyLine(line: string): z.infer<typeof readyLineSchema> | undefined {
   try {

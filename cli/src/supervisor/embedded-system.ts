@@ -8,6 +8,7 @@ import type { ComponentSpec } from './component.ts';
 import { findNatsServer, natsComponent } from './nats-server.ts';
 import { portNames } from './port-names.ts';
 import type { PortName } from './port-names.ts';
+import { dashboardLink, webKeyFile } from '../dashboard/dashboard-link.ts';
 import { choosePorts, loopback } from './ports.ts';
 import { createSupervisor } from './supervisor.ts';
 import type { Supervisor } from './supervisor.ts';
@@ -19,12 +20,14 @@ export interface EmbeddedSystem {
   readonly addresses: Readonly<Record<PortName, string>>;
   /** Folder of the artifact store. */
   readonly artifactFolder: string;
+  /** A link to the dashboard that lets whoever has it do everything, for a day. */
+  dashboard(): Promise<string>;
   /** Stops everything, in order. */
   stop(): Promise<void>;
 }
 
-/** Names of the components: the port names, except that the broker has two ports. */
-export type ComponentName = Exclude<PortName, 'nats' | 'nats-monitor'> | 'nats-server';
+/** Names of the components: the port names, except that the broker and the loop have two ports. */
+export type ComponentName = Exclude<PortName, 'nats' | 'nats-monitor' | 'web'> | 'nats-server';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 /** Long, because a machine that is busy with other things can take a minute to load a service. */
@@ -112,6 +115,8 @@ export async function embeddedSystem(options: {
         PLUMB_REWARD_ADDRESS: addresses.reward,
         PLUMB_JUDGE_ADDRESS: addresses.judge,
         PLUMB_DATABASE_URL: `pglite:${state.entry('ledger')}`,
+        PLUMB_WEB_LISTEN: addresses.web,
+        PLUMB_WEB_KEY_FILE: await webKeyFile(state),
       },
       ['trainer', 'generator', 'reward'],
     ),
@@ -131,6 +136,8 @@ export async function embeddedSystem(options: {
     supervisor,
     addresses,
     artifactFolder,
+    dashboard: async () =>
+      await dashboardLink(state, addresses.web, { name: 'operator', roles: ['admin'], days: 1 }),
     async stop() {
       await supervisor.stop();
       await record.remove();

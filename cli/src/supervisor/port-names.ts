@@ -8,5 +8,6 @@ export const portNames = [
   'judge',
   'trainer',
   'loop',
+  'web',
 ] as const;
 export type PortName = (typeof portNames)[number];

@@ -14,6 +14,7 @@ export interface ComponentStatus {
   readonly restarts: number;
   /** host:port of its Prometheus endpoint, once it is ready. */
   readonly metrics: string | undefined;
+  readonly web: string | undefined;
 }
 
 export interface SupervisorOptions {
@@ -74,13 +75,14 @@ export async function createSupervisor(options: SupervisorOptions): Promise<Supe
   );
 
   function status(): readonly ComponentStatus[] {
-    return components.map(({ spec, state, pid, restarts, metrics }) => ({
+    return components.map(({ spec, state, pid, restarts, metrics, web }) => ({
       name: spec.name,
       state,
       pid,
       address: spec.address,
       restarts,
       metrics,
+      web,
     }));
   }
 

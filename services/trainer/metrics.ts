@@ -17,6 +17,10 @@ export function stepMetrics(): (point: TrainingProgress) => void {
   const gradientNorm = instruments.createGauge('plumb.trainer.gradient_norm', {
     description: 'Global norm of the last gradient, before clipping',
   });
+  const skipped = instruments.createGauge('plumb.trainer.skipped_steps', {
+    description: 'Steps of the job that changed nothing, as their float16 gradient overflowed',
+    unit: '{step}',
+  });
   const anchorDistance = instruments.createGauge('plumb.trainer.anchor_distance', {
     description: 'Mean squared distance between the predictions of policy and reference',
   });
@@ -52,7 +56,8 @@ export function stepMetrics(): (point: TrainingProgress) => void {
     duration.record(point.stepSeconds);
     steps.add(1);
     loss.record(point.loss);
-    gradientNorm.record(point.gradientNorm);
+    if (Number.isFinite(point.gradientNorm)) gradientNorm.record(point.gradientNorm);
+    if (point.skippedSteps !== undefined) skipped.record(point.skippedSteps);
     samplesPerSecond.record(point.samplesPerSecond);
     if (point.implicitRewardMargin !== undefined) margin.record(point.implicitRewardMargin);
     if (point.anchorDistance !== undefined) anchorDistance.record(point.anchorDistance);

@@ -34,6 +34,7 @@ export function pretrainingOptimisation(steps: number): OptimisationSettings {
     emaDecay: 0.998,
     captionDropout: 0.1,
     rematerialise: 'none',
+    precision: 'float32',
     timesteps: { kind: 'logit-normal', mean: 1.3, std: 1.3 },
   };
 }

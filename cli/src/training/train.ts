@@ -198,6 +198,7 @@ async function runJob(
   let loss = Number.NaN;
   let anchor = '';
   let probed = '';
+  let skipped = '';
   let told = false;
   const job = await followJob(
     trainer,
@@ -215,6 +216,9 @@ async function runJob(
       point: (point) => {
         ({ loss } = point);
         if (point.anchorDistance !== undefined) anchor = `, anchor ${point.anchorDistance.toFixed(5)}`;
+        if (point.skippedSteps !== undefined && point.skippedSteps > 0) {
+          skipped = `, ${point.skippedSteps} skipped (float16 overflow)`;
+        }
         for (const { step, trained, heldOut, findings, error } of point.probes) {
           if (error !== undefined)
             display.notice(`The probe at step ${step} has no scores: ${error.message}`);
@@ -233,7 +237,7 @@ async function runJob(
             total: point.totalSteps,
             rate: perSecond === undefined ? '' : `${perSecond.toFixed(1)}/s`,
             left: perSecond === undefined || left === 0 ? '' : `${shortDuration(left / perSecond)} left`,
-            detail: `loss ${loss.toFixed(4)}${anchor}${probed}`,
+            detail: `loss ${loss.toFixed(4)}${anchor}${skipped}${probed}`,
           },
         ]);
       },

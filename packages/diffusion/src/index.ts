@@ -22,6 +22,8 @@ export { fillGaussian, gaussian, randomGenerator, uniform, type RandomGenerator 
 export {
   openSampler,
   samplerSettingsSchema,
+  type ClipSampler,
+  type SampledClip,
   type SampleRequest,
   type Sampler,
   type SamplerSettings,

@@ -28,6 +28,11 @@ export const optimisationSettingsSchema = z
      * gradient: less memory, more time.
      */
     rematerialise: z.enum(['none', 'blocks']).default('none'),
+    /**
+     * What forward and backward pass compute their products in. Weights, optimiser, reductions, normalisation, softmax and
+     * loss are float32 in all of them. float16 scales the loss, and skips steps whose gradient overflows.
+     */
+    precision: z.enum(['float32', 'bfloat16', 'float16']).default('float32'),
     /** Which diffusion times are trained on; shifted towards noise, where motion is decided. */
     timesteps: timestepDistributionSchema.default({ kind: 'logit-normal', mean: 1.3, std: 1.3 }),
   })

@@ -1,6 +1,6 @@
 import { invalidArgument, PlumbError } from '@plumb/kit/errors';
-import type { Clip } from '@plumb/media';
-import type { Engine } from '@plumb/tensor-graph/engine';
+import type { Clip, ClipShape } from '@plumb/media';
+import type { Engine, TypedTensor } from '@plumb/tensor-graph/engine';
 import { z } from 'zod';
 import { clipShape, clipSize, type VideoModelConfig } from './config.ts';
 import type { VideoModel } from './model-file.ts';
@@ -30,11 +30,20 @@ export interface SampleRequest {
   readonly seed: bigint;
 }
 
-/** A model, loaded and ready to sample. */
-export interface Sampler {
-  readonly config: VideoModelConfig;
+/** A clip that was sampled. */
+export type SampledClip = Clip & {
+  /** What the decoder made it of, in the layout of the denoiser; models that work on pixels have none. */
+  readonly latents?: TypedTensor;
+};
+
+/** Anything that makes clips of prompts: the toybox's model, or a pipeline with a text encoder and a decoder. */
+export interface ClipSampler {
+  /** Shape of the clips. */
+  readonly format: ClipShape;
   /** Clips that share a call of the denoiser. */
   readonly batch: number;
+  /** @throws PlumbError INVALID_ARGUMENT for a prompt that the model cannot take */
+  check(caption: string): void;
   /**
    * Samples any number of clips, in order.
    * @throws PlumbError INVALID_ARGUMENT for an unknown word or bad settings, INTERNAL for values that are not finite

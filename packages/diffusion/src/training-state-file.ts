@@ -1,11 +1,13 @@
 import { dataLoss } from '@plumb/kit/errors';
-import type { TrainingState } from '@plumb/tensor-graph';
+import type { LossScaling, TrainingState } from '@plumb/tensor-graph';
 import { readSafetensors, writeSafetensors } from '@plumb/tensor-graph/safetensors';
+import { z } from 'zod';
 
 const STEP_KEY = 'plumb.step';
+const LOSS_SCALING_KEY = 'plumb.loss-scaling';
 const PARTS = ['parameters', 'ema', 'firstMoment', 'secondMoment'] as const;
 
-/** A training state as a safetensors file: tensors named `<part>/<weight>`, the step in the metadata. */
+/** A training state as a safetensors file: tensors named `<part>/<weight>`, step and loss scaling in the metadata. */
 export function encodeTrainingState(state: TrainingState): Uint8Array {
   const tensors = new Map(
     PARTS.flatMap((part) =>
@@ -15,7 +17,10 @@ export function encodeTrainingState(state: TrainingState): Uint8Array {
       ),
     ),
   );
-  return writeSafetensors(tensors, { [STEP_KEY]: String(state.step) });
+  return writeSafetensors(tensors, {
+    [STEP_KEY]: String(state.step),
+    ...(state.lossScaling === undefined ? {} : { [LOSS_SCALING_KEY]: JSON.stringify(state.lossScaling) }),
+  });
 }
 
 /**
@@ -41,5 +46,20 @@ export function decodeTrainingState(bytes: Uint8Array, source: string): Training
     }
     parts[part][name.slice(part.length + 1)] = tensor.data;
   }
-  return { step, ...parts };
+  const scaling = metadata[LOSS_SCALING_KEY];
+  return { step, ...parts, ...(scaling === undefined ? {} : { lossScaling: parseScaling(scaling, source) }) };
+}
+
+const scalingSchema = z.strictObject({
+  scale: z.number().positive(),
+  stableSteps: z.int().min(0),
+  skippedSteps: z.int().min(0),
+});
+
+function parseScaling(text: string, source: string): LossScaling {
+  try {
+    return scalingSchema.parse(JSON.parse(text));
+  } catch (cause) {
+    throw dataLoss(`${source}: ${LOSS_SCALING_KEY} is invalid: ${text}`, { cause });
+  }
 }

@@ -31,6 +31,9 @@ function microBatchOf(objective: ObjectiveSettings, batchSize: number): number {
   return objective.algorithm !== 'kto' && batchSize % 4 === 0 ? 4 : batchSize;
 }
 
+/** A float16 gradient that overflows with a loss scaled by less has diverged. */
+const smallestLossScale = 1;
+
 /** How long the feeds of a step have to reach the engine before those of the next are made, in milliseconds. */
 const headStartMs = 20;
 
@@ -60,7 +63,8 @@ export interface Training {
    * Takes one optimiser step on `batchSize` examples.
    * @param upcoming makes the examples of the step after, which is called while the engine works on this one; their
    * noise is drawn then as well. Give those very examples to the next call.
-   * @returns metrics of the step: `loss`, `gradientNorm` (before clipping) and the objective's own
+   * @returns metrics of the step: `loss`, `gradientNorm` (before clipping) and the objective's own; of a float16 training
+   * also `lossScale` and `skippedSteps` so far, and `gradientNorm` is not finite in a step that was skipped
    * @throws PlumbError INTERNAL (TRAINING_DIVERGED) when loss or gradient is not finite; the state is then lost
    */
   advance(
@@ -114,6 +118,7 @@ export function trainingProgram(options: TrainingProgramOptions): TrainingProgra
       clipNorm: optimisation.clipNorm,
       ema: optimisation.emaDecay > 0,
     },
+    precision: optimisation.precision,
     ...(frozen.size > 0 ? { frozen } : {}),
   });
 }
@@ -169,7 +174,9 @@ export async function openTraining(engine: Engine, options: TrainingOptions): Pr
       if (value === undefined || gradientNorm === undefined) {
         throw new TypeError('the training program reports no loss or no gradientNorm');
       }
-      if (!Number.isFinite(value) || !Number.isFinite(gradientNorm)) {
+      // A float16 gradient that overflows is skipped and scaled down, down to where scaling is not what it needs.
+      const scaling = result['lossScale'] !== undefined && result['lossScale'] >= smallestLossScale;
+      if (!Number.isFinite(value) || !(Number.isFinite(gradientNorm) || scaling)) {
         throw new PlumbError({
           code: 'INTERNAL',
           reason: 'TRAINING_DIVERGED',

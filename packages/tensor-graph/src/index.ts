@@ -82,5 +82,6 @@ export type {
   TrainingStepOptions,
 } from './training/program.ts';
 export { buildTrainingStep } from './training/program.ts';
+export type { LossScaling, Precision } from './training/precision.ts';
 export type { TrainingState } from './training/state.ts';
 export { checkState, initialTrainingState } from './training/state.ts';

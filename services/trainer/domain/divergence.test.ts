@@ -26,6 +26,14 @@ test('a loss or gradient that is not finite stops at once', () => {
   }
 });
 
+test('a float16 gradient that overflowed is for the engine to judge, a loss is not', () => {
+  const guard = settled();
+  guard.check({ step: 31, loss: 1, gradientNorm: Infinity, lossScale: 32_768 });
+  assert.throws(() => {
+    guard.check({ step: 32, loss: NaN, gradientNorm: Infinity, lossScale: 16_384 });
+  }, cause('not-finite'));
+});
+
 test('one high loss is forgiven, three in a row are not', () => {
   const guard = settled();
   guard.check({ step: 31, loss: 9, gradientNorm: 1 });

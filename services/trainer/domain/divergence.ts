@@ -7,6 +7,8 @@ export interface StepReport {
   readonly loss: number;
   readonly gradientNorm: number;
   readonly anchorDistance?: number | undefined;
+  /** Of float16 jobs, which skip steps whose gradient overflows; the engine says when that is divergence. */
+  readonly lossScale?: number | undefined;
 }
 
 export interface DivergenceLimits {
@@ -33,8 +35,8 @@ export function divergenceGuard(limits: DivergenceLimits): DivergenceGuard {
   const losses: number[] = [];
   let spikes = 0;
   return {
-    check({ step, loss, gradientNorm, anchorDistance }) {
-      if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
+    check({ step, loss, gradientNorm, anchorDistance, lossScale }) {
+      if (!Number.isFinite(loss) || (!Number.isFinite(gradientNorm) && lossScale === undefined)) {
         throw diverged('not-finite', step, Number.isFinite(loss) ? gradientNorm : loss, {
           text: `the ${Number.isFinite(loss) ? 'gradient norm' : 'loss'} is not finite`,
         });

@@ -54,6 +54,16 @@ const fieldsOf = (made: ReturnType<typeof spec>): string[] => {
   return [];
 };
 
+test('the precision is float32, or one that is known', () => {
+  const optimisation = { steps: 10, batchSize: 4, learningRate: 1e-4 };
+  assert.equal(planJob(spec({}), defaults).optimisation.precision, 'float32');
+  const half = spec({ optimisation: { ...optimisation, precision: 'float16' } });
+  assert.equal(planJob(half, defaults).optimisation.precision, 'float16');
+  assert.deepEqual(fieldsOf(spec({ optimisation: { ...optimisation, precision: 'int8' } })), [
+    'spec.optimisation.precision',
+  ]);
+});
+
 test('a short spec is complete: the rest has defaults', () => {
   const plan = planJob(spec({}), defaults);
   assert.equal(plan.objective.algorithm, 'rwr');

@@ -331,6 +331,7 @@ function optimisationOf(optimisation: Optimisation | undefined): OptimisationSet
     emaDecay,
     captionDropout,
     rematerialise,
+    precision,
   } = optimisation;
   return parseOptimisationSettings({
     steps,
@@ -343,6 +344,7 @@ function optimisationOf(optimisation: Optimisation | undefined): OptimisationSet
     emaDecay,
     captionDropout,
     ...(rematerialise === '' ? {} : { rematerialise }),
+    ...(precision === '' ? {} : { precision }),
     ...(optimisation.timesteps === undefined ? {} : { timesteps: timestepsOf(optimisation.timesteps) }),
   });
 }

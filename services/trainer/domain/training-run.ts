@@ -344,6 +344,8 @@ async function step(
     ...optional('implicitRewardMargin', 'implicit_reward_margin'),
     ...optional('implicitRewardAccuracy', 'implicit_reward_accuracy'),
     ...optional('sftError', 'sft_error'),
+    ...optional('lossScale', 'lossScale'),
+    ...optional('skippedSteps', 'skippedSteps'),
     ...(weightSpread === undefined ? {} : { weightSpread }),
   });
 }

@@ -16,6 +16,8 @@ export interface SessionOptions {
 
 /** What a model needs besides its bytes. */
 export interface ModelOptions {
+  /** What runs the model: `cuda` needs a GPU and the runtime's libraries for it; `cpu` unless given. */
+  readonly device?: 'cpu' | 'cuda';
   /** Absolute path of the folder that its external weights lie in; they are mapped into memory, not read. */
   readonly weightsFolder?: string;
 }
@@ -48,10 +50,14 @@ export interface Session {
   close(): Promise<void>;
 }
 
+/** How the runtime says that it has no kernel for the types of a node. */
+const MISSING_KERNEL = /Could not find an implementation for (\w+)\(\d+\) node with name '([^']*)'/;
+
 /**
  * Loads a model in the calling thread.
  * @param name what to call the model in errors
- * @throws PlumbError DATA_LOSS, reason MODEL_CORRUPT, when the runtime cannot load it
+ * @throws PlumbError UNIMPLEMENTED naming operator and node when the runtime has no kernel for its types; DATA_LOSS, reason
+ *   MODEL_CORRUPT, when it cannot load the model otherwise
  */
 export async function openSession(
   name: string,
@@ -61,7 +67,7 @@ export async function openSession(
   let session: ort.InferenceSession;
   try {
     session = await ort.InferenceSession.create(model, {
-      executionProviders: ['cpu'],
+      executionProviders: [options.device ?? 'cpu'],
       graphOptimizationLevel: options.graphOptimizationLevel ?? 'all',
       logSeverityLevel: 3,
       ...(options.intraOpThreads === undefined ? {} : { intraOpNumThreads: options.intraOpThreads }),
@@ -78,6 +84,17 @@ export async function openSession(
           }),
     });
   } catch (error) {
+    const missing = MISSING_KERNEL.exec(describe(error));
+    if (missing !== null) {
+      const [, operator = '', node = ''] = missing;
+      throw new PlumbError({
+        code: 'UNIMPLEMENTED',
+        reason: 'METHOD_UNIMPLEMENTED',
+        message: `model '${name}' cannot run here: ONNX Runtime has no ${operator} for the types of node ${node} on the CPU`,
+        metadata: { model: name, operator, node },
+        cause: error,
+      });
+    }
     throw new PlumbError({
       code: 'DATA_LOSS',
       reason: 'MODEL_CORRUPT',

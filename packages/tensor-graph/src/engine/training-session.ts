@@ -6,8 +6,10 @@ import { describeShape } from '../errors.ts';
 import { Graph, sizeOf } from '../graph.ts';
 import { toOnnx } from '../onnx.ts';
 import { sameShape } from '../shape.ts';
+import type { LossScaling } from '../training/precision.ts';
+import { nextLossScaling } from '../training/precision.ts';
 import type { Preparation, PreparedSpec, StateKind, TrainingProgram } from '../training/program.ts';
-import { buildUpdate, preparedGradient, stateKinds, sumInput } from '../training/program.ts';
+import { buildUpdate, LOSS_SCALE, preparedGradient, stateKinds, sumInput } from '../training/program.ts';
 import type { TrainingState } from '../training/state.ts';
 import { checkState, stateField } from '../training/state.ts';
 import { fromWireError } from './error-wire.ts';
@@ -46,7 +48,9 @@ export interface TrainingSession {
    * @param feeds a batch: each feed has the shape that the program was built for, or k times as many samples on axis 0,
    *   with one k for all that have more. The batch is then worked on as k micro-batches, whose gradients and metrics
    *   are averaged.
-   * @returns `loss`, `gradientNorm` (before clipping) and the program's metrics
+   * @returns `loss`, `gradientNorm` (before clipping) and the program's metrics; of float16 programs also `lossScale`, of
+   *   the next step, and `skippedSteps`, so far. A step is skipped when its gradient overflows: weights and moments stay,
+   *   and `gradientNorm` is not finite
    * @throws PlumbError INVALID_ARGUMENT for a missing, unknown or misshapen feed; the state is unchanged then
    */
   step(feeds: Readonly<Record<string, TypedTensor>>, scalars: StepScalars): Promise<Record<string, number>>;
@@ -64,6 +68,8 @@ type Buffers = Record<StateKind, readonly [Float32Array, Float32Array]>;
 
 /**
  * Opens a training session in the calling thread. Lanes beyond one are worker threads of it.
+ * @throws PlumbError UNIMPLEMENTED naming precision, operator and node when the runtime cannot compute in the program's
+ *   precision
  */
 export async function openTrainingSession(
   name: string,
@@ -132,8 +138,24 @@ export async function openTrainingSession(
     return new DoubleBufferedSession(program, buffers, memories, workers, update, preparation, initial);
   } catch (error) {
     await Promise.allSettled(opened.map((thing) => thing.close()));
-    throw error;
+    throw withPrecision(program, error);
   }
+}
+
+/** Says that it is the precision that the runtime lacks a kernel for. */
+function withPrecision({ precision }: TrainingProgram, error: unknown): unknown {
+  if (precision === 'float32' || !(error instanceof PlumbError) || error.code !== 'UNIMPLEMENTED')
+    return error;
+  const { operator = '', node = '' } = error.metadata;
+  return new PlumbError({
+    code: 'UNIMPLEMENTED',
+    reason: 'METHOD_UNIMPLEMENTED',
+    message:
+      `optimisation.precision: ${precision} cannot be used here: ONNX Runtime has no ${operator} of ${precision} on the ` +
+      `CPU (node ${node}); use float32`,
+    metadata: { ...error.metadata, precision },
+    cause: error,
+  });
 }
 
 class DoubleBufferedSession implements TrainingSession {
@@ -159,6 +181,8 @@ class DoubleBufferedSession implements TrainingSession {
   readonly #staging = new Map<string, TypedTensor>();
   #side: 0 | 1 = 0;
   #step = 0;
+  /** Of float16 programs. */
+  #lossScaling: LossScaling | undefined;
   #busy = false;
 
   constructor(
@@ -238,9 +262,10 @@ class DoubleBufferedSession implements TrainingSession {
       return outcome.value;
     });
 
-    this.#scalars.step[0] = this.#step + 1;
+    // Steps that were skipped do not count for the bias correction.
+    this.#scalars.step[0] = this.#step - (this.#lossScaling?.skippedSteps ?? 0) + 1;
     this.#scalars.learningRate[0] = learningRate;
-    this.#scalars.gradientScale[0] = 1 / micro.length;
+    this.#scalars.gradientScale[0] = 1 / (micro.length * (this.#lossScaling?.scale ?? 1));
     this.#scalars.emaDecay[0] = emaDecay ?? 0;
     const sums = results.map(({ sum }, lane) => this.#sumFeeds[lane]?.[sum]);
     const reached = await this.#preparation?.carryOn(
@@ -254,7 +279,11 @@ class DoubleBufferedSession implements TrainingSession {
         gradientNorm: this.#normFetch,
       },
     );
-    this.#side = this.#side === 0 ? 1 : 0;
+    const gradientNorm = this.#norm[0] ?? Number.NaN;
+    const skipped = this.#lossScaling !== undefined && !Number.isFinite(gradientNorm);
+    if (this.#lossScaling !== undefined) this.#lossScaling = nextLossScaling(this.#lossScaling, skipped);
+    // What a skipped step wrote is on the other side, where nothing reads it.
+    if (!skipped) this.#side = this.#side === 0 ? 1 : 0;
     this.#step += 1;
 
     const rows = results.flatMap(({ metrics }) => metrics);
@@ -262,7 +291,11 @@ class DoubleBufferedSession implements TrainingSession {
     for (const [index, metric] of this.#program.metrics.entries()) {
       report[metric] = rows.reduce((sum, row) => sum + (row[index] ?? Number.NaN), 0) / rows.length;
     }
-    report['gradientNorm'] = this.#norm[0] ?? Number.NaN;
+    report['gradientNorm'] = gradientNorm;
+    if (this.#lossScaling !== undefined) {
+      report['lossScale'] = this.#lossScaling.scale;
+      report['skippedSteps'] = this.#lossScaling.skippedSteps;
+    }
     return report;
   }
 
@@ -319,6 +352,10 @@ class DoubleBufferedSession implements TrainingSession {
         batch[name] = { dtype, shape, data: data.subarray(start, start + size) };
       }
     }
+    if (this.#lossScaling !== undefined) {
+      const data = Float32Array.of(this.#lossScaling.scale);
+      for (const batch of micro) batch[LOSS_SCALE] = { dtype: 'float32', shape: [], data };
+    }
     return micro;
   }
 
@@ -354,12 +391,14 @@ class DoubleBufferedSession implements TrainingSession {
       firstMoment: copy('firstMoment'),
       secondMoment: copy('secondMoment'),
       ema: copy('ema'),
+      ...(this.#lossScaling === undefined ? {} : { lossScaling: this.#lossScaling }),
     };
   }
 
   restore(state: TrainingState): void {
     checkState(this.#program, state);
     this.#step = state.step;
+    this.#lossScaling = state.lossScaling;
     for (const kind of this.#kinds) {
       for (const [name, { data }] of cut(this.#program.parameters, this.#buffers[kind][this.#side])) {
         const values = state[stateField[kind]][name];

@@ -1,4 +1,4 @@
-import type { OptimiserOptions, TrainingProgram } from '../index.ts';
+import type { OptimiserOptions, Precision, TrainingProgram } from '../index.ts';
 import { buildTrainingStep, gelu, Graph, layerNorm, linear, mul, reduceMean, square, sub } from '../index.ts';
 import type { TypedTensor } from '../engine/typed-tensor.ts';
 import { randomNumbers } from './finite-differences.ts';
@@ -6,6 +6,7 @@ import { randomNumbers } from './finite-differences.ts';
 /** A program that trains a network of two layers, for micro-batches of 2 samples of 4 numbers. */
 export function smallProgram(
   optimiser: OptimiserOptions = { clipNorm: 1, ema: true, weightDecay: 0.01 },
+  precision: Precision = 'float32',
 ): TrainingProgram {
   const g = new Graph();
   const x = g.input('x', 'float32', [2, 4]);
@@ -16,7 +17,7 @@ export function smallProgram(
   );
   const result = linear(hidden, g.parameter('w2', [8, 3]), g.parameter('b2', [3]));
   const error = reduceMean(square(sub(result, target)));
-  return buildTrainingStep({ graph: g, loss: mul(error, weight), metrics: { error }, optimiser });
+  return buildTrainingStep({ graph: g, loss: mul(error, weight), metrics: { error }, optimiser, precision });
 }
 
 /** Values for the parameters of a program. */

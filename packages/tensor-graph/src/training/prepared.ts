@@ -58,13 +58,17 @@ export function findPrepared(
   return { nodes, tensors };
 }
 
-function ancestors(results: readonly Tensor[]): Set<Tensor> {
+/** What tensors depend on, with themselves; what is given depends on nothing. */
+export function ancestors(
+  results: readonly Tensor[],
+  given: ReadonlyMap<Tensor, string> = new Map(),
+): Set<Tensor> {
   const found = new Set<Tensor>();
   const pending = [...results];
   for (let tensor = pending.pop(); tensor !== undefined; tensor = pending.pop()) {
     if (found.has(tensor)) continue;
     found.add(tensor);
-    if (tensor.source.kind !== 'node') continue;
+    if (tensor.source.kind !== 'node' || given.has(tensor)) continue;
     for (const input of tensor.source.node.inputs) if (input !== undefined) pending.push(input);
   }
   return found;

@@ -10,6 +10,8 @@ import { cast, reshape } from '../operators/layout.ts';
 import { gemm } from '../operators/matrix.ts';
 import type { AdamWOptions, ParameterOptions } from './optimiser.ts';
 import { adamW, checkAdamW, clipFactor, ema, globalNorm } from './optimiser.ts';
+import type { Precision } from './precision.ts';
+import { inPrecision } from './precision.ts';
 import { findPrepared, gradientsOfPrepared } from './prepared.ts';
 
 /** A parameter to train. */
@@ -36,6 +38,8 @@ export interface TrainingStepOptions {
   /** Float scalars to report, averaged over micro-batches like the loss. Not `loss` or `gradientNorm`, which are always there. */
   readonly metrics?: Readonly<Record<string, Tensor>>;
   readonly optimiser?: OptimiserOptions;
+  /** What the micro-batches compute in; float32 unless given. The runtime must have products of that type. */
+  readonly precision?: Precision;
   /** Values of inputs that do not change during training, by name: reference weights, weights that are not trained. */
   readonly frozen?: ReadonlyMap<string, TensorData>;
 }
@@ -89,7 +93,12 @@ export interface TrainingProgram {
   /** Names of scalar outputs, `loss` first. */
   readonly metrics: readonly string[];
   readonly optimiser: OptimiserOptions;
+  /** What the gradient model computes in. In float16 it takes the loss scale as one more input. */
+  readonly precision: Precision;
 }
+
+/** Input of a float16 gradient model: what the loss is multiplied by. */
+export const LOSS_SCALE = 'lossScale';
 
 /** Names of values in the models of a program; those of the second kind are of prepared tensors as well. */
 export const sumInput = (parameter: string): string => `sum.in/${parameter}`;
@@ -145,7 +154,10 @@ export function buildTrainingStep(options: TrainingStepOptions): TrainingProgram
     ...[...given].map(([tensor, name]) => [name, tensor] as const),
   ]);
   const direct = [...wanted.values()].flatMap((tensor) => tensor ?? []);
-  const found = gradients(loss, direct, { without: prepared.nodes });
+  const precision = options.precision ?? 'float32';
+  const scaled =
+    precision === 'float16' ? mul(cast(loss, 'float32'), graph.input(LOSS_SCALE, 'float32', [])) : loss;
+  const found = gradients(scaled, direct, { without: prepared.nodes });
   const sums = new Set<string>();
   for (const [index, name] of [...wanted.keys()].entries()) {
     const gradient = found[index];
@@ -165,6 +177,7 @@ export function buildTrainingStep(options: TrainingStepOptions): TrainingProgram
   const feeds: FeedSpec[] = [];
   for (const { source, dtype, shape } of liveInputs(graph, written)) {
     if (source.kind !== 'input' || names.has(source.name) || inputs.has(source.name)) continue;
+    if (source.name === LOSS_SCALE) continue;
     if (source.trainable) {
       throw invalidArgument(
         `parameters.${source.name}`,
@@ -175,13 +188,21 @@ export function buildTrainingStep(options: TrainingStepOptions): TrainingProgram
   }
   const folder = weightsFolder(graph, { outputs });
   return {
-    gradientModel: toOnnx(graph, { ...written, name: 'gradient' }),
+    gradientModel:
+      precision === 'float32'
+        ? toOnnx(graph, { ...written, name: 'gradient' })
+        : toOnnx(inPrecision(graph, outputs, given, precision), {
+            outputs,
+            ...initialisers,
+            name: 'gradient',
+          }),
     ...(folder === undefined ? {} : { weightsFolder: folder }),
     ...(given.size === 0 ? {} : { preparation: buildPreparation(graph, given, wanted, sums, initialisers) }),
     parameters,
     feeds,
     metrics: Object.keys(metrics),
     optimiser,
+    precision,
   };
 }
 

@@ -1,18 +1,22 @@
 import { invalidArgument } from '@plumb/kit/errors';
 import { describeShape } from '../errors.ts';
 import { sizeOf } from '../graph.ts';
+import type { LossScaling } from './precision.ts';
+import { initialLossScaling } from './precision.ts';
 import type { StateKind, TrainingProgram } from './program.ts';
 import { stateKinds } from './program.ts';
 
 /** Everything that a training run needs to go on as if it had never stopped, by name of parameter. */
 export interface TrainingState {
-  /** Steps taken so far. */
+  /** Steps taken so far, with those that were skipped. */
   readonly step: number;
   readonly parameters: Readonly<Record<string, Float32Array>>;
   readonly firstMoment: Readonly<Record<string, Float32Array>>;
   readonly secondMoment: Readonly<Record<string, Float32Array>>;
   /** Moving average of the parameters; empty when the program keeps none. */
   readonly ema: Readonly<Record<string, Float32Array>>;
+  /** Of float16 programs only. */
+  readonly lossScaling?: LossScaling;
 }
 
 /** The field of the state that holds a kind. */
@@ -45,6 +49,7 @@ export function initialTrainingState(
     firstMoment: zeros,
     secondMoment: zeros,
     ema: program.optimiser.ema === true ? own : {},
+    ...(program.precision === 'float16' ? { lossScaling: initialLossScaling } : {}),
   };
   checkState(program, state);
   return state;
@@ -56,6 +61,14 @@ export function initialTrainingState(
 export function checkState(program: TrainingProgram, state: TrainingState): void {
   if (!Number.isSafeInteger(state.step) || state.step < 0) {
     throw invalidArgument('state.step', `${state.step} must be a non-negative integer`);
+  }
+  if ((state.lossScaling !== undefined) !== (program.precision === 'float16')) {
+    throw invalidArgument(
+      'state.lossScaling',
+      state.lossScaling === undefined
+        ? 'is missing; a float16 job goes on from the state of a float16 job'
+        : `belongs to a float16 job; this one computes in ${program.precision}`,
+    );
   }
   for (const kind of stateKinds(program)) {
     for (const { name, shape } of program.parameters) {

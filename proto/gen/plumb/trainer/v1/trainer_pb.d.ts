@@ -570,6 +570,14 @@ export declare type Optimisation = Message<"plumb.trainer.v1.Optimisation"> & {
    * @generated from field: string rematerialise = 14;
    */
   rematerialise: string;
+
+  /**
+   * float32, bfloat16 or float16: what forward and backward pass compute their products in. Weights, optimiser, reductions,
+   * normalisation, softmax and loss are float32 in all of them; float32 unless given.
+   *
+   * @generated from field: string precision = 15;
+   */
+  precision: string;
 };
 
 /**
@@ -877,6 +885,20 @@ export declare type TrainingProgress = Message<"plumb.trainer.v1.TrainingProgres
    * @generated from field: repeated plumb.trainer.v1.ProbeResult probes = 14;
    */
   probes: ProbeResult[];
+
+  /**
+   * float16: what the loss of the next step is multiplied by before it is differentiated.
+   *
+   * @generated from field: optional double loss_scale = 15;
+   */
+  lossScale?: number | undefined;
+
+  /**
+   * float16: steps so far that changed nothing, as their gradient overflowed. In such a step gradient_norm is not finite.
+   *
+   * @generated from field: optional int32 skipped_steps = 16;
+   */
+  skippedSteps?: number | undefined;
 };
 
 /**

@@ -8,6 +8,12 @@ export const generatorSettings = z.object({
     .string()
     .min(1)
     .describe('the artifact store: a folder, for example .plumb/artifacts, or s3://bucket/prefix'),
+  /** Looked into before the artifact store, and never written. */
+  modelsFolder: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('a folder that packages/media/bin/preload.ts has filled'),
   /** Clips that share a call of the denoiser. More is faster up to the cores' limit and takes more memory. */
   batchSize: z.coerce.number().int().min(1).max(256).default(16).describe('a number of clips, 1 to 256'),
   /** Batches under way; the second keeps the engine busy while the first one's noise and clips are worked on. */

@@ -22,7 +22,7 @@ await runService({
       name: 'generator',
     });
 
-    const artifacts = await openArtifactStore(config.artifacts);
+    const artifacts = await openArtifactStore(config.artifacts, config);
     const samplers = new SamplerPool({
       artifacts,
       openEngine: () =>

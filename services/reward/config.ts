@@ -18,6 +18,12 @@ export const rewardSettings = z.object({
   artifacts: z
     .string()
     .describe('the artifact store: a folder, for example .plumb/artifacts, or s3://bucket/prefix'),
+  /** Looked into before the artifact store, and never written. */
+  modelsFolder: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('a folder that packages/media/bin/preload.ts has filled'),
   /** The judge service. */
   judgeAddress: address.describe('host:port of the judge service, for example 127.0.0.1:50052'),
   /** Folder of reward definitions; its folder candidates holds those that score in the shadow. */

@@ -31,7 +31,7 @@ await runService({
     const judge = connect(JudgeService, config.judgeAddress, { retry: ['listJudges'] });
 
     const source = openClipSource({
-      artifacts: await openArtifactStore(config.artifacts),
+      artifacts: await openArtifactStore(config.artifacts, config),
       prefixes: config.clipPrefixes,
       maxBytes: largestFetchedClip,
     });

@@ -8,6 +8,12 @@ export const trainerSettings = z.object({
     .string()
     .min(1)
     .describe('the artifact store: a folder, for example .plumb/artifacts, or s3://bucket/prefix'),
+  /** Looked into before the artifact store, and never written. */
+  modelsFolder: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('a folder that packages/media/bin/preload.ts has filled'),
   /** Where training runs: a process survives a native crash and an out-of-memory kill of the runtime. */
   engineForm: z.enum(['process', 'worker']).default('process').describe('process or worker'),
   /** Threads of the engine; unset is one for each core. A job that is resumed ends bit for bit the same only with the same number. */

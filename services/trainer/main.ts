@@ -20,7 +20,7 @@ await runService({
       name: 'trainer',
     });
 
-    const artifacts = await openArtifactStore(config.artifacts);
+    const artifacts = await openArtifactStore(config.artifacts, config);
     const scoreClips =
       config.rewardAddress === undefined
         ? undefined

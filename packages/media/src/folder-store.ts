@@ -27,6 +27,23 @@ const abandonedAfter = 60 * 60 * 1000;
 const systemCode = (error: unknown): string | undefined =>
   error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 
+/** Where a folder store keeps the bytes of a hash. */
+export const storedPath = (folder: string, hash: string): string =>
+  join(folder, 'sha256', hash.slice(0, 2), hash);
+
+/**
+ * The bytes of a hash in the folder of a store, which may be read-only and may not be there; undefined if it does not have them.
+ * @throws PlumbError DATA_LOSS when they are damaged
+ */
+export async function readStored(folder: string, hash: string): Promise<Uint8Array | undefined> {
+  try {
+    return verified(new Uint8Array(await readFile(storedPath(folder, hash))), hash);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw PlumbError.from(error);
+  }
+}
+
 /** A folder that cannot be made or written, said so that a person at the keyboard can mend it. */
 function unusable(folder: string, error: unknown): PlumbError {
   const known = PlumbError.from(error);
@@ -57,7 +74,7 @@ export async function openFolderStore(
   const folder = resolve(location.startsWith('file:') ? fileURLToPath(location) : location);
   const arriving = join(folder, 'arriving');
   const maxBytes = options.maxBytes ?? largestArtifact;
-  const pathOf = (hash: string): string => join(folder, 'sha256', hash.slice(0, 2), hash);
+  const pathOf = (hash: string): string => storedPath(folder, hash);
 
   try {
     await makeFolder(arriving);

@@ -16,7 +16,7 @@ import { refereeEndpoint } from '../src/referee-endpoint/server.ts';
 const usage = `${refereeDescription}
 
 node packages/toybox/bin/referee-endpoint.ts [options]
-  --listen HOST:PORT        loopback address; default PLUMB_REFEREE_LISTEN, else 127.0.0.1:0
+  --listen HOST:PORT        loopback, or another where PLUMB_INSECURE_PLAINTEXT=true says so; default PLUMB_REFEREE_LISTEN, else 127.0.0.1:0
   --noise-rate SHARE        share of clips whose verdict is turned round, the same clips each time
   --bias CATEGORY=SHARE,... share of a category's bad clips that are accepted; below 0, of its good ones that are rejected
   --latency-ms MS           added to every answer
@@ -91,11 +91,16 @@ await runService({
       process.exit(0);
     }
     const { host, port } = splitAddress(settings.listen);
-    if (host !== '127.0.0.1' && host !== '::1' && host !== 'localhost') {
+    const isLoopback = host === '127.0.0.1' || host === '::1' || host === 'localhost';
+    const isTold = (variable: string): boolean => context.env[variable] === 'true';
+    const isOpenKnowingly =
+      isTold('PLUMB_INSECURE_PLAINTEXT') &&
+      (isTold('PLUMB_INSECURE_NO_AUTH') || context.env['PLUMB_REFEREE_API_KEY'] !== undefined);
+    if (!isLoopback && !isOpenKnowingly) {
       throw new PlumbError({
         code: 'INVALID_ARGUMENT',
         reason: 'ADDRESS_NOT_LOOPBACK',
-        message: `--listen is '${settings.listen}'; the referee endpoint listens on loopback only, for example 127.0.0.1:8791`,
+        message: `--listen is '${settings.listen}'; the referee endpoint has no TLS; listen on loopback, for example 127.0.0.1:8791, or, where the network itself encrypts, set PLUMB_INSECURE_PLAINTEXT=true, and PLUMB_REFEREE_API_KEY or PLUMB_INSECURE_NO_AUTH=true`,
       });
     }
     const telemetry = await startTelemetry({

@@ -91,11 +91,7 @@ export class Connection {
           ...access,
         });
         try {
-          return new Connection(
-            nats,
-            await jetstreamManager(nats, { timeout: requestTimeoutMs }),
-            options,
-          );
+          return new Connection(nats, await jetstreamManager(nats, { timeout: requestTimeoutMs }), options);
         } catch (error) {
           await nats.close();
           throw error;

@@ -104,6 +104,30 @@ test('an unknown word in a prompt is named with the prompt', async () => {
   );
 });
 
+test('a prompt set that is poisoned is refused with its file, its prompts and the fix', async () => {
+  const prompt = (id: string, text: string, split = 'train', category = 'FD') => ({
+    id,
+    text,
+    category,
+    split,
+  });
+  const good = [prompt('a/1', 'red ball falls'), prompt('a/2', 'blue ball falls', 'heldout')];
+  const sets: readonly [name: string, prompts: unknown[], categories: string[], ...patterns: RegExp[]][] = [
+    ['twins', [...good, prompt('a/3', 'Red  ball falls')], ['FD'], /\(a\/3\)\.text/, /a\/1/, /remove one/],
+    ['ids', [...good, prompt('a/1', 'green ball falls')], ['FD'], /\(a\/1\)\.id/, /its own id/],
+    ['leak', [...good, prompt('a/3', 'red ball falls', 'heldout')], ['FD'], /\(a\/3\)/, /trained on/],
+    ['empty', good, ['FD', 'OR'], /OR has no train prompt/, /OR has no heldout prompt/],
+    ['long', [...good, prompt('a/3', 'red '.repeat(2500))], ['FD'], /\(a\/3\)\.text/, /2000/],
+  ];
+  for (const [name, prompts, categories, ...patterns] of sets) {
+    const set = join(folder, `${name}.json`);
+    await writeFile(set, JSON.stringify({ version: '1.0.0', categories, prompts }));
+    const spec = join(folder, `${name}.yaml`);
+    await writeFile(spec, `model: ${JSON.stringify(weights)}\nprompts: { set: ${name}.json }\n`);
+    await refused(['run', 'create', spec], 1, new RegExp(`${name}\\.json`), ...patterns);
+  }
+});
+
 async function promptSet(text: string): Promise<string> {
   const path = join(folder, `prompts ${text}.json`);
   await writeFile(

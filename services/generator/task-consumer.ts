@@ -3,7 +3,13 @@ import { timestampNow } from '@bufbuild/protobuf/wkt';
 import { SpanKind, trace } from '@opentelemetry/api';
 import { streamNames, subjects } from '@plumb/kit/bus';
 import type { Bus, Consumption } from '@plumb/kit/bus';
-import { invalidArgument, invalidArguments, PlumbError, toStatus } from '@plumb/kit/errors';
+import {
+  failedPrecondition,
+  invalidArgument,
+  invalidArguments,
+  PlumbError,
+  toStatus,
+} from '@plumb/kit/errors';
 import { tracer, withSpan } from '@plumb/kit/telemetry';
 import {
   GenerationTaskSchema,
@@ -20,7 +26,7 @@ const durable = 'generator';
 
 /**
  * Consumes generation tasks: samples, stores, publishes, and only then acknowledges. A task that is delivered again
- * gives the same clip under the same message id, so that the sample counts once.
+ * gives the same clip under the same message id, so that it counts once.
  * @param options maxInFlight: tasks under way at a time; several batches' worth keeps the engine busy while clips are stored
  */
 export function consumeTasks(
@@ -38,16 +44,20 @@ export function consumeTasks(
       maxInFlight: options.maxInFlight,
       ackWaitMs: options.ackWaitMs,
       signal: options.signal,
-      failed: async (task, error) => {
-        await publishFailure(bus, task, error);
+      failed: async (task, error, { id }) => {
+        await publishFailure(bus, task, error, id);
       },
     },
-    async (task, { signal }) => {
+    async (task, { id, signal }) => {
       const request = clipRequestOf(task);
       const attributes = attributesOf(task);
-      const stored = await withSpan(spans, 'generate', { kind: SpanKind.INTERNAL, attributes }, () =>
-        generation.generate(request, { priority: 'bulk', signal }),
-      );
+      const stored = await withSpan(spans, 'generate', { kind: SpanKind.INTERNAL, attributes }, async () => {
+        try {
+          return await generation.generate(request, { priority: 'bulk', signal });
+        } catch (error) {
+          throw needsSomebody(error);
+        }
+      });
       const generated = create(SampleGeneratedSchema, {
         sampleId: task.sampleId,
         runId: task.runId,
@@ -59,7 +69,7 @@ export function consumeTasks(
         traceId: trace.getActiveSpan()?.spanContext().traceId ?? '',
       });
       await bus.publish(subjects.sampleGenerated, SampleGeneratedSchema, generated, {
-        id: `generated.${task.sampleId}`,
+        id: `${id}.generated`,
         signal,
       });
     },
@@ -84,6 +94,15 @@ function clipRequestOf(task: GenerationTask): ClipRequest {
   };
 }
 
+/** A full disk is not emptied by waiting, and every try would sample the clip anew: the sample fails, and its run pauses. */
+function needsSomebody(thrown: unknown): unknown {
+  if (!(thrown instanceof PlumbError) || thrown.reason !== 'DISK_FULL') return thrown;
+  return failedPrecondition('the disk of the artifact store is full; free some space', {
+    reason: 'DISK_FULL',
+    cause: thrown,
+  });
+}
+
 function attributesOf(task: GenerationTask): Record<string, string | number> {
   return {
     'plumb.run.id': task.runId,
@@ -94,7 +113,13 @@ function attributesOf(task: GenerationTask): Record<string, string | number> {
   };
 }
 
-async function publishFailure(bus: Bus, task: GenerationTask, thrown: unknown): Promise<void> {
+/** By the task's id and not the sample's: the failure of a later attempt is news, which the broker must not take for a double. */
+async function publishFailure(
+  bus: Bus,
+  task: GenerationTask,
+  thrown: unknown,
+  taskId: string,
+): Promise<void> {
   const failed = create(SampleFailedSchema, {
     sampleId: task.sampleId,
     runId: task.runId,
@@ -103,6 +128,6 @@ async function publishFailure(bus: Bus, task: GenerationTask, thrown: unknown): 
     status: toStatus(PlumbError.from(thrown)),
   });
   await bus.publish(subjects.sampleFailed, SampleFailedSchema, failed, {
-    id: `failed.generate.${task.sampleId}`,
+    id: `${taskId}.failed`,
   });
 }

@@ -53,7 +53,7 @@ function listCommand(finish: (exitCode: number) => void): Command {
       print(options, value, () => {
         const table = new Table({
           head: ['judge', 'mode', 'model', 'votes', 'calibrated', 'held out', 'members'],
-          style: { head: [] },
+          style: { head: [], border: [] },
         });
         for (const { name, mode, model, votes, calibrationHash, heldOut, members } of judges.judges) {
           const calibrated = calibrationHash === '' ? '' : calibrationHash.slice(0, 12);
@@ -70,7 +70,7 @@ function listCommand(finish: (exitCode: number) => void): Command {
         }
         const places = new Table({
           head: ['endpoint', 'state', 'calls', 'allowed at a time', 'verdicts under way'],
-          style: { head: [] },
+          style: { head: [], border: [] },
         });
         for (const { name, state, callsInFlight, concurrency, verdictsInFlight } of endpoints.endpoints) {
           places.push([

@@ -60,7 +60,7 @@ function listCommand(finish: (exitCode: number) => void): Command {
       if (versions.length === 0) return 'No model is registered.';
       const table = new Table({
         head: ['version', 'state', 'parent', 'parameters', 'created', 'reasons'],
-        style: { head: [] },
+        style: { head: [], border: [] },
       });
       for (const version of versions) {
         const { state, parent, parameters, created, reasons } = entryOf(version);
@@ -104,7 +104,7 @@ function showCommand(finish: (exitCode: number) => void): Command {
           config: { ...config, caption: { ...caption, vocabulary: `${caption.vocabulary.length} words` } },
         };
         print(options, { ...shown, config: model.config }, () => {
-          const table = new Table({ style: { head: [] } });
+          const table = new Table({ style: { head: [], border: [] } });
           for (const [key, value] of Object.entries({ ...shown, ...shown.config })) {
             if (key === 'config') continue;
             const text = Array.isArray(value) ? value.join(', ') : plain(value);
@@ -138,7 +138,7 @@ function diffCommand(finish: (exitCode: number) => void): Command {
         const table = new Table({
           head: ['layer', 'shape', 'relative change', 'largest change'],
           colAligns: ['left', 'left', 'right', 'right'],
-          style: { head: [] },
+          style: { head: [], border: [] },
         });
         for (const { name, shape, relativeChange, largestChange } of layers) {
           table.push([name, shape.join(' x '), percentage(relativeChange), largestChange.toPrecision(3)]);

@@ -23,7 +23,7 @@ export function reportText(run: Run, report: Report): string {
 function curve(iterations: readonly IterationReport[]): string {
   const table = new Table({
     head: ['iteration', 'before', 'after', 'difference, points', 'held-out judge', 'promoted'],
-    style: { head: [] },
+    style: { head: [], border: [] },
   });
   for (const { iteration, before, after, difference, heldOut, decision: decided } of iterations) {
     const { overall } = before;
@@ -53,7 +53,7 @@ function signal(report: SignalReport | undefined): string {
 function byCategory({ before, after, difference }: IterationReport): string {
   const table = new Table({
     head: ['category', 'before', 'after', 'difference, points'],
-    style: { head: [] },
+    style: { head: [], border: [] },
   });
   for (const { id, name } of categories) {
     const [first, second, gain] = [before[id], after[id], difference[id]];

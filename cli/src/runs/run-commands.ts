@@ -142,10 +142,13 @@ export async function listRuns(options: RunOptions): Promise<number> {
     if (runs.length === 0) return 'There is no run.';
     const table = new Table({
       head: ['run', 'name', 'state', 'iteration', 'stage', 'accepted', 'created', 'work'],
-      style: { head: [] },
+      style: { head: [], border: [] },
     });
     for (const run of runs) table.push(rowOf(run));
-    return table.toString();
+    const reasons = runs
+      .filter(({ error, state }) => error !== undefined && state !== RunState.RUNNING)
+      .map(({ id, state, error }) => `${id} ${RunState[state].toLowerCase()}: ${error?.message ?? ''}`);
+    return [table.toString(), ...reasons].join('\n');
   });
   return exitCode;
 }

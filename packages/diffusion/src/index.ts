@@ -12,6 +12,13 @@ export { clipShape, clipSize, tokenGrid, videoModelConfigSchema, type VideoModel
 export { exampleSource, type ExampleBatch, type ExampleSource } from './example-source.ts';
 export { decodeModel, encodeModel, initialiseModel, type VideoModel } from './model-file.ts';
 export {
+  initialiseNetworkAdapters,
+  networkAdapters,
+  networkAdapterTargets,
+  type NetworkAdapterTarget,
+} from './network-adapters.ts';
+export { decodePeftAdapters, encodePeftAdapters, type PeftAdapters } from './peft-file.ts';
+export {
   noiseAndTarget,
   preconditioning,
   signalAndNoise,

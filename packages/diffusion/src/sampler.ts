@@ -45,6 +45,23 @@ export interface ClipSampler {
   /** @throws PlumbError INVALID_ARGUMENT for a prompt that the model cannot take */
   check(caption: string): void;
   /**
+   * Samples any number of clips, in order, with an error in the place of each clip whose values are not finite. Rows of a
+   * batch do not see each other, so that one broken clip leaves its neighbours as they are.
+   * @throws PlumbError INVALID_ARGUMENT for a prompt that the model cannot take or bad settings
+   */
+  sampleEach(
+    requests: readonly SampleRequest[],
+    settings: SamplerSettings,
+    options?: { signal?: AbortSignal },
+  ): Promise<(SampledClip | PlumbError)[]>;
+  /** Frees the model in the engine; the engine stays open. No sampling may be under way. */
+  close(): Promise<void>;
+}
+
+/** The built-in video model, loaded and ready to sample. */
+export interface Sampler extends ClipSampler {
+  readonly config: VideoModelConfig;
+  /**
    * Samples any number of clips, in order.
    * @throws PlumbError INVALID_ARGUMENT for an unknown word or bad settings, INTERNAL for values that are not finite
    */
@@ -53,18 +70,6 @@ export interface ClipSampler {
     settings: SamplerSettings,
     options?: { signal?: AbortSignal },
   ): Promise<Clip[]>;
-  /**
-   * As `sample`, with an error in the place of each clip whose values are not finite. Rows of a batch do not see each other,
-   * so that one broken clip leaves its neighbours as they are.
-   * @throws PlumbError INVALID_ARGUMENT for an unknown word or bad settings
-   */
-  sampleEach(
-    requests: readonly SampleRequest[],
-    settings: SamplerSettings,
-    options?: { signal?: AbortSignal },
-  ): Promise<(Clip | PlumbError)[]>;
-  /** Frees the model in the engine; the engine stays open. No sampling may be under way. */
-  close(): Promise<void>;
 }
 
 let samplers = 0;
@@ -150,7 +155,11 @@ export function openSampler(engine: Engine, model: VideoModel, batch: number): S
 
   return {
     config,
+    format: config.video,
     batch,
+    check(caption) {
+      tokenise(config, caption);
+    },
     sampleEach,
     async sample(requests, settings, options) {
       const clips = await sampleEach(requests, settings, options);

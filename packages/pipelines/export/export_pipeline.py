@@ -91,7 +91,28 @@ class Decoder(torch.nn.Module):
         return self.vae.decode(latents, return_dict=False)[0]
 
 
-def write_onnx(module, inputs, output, folder, precision):
+def check_graph(module, inputs, path):
+    """What the graph computes against what torch does: exporters have been wrong before."""
+    import onnxruntime
+
+    inputs = {name: value.clone() for name, value in inputs.items()}
+    for name, value in inputs.items():
+        if name.endswith("attention_mask"):
+            value[:, value.shape[1] // 2 :] = 0
+    with torch.no_grad():
+        wanted = module(*inputs.values()).float()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]).float()
+    if "input_ids" in inputs and "attention_mask" in inputs:
+        # Nobody reads the embeddings of padding.
+        wanted, found = (value * inputs["attention_mask"][..., None] for value in (wanted, found))
+    error = ((found - wanted).norm() / wanted.norm()).item()
+    limit = 1e-3 if wanted.dtype == next(iter(inputs.values())).dtype else 2e-2
+    if not error < limit:
+        raise SystemExit(f"{path} computes something else than torch: relative error {error:.2g}")
+
+
+def write_onnx(module, inputs, output, folder, precision, check=True):
     """One graph, its weights beside it. `inputs` is a dict of example tensors, batch first where batched."""
     folder.mkdir(parents=True, exist_ok=True)
     names = list(inputs)
@@ -120,9 +141,11 @@ def write_onnx(module, inputs, output, folder, precision):
     onnx.save_model(
         model, str(folder / name), save_as_external_data=True, location=f"{name}.data", size_threshold=1024
     )
+    if check:
+        check_graph(module, inputs, folder / name)
 
 
-def export_pipeline(pipe, output, settings, precision="float32"):
+def export_pipeline(pipe, output, settings, precision="float32", check=True):
     """`settings`: name, width, height, frames, fps, maxTextTokens, and optionally steps, guidance, negativePrompt, licence."""
     output = Path(output)
     if output.exists():
@@ -148,11 +171,12 @@ def export_pipeline(pipe, output, settings, precision="float32"):
 
     tokens, width, height, frames = (settings[key] for key in ["maxTextTokens", "width", "height", "frames"])
     batch = 3
-    ids = torch.ones(batch, tokens, dtype=torch.int64)
+    ids = torch.randint(pipe.text_encoder.config.vocab_size, (batch, tokens))
+    mask = torch.ones(batch, tokens, dtype=torch.int64)
     text_width = pipe.text_encoder.config.d_model
     masked = kind == "WanPipeline"
-    text = {"input_ids": ids, **({"attention_mask": ids} if masked else {})}
-    write_onnx(TextEncoder(pipe.text_encoder, masked), text, "last_hidden_state", output / "text_encoder", precision)
+    text = {"input_ids": ids, **({"attention_mask": mask} if masked else {})}
+    write_onnx(TextEncoder(pipe.text_encoder, masked), text, "last_hidden_state", output / "text_encoder", precision, check)
 
     config = pipe.transformer.config
     channels = config.in_channels
@@ -178,7 +202,7 @@ def export_pipeline(pipe, output, settings, precision="float32"):
             "hidden_states": torch.randn(batch, sequence, channels, dtype=dtype),
             "timestep": times.to(dtype),
             "encoder_hidden_states": embeddings,
-            "encoder_attention_mask": ids,
+            "encoder_attention_mask": mask,
             "video_coords": torch.rand(batch, 3, sequence),
         }
     else:
@@ -194,8 +218,8 @@ def export_pipeline(pipe, output, settings, precision="float32"):
             sequence = padded // step * (rows // config.patch_size) * (columns // config.patch_size)
             for name in ["image_rotary_cos", "image_rotary_sin"]:
                 inputs[name] = torch.rand(sequence, config.attention_head_dim)
-    write_onnx(module, inputs, "noise_prediction", output / "transformer", precision)
-    write_onnx(Decoder(pipe.vae), {"latents": latents}, "sample", output / "vae", precision)
+    write_onnx(module, inputs, "noise_prediction", output / "transformer", precision, check)
+    write_onnx(Decoder(pipe.vae), {"latents": latents}, "sample", output / "vae", precision, check)
     write_sums(output)
 
 
@@ -226,6 +250,7 @@ if __name__ == "__main__":
     parser.add_argument("--negative-prompt", default="")
     parser.add_argument("--licence", default="")
     parser.add_argument("--precision", choices=["float32", "float16"], default="float16")
+    parser.add_argument("--no-check", action="store_true", help="do not compare the graphs with torch afterwards")
     options = parser.parse_args()
     from diffusers import DiffusionPipeline
 
@@ -245,4 +270,5 @@ if __name__ == "__main__":
             "licence": options.licence,
         },
         options.precision,
+        not options.no_check,
     )

@@ -51,7 +51,7 @@ async function makeClip(): Promise<void> {
 const base = { stream: streamNames.tasks, maxInFlight: 64 } as const;
 const generating = await bus.consume(
   { ...base, durable: 'generator', subject: subjects.taskGenerate, schema: GenerationTaskSchema },
-  async ({ sampleId, runId, iteration, model }) => {
+  async ({ sampleId, runId, iteration, model }, { id }) => {
     await makeClip();
     const event = {
       sampleId,
@@ -62,7 +62,7 @@ const generating = await bus.consume(
       generateTime: timestampNow(),
     };
     await bus.publish(subjects.sampleGenerated, SampleGeneratedSchema, event, {
-      id: `generated.${sampleId}`,
+      id: `${id}.generated`,
     });
   },
 );

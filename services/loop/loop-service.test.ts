@@ -207,6 +207,86 @@ describe('a run', { timeout: 600_000 }, () => {
     });
   });
 
+  test('a person overrides the gate with a reason; said twice it is done once, and both models say why', async () => {
+    const { client, registry, spec } = here();
+    const { run } = await client.createRun({ spec, idempotencyKey: 'whole' });
+    const runId = run?.id ?? '';
+    const candidate = run?.currentModelVersion ?? '';
+    const base = spec.base?.version ?? '';
+    const refusal = {
+      runId,
+      promote: false,
+      reason: 'it drops the ball',
+      person: 'ada',
+      idempotencyKey: 'no',
+    };
+    await assert.rejects(
+      client.overrideDecision({ ...refusal, reason: ' ', person: '' }),
+      (error: PlumbError) => {
+        const fields = error.fieldViolations?.map(({ field }) => field);
+        assert.deepEqual(fields, ['reason', 'person']);
+        return true;
+      },
+    );
+    await assert.rejects(client.overrideDecision({ ...refusal, iteration: 2 }), { reason: 'RUN_CONFLICT' });
+
+    const refused = await client.overrideDecision(refusal);
+    assert.equal(refused.promoted?.version, base);
+    assert.equal(refused.decision?.promoted, true);
+    assert.equal(refused.decision.override?.promoted, false);
+    assert.equal(refused.decision.override.person, 'ada');
+    const { modelVersion: left } = await registry.getModelVersion({ version: candidate });
+    assert.equal(left?.state, ModelState.REFUSED);
+    assert.match(left.reasons.join(), /Refused by ada against the gate: it drops the ball/);
+
+    const approval = { ...refusal, promote: true, reason: 'it does not', idempotencyKey: 'yes' };
+    assert.equal((await client.overrideDecision(approval)).promoted?.version, candidate);
+    // The first one again, after the second: it was done, and stays overridden.
+    const again = await client.overrideDecision(refusal);
+    assert.equal(again.promoted?.version, candidate);
+    assert.equal(again.decision?.override?.promoted, true);
+    await assert.rejects(client.overrideDecision({ ...approval, idempotencyKey: 'no' }), {
+      reason: 'IDEMPOTENCY_KEY_REUSED',
+    });
+    const { report } = await client.getReport({ runId });
+    assert.equal(report?.iterations[0]?.decision?.override?.reason, 'it does not');
+  });
+
+  test('an export has the rows of the run and of no other; an unknown table is refused by name', async () => {
+    const { client, spec } = here();
+    const { run } = await client.createRun({ spec, idempotencyKey: 'whole' });
+    const runId = run?.id ?? '';
+    const rows = new Map<string, unknown[][]>();
+    const columns = new Map<string, string[]>();
+    for await (const part of client.exportRun({ runId })) {
+      columns.set(
+        part.table,
+        part.columns.map(({ name }) => name),
+      );
+      const parsed = part.rows.map((row) => JSON.parse(row) as unknown[]);
+      rows.set(part.table, [...(rows.get(part.table) ?? []), ...parsed]);
+    }
+    const cell = (table: string, row: unknown[], column: string): unknown =>
+      row[columns.get(table)?.indexOf(column) ?? -1];
+    const samples = rows.get('samples') ?? [];
+    assert.equal(samples.length, Number(run?.counts?.planned));
+    const ids = samples.map((row) => cell('samples', row, 'id'));
+    assert.deepEqual(ids.toSorted(), (await samplesOf(here(), runId)).map(({ id }) => id).toSorted());
+    assert.ok(samples.every((row) => cell('samples', row, 'run_id') === runId));
+    assert.equal(rows.get('runs')?.length, 1);
+    assert.equal(rows.get('overrides')?.length, 2);
+    assert.equal(rows.get('training_progress')?.length, 3);
+    const only = await Array.fromAsync(client.exportRun({ runId, tables: ['decisions'] }));
+    assert.deepEqual([...new Set(only.map(({ table }) => table))], ['decisions']);
+    await assert.rejects(
+      Array.fromAsync(client.exportRun({ runId, tables: ['decisions', 'secrets'] })),
+      /tables\[1\].*'secrets' is unknown/,
+    );
+    await assert.rejects(Array.fromAsync(client.exportRun({ runId: 'run-0000000000000000' })), {
+      code: 'NOT_FOUND',
+    });
+  });
+
   test('a run with the same seed and model takes over every clip, and comes to the same end', async () => {
     const { client, spec, peers } = here();
     const made = peers.generated.size;

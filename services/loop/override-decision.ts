@@ -70,6 +70,13 @@ export async function overrideDecision(
     });
   }
   const why = `${promote ? 'Promoted' : 'Refused'} by ${person} against the gate: ${reason}`;
+  // Said again, and perhaps overridden since: nothing is done a second time.
+  if (known !== undefined) {
+    return {
+      decision: decisionView(decision, await latestOverride(database, key)),
+      promoted: await registry.get(`${chosen.model}@promoted`),
+    };
+  }
   // The model before a candidate that the gate refused is promoted already; saying so again does no harm.
   const promoted = await registry.promote(chosen.version, [why]);
   if (!promote) await registry.refuse(loaded.candidate.version, [why]);

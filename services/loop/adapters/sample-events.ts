@@ -37,6 +37,8 @@ const spans = tracer('plumb.loop');
 const maxBatch = 256;
 /** A result waits this long for others to share its transaction, in milliseconds. */
 const maxWaitMs = 100;
+/** Results that a killed loop held are delivered to the next one after this long, in milliseconds. */
+const ackWaitMs = 5_000;
 /** A ledger that is away for a day loses no result: at the longest wait between deliveries that is 2,880 of them. */
 const maxDeliveries = 10_000;
 
@@ -58,7 +60,14 @@ export async function consumeSampleEvents(
   },
 ): Promise<Consumption[]> {
   const specs = specCache(database);
-  const base = { stream: streamNames.events, maxInFlight: 2 * maxBatch, maxBatch, maxWaitMs, maxDeliveries };
+  const base = {
+    stream: streamNames.events,
+    maxInFlight: 2 * maxBatch,
+    maxBatch,
+    maxWaitMs,
+    maxDeliveries,
+    ackWaitMs,
+  };
   const { signal } = options;
 
   const generated = await bus.consumeBatches(

@@ -74,7 +74,7 @@ export async function startPeers(options: {
   await bus.ensureStreams();
   const generated = new Map<string, number>();
 
-  async function generate(task: GenerationTask): Promise<void> {
+  async function generate(task: GenerationTask, id: string): Promise<void> {
     if (behaviour.loseTasks > 0) {
       behaviour.loseTasks -= 1;
       return;
@@ -109,7 +109,7 @@ export async function startPeers(options: {
         modelVersion: task.model?.version ?? '',
         generateTime: timestampNow(),
       },
-      { id: `generated.${task.sampleId}` },
+      { id: `${id}.generated` },
     );
     behaviour.onGenerated(generated.size);
   }
@@ -170,9 +170,9 @@ export async function startPeers(options: {
   const base = { stream: streamNames.tasks, maxInFlight: 8 } as const;
   const generating = await bus.consume(
     { ...base, durable: 'generator', subject: subjects.taskGenerate, schema: GenerationTaskSchema },
-    async (task) => {
+    async (task, { id }) => {
       if (!(task.model?.weights?.sha256 ?? '').startsWith('a')) isTrained.add(task.sampleId);
-      await generate(task);
+      await generate(task, id);
     },
   );
   const scoring = await bus.consume(

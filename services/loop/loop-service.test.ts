@@ -73,6 +73,12 @@ async function startWorld(environment: Readonly<Record<string, string>> = {}): P
   };
 }
 
+async function all<Item>(stream: AsyncIterable<Item>): Promise<Item[]> {
+  const items: Item[] = [];
+  for await (const item of stream) items.push(item);
+  return items;
+}
+
 /** Weights whose hash begins with an `a`, by which the peers know the base model. */
 async function putWeights(store: Awaited<ReturnType<typeof openFolderStore>>): Promise<string> {
   for (let salt = 0; ; salt += 1) {
@@ -270,19 +276,19 @@ describe('a run', { timeout: 600_000 }, () => {
       row[columns.get(table)?.indexOf(column) ?? -1];
     const samples = rows.get('samples') ?? [];
     assert.equal(samples.length, Number(run?.counts?.planned));
-    const ids = samples.map((row) => cell('samples', row, 'id'));
+    const ids = samples.map((row) => String(cell('samples', row, 'id')));
     assert.deepEqual(ids.toSorted(), (await samplesOf(here(), runId)).map(({ id }) => id).toSorted());
     assert.ok(samples.every((row) => cell('samples', row, 'run_id') === runId));
     assert.equal(rows.get('runs')?.length, 1);
     assert.equal(rows.get('overrides')?.length, 2);
     assert.equal(rows.get('training_progress')?.length, 3);
-    const only = await Array.fromAsync(client.exportRun({ runId, tables: ['decisions'] }));
+    const only = await all(client.exportRun({ runId, tables: ['decisions'] }));
     assert.deepEqual([...new Set(only.map(({ table }) => table))], ['decisions']);
     await assert.rejects(
-      Array.fromAsync(client.exportRun({ runId, tables: ['decisions', 'secrets'] })),
+      all(client.exportRun({ runId, tables: ['decisions', 'secrets'] })),
       /tables\[1\].*'secrets' is unknown/,
     );
-    await assert.rejects(Array.fromAsync(client.exportRun({ runId: 'run-0000000000000000' })), {
+    await assert.rejects(all(client.exportRun({ runId: 'run-0000000000000000' })), {
       code: 'NOT_FOUND',
     });
   });

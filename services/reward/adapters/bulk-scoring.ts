@@ -29,6 +29,8 @@ export interface BulkOptions {
 // At 30 s from one delivery to the next a task waits a week for a judge before it goes to the dead letters.
 const maxDeliveries = 20_000;
 const backoffMs = { first: 500, max: 30_000 };
+/** What a killed reward service held goes to another one after this long, in milliseconds. */
+const ackWaitMs = 10_000;
 
 /** Starts to consume scoring tasks. */
 export async function consumeScoringTasks(
@@ -46,6 +48,7 @@ export async function consumeScoringTasks(
       maxInFlight,
       maxDeliveries,
       backoffMs,
+      ackWaitMs,
       signal,
       failed: async (task, error, delivery) => {
         await bus.publish(

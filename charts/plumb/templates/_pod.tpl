@@ -42,10 +42,10 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 {{- with .c.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .c.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -61,7 +61,7 @@ runtimeClassName: {{ . }}
 {{/* One key of a Secret as a file; 288 is 0440. */}}
 {{- define "plumb.secretItem" -}}
 secret:
-  secretName: {{ .secret }}
+  secretName: {{ .secret | quote }}
   defaultMode: 288
   items: [{ key: {{ .key | quote }}, path: {{ .path }} }]
 {{- end -}}
@@ -110,9 +110,9 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 {{- end }}
 {{- with $v.s3.credentialsSecret }}
 - name: AWS_ACCESS_KEY_ID
-  valueFrom: { secretKeyRef: { name: {{ . }}, key: AWS_ACCESS_KEY_ID } }
+  valueFrom: { secretKeyRef: { name: {{ . | quote }}, key: AWS_ACCESS_KEY_ID } }
 - name: AWS_SECRET_ACCESS_KEY
-  valueFrom: { secretKeyRef: { name: {{ . }}, key: AWS_SECRET_ACCESS_KEY } }
+  valueFrom: { secretKeyRef: { name: {{ . | quote }}, key: AWS_SECRET_ACCESS_KEY } }
 {{- end }}
 {{- end }}
 {{- if .Values.trustedCaSecret.name }}
@@ -219,7 +219,7 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 {{- with .Values.postgresql.passwordSecret }}
 {{- if .name }}
 - name: PGPASSWORD
-  valueFrom: { secretKeyRef: { name: {{ .name }}, key: {{ .key }} } }
+  valueFrom: { secretKeyRef: { name: {{ .name | quote }}, key: {{ .key | quote }} } }
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -270,7 +270,7 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 - { name: tmp, emptyDir: { sizeLimit: {{ default $v.default.scratchSize .scratchSize }} } }
 {{- if include "plumb.tls" .root }}
 - name: tls
-  secret: { secretName: {{ include "plumb.tlsSecret" . }}, defaultMode: 288 }
+  secret: { secretName: {{ include "plumb.tlsSecret" . | quote }}, defaultMode: 288 }
 {{- end }}
 {{- if and (eq $v.auth.mode "tokens") (has .name (list "loop" "reward" "trainer" "client")) }}
 - name: token
@@ -297,7 +297,7 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 {{- end }}
 {{- if $v.artifacts.volume.enabled }}
 - name: artifacts
-  persistentVolumeClaim: { claimName: {{ include "plumb.artifactsClaim" .root }} }
+  persistentVolumeClaim: { claimName: {{ include "plumb.artifactsClaim" .root | quote }} }
 {{- end }}
 {{- end }}
 {{- if and (eq .name "loop") (not $v.postgresql.builtin.enabled) $v.postgresql.caSecret.name }}
@@ -310,17 +310,17 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 {{- end }}
 {{- if and (eq .name "reward") $v.components.reward.definitionsConfigMap }}
 - name: rewards
-  configMap: { name: {{ $v.components.reward.definitionsConfigMap }} }
+  configMap: { name: {{ $v.components.reward.definitionsConfigMap | quote }} }
 {{- end }}
 {{- if and (eq .name "judge") $v.components.judge.judgesConfigMap }}
 - name: judges
-  configMap: { name: {{ $v.components.judge.judgesConfigMap }} }
+  configMap: { name: {{ $v.components.judge.judgesConfigMap | quote }} }
 {{- end }}
 {{- if has .name (list "generator" "reward" "trainer") }}
 {{- $models := (get $v.components .name).models }}
 - name: models
 {{- if $models.existingClaim }}
-  persistentVolumeClaim: { claimName: {{ $models.existingClaim }} }
+  persistentVolumeClaim: { claimName: {{ $models.existingClaim | quote }} }
 {{- else }}
   emptyDir: { sizeLimit: {{ $models.size }} }
 {{- end }}

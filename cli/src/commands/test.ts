@@ -9,7 +9,7 @@ import { failedPrecondition } from '@plumb/kit/errors';
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
 /** Where tests are. The second group starts whole systems of processes, one at a time. */
-const unitTests = ['{packages,services,cli}/**/*.test.ts', '{bench,parity}/**/*.test.ts'];
+const unitTests = ['{packages,services,cli,charts}/**/*.test.ts', '{bench,parity}/**/*.test.ts'];
 const systemTests = ['integration-tests/**/*.test.ts'];
 
 export function testCommand(finish: (exitCode: number) => void): Command {

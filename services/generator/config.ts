@@ -28,6 +28,24 @@ export const generatorSettings = z.object({
   engineForm: z.enum(['process', 'worker']).default('process').describe('process or worker'),
   /** Threads of an engine; unset is one for each core. */
   intraOpThreads: z.coerce.number().int().min(1).max(1024).optional().describe('a number of threads'),
+  /** Where pipelines are unpacked; kept between starts. A temporary folder unless given. */
+  pipelineCache: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('a folder with room for the pipelines that are served'),
+  /** Whether the two passes of guidance share a call of a pipeline's denoiser; split takes half the memory. */
+  guidancePasses: z.enum(['batched', 'split']).default('batched').describe('batched or split'),
+  /** What the weights of one pipeline may take together on one device; components take turns where they do not fit. */
+  memoryBudgetMib: z.coerce.number().int().min(1).optional().describe('MiB'),
+  /** Side of the tiles that a pipeline's latents are decoded in, in latents; one piece unless given. */
+  tile: z.coerce.number().int().min(2).max(4096).optional().describe('a number of latents, 2 to 4096'),
+  /** Where the components of pipelines run. */
+  textDevice: z.enum(['cpu', 'cuda']).default('cpu').describe('cpu or cuda'),
+  denoiserDevice: z.enum(['cpu', 'cuda']).default('cpu').describe('cpu or cuda'),
+  decoderDevice: z.enum(['cpu', 'cuda']).default('cpu').describe('cpu or cuda'),
+  /** Previews for people: an animated picture, or H.264, which needs ffmpeg. */
+  previewFormat: z.enum(['webp', 'mp4']).default('webp').describe('webp or mp4'),
   /** Enlargement of the previews for people. */
   previewScale: z.coerce.number().int().min(1).max(32).default(4).describe('a whole number, 1 to 32'),
 });

@@ -7,6 +7,8 @@ import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { openEngine } from '@plumb/tensor-graph/engine';
 import { clipArtifacts } from './adapters/clip-artifacts.ts';
 import { followModelRegistry } from './adapters/model-registry.ts';
+import { modelLoader } from './adapters/load-model.ts';
+import { pipelineCache } from './adapters/pipeline-cache.ts';
 import { SamplerPool } from './adapters/sampler-pool.ts';
 import { generatorSettings } from './config.ts';
 import { createGeneration } from './domain/generation.ts';
@@ -23,14 +25,29 @@ await runService({
     });
 
     const artifacts = await openArtifactStore(config.artifacts, config);
+    const cache = await pipelineCache(config.pipelineCache);
+    ctx.onStop('pipelines', () => cache.remove());
     const samplers = new SamplerPool({
-      artifacts,
+      loadModel: modelLoader(artifacts, cache.path, {
+        batch: config.batchSize,
+        guidancePasses: config.guidancePasses,
+        devices: {
+          textEncoder: config.textDevice,
+          denoiser: config.denoiserDevice,
+          decoder: config.decoderDevice,
+        },
+        ...(config.memoryBudgetMib === undefined
+          ? {}
+          : { memoryBudgetBytes: config.memoryBudgetMib * 2 ** 20 }),
+        ...(config.tile === undefined
+          ? {}
+          : { tile: { height: config.tile, width: config.tile, overlap: 0.25 } }),
+      }),
       openEngine: () =>
         openEngine({
           form: config.engineForm,
           ...(config.intraOpThreads === undefined ? {} : { intraOpThreads: config.intraOpThreads }),
         }),
-      batchSize: config.batchSize,
       maxModels: config.maxModels,
       logger: ctx.logger,
     });
@@ -40,6 +57,7 @@ await runService({
       clips: clipArtifacts(artifacts, {
         concurrency: Math.max(2, availableParallelism()),
         previewScale: config.previewScale,
+        previewFormat: config.previewFormat,
       }),
       metrics: generationMetrics(),
       batchSize: config.batchSize,

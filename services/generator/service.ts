@@ -42,6 +42,7 @@ export function generatorService(options: {
             },
             caption: item.prompt?.text ?? '',
             seed: item.seed,
+            storeLatents: request.storeLatents,
           };
           const attributes = {
             'plumb.model.version': model.version,

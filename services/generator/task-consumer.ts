@@ -64,6 +64,7 @@ export function consumeTasks(
         iteration: task.iteration,
         video: stored.video,
         preview: stored.preview,
+        ...(stored.latents === undefined ? {} : { latents: stored.latents }),
         modelVersion: request.model.version,
         generateTime: timestampNow(),
         traceId: trace.getActiveSpan()?.spanContext().traceId ?? '',
@@ -91,6 +92,7 @@ function clipRequestOf(task: GenerationTask): ClipRequest {
     sampler: { steps, guidance, shift },
     caption,
     seed: task.seed,
+    storeLatents: task.storeLatents,
   };
 }
 

@@ -20,6 +20,7 @@ export {
   previewMediaType,
 } from './encode.ts';
 export type { ContactSheetOptions, EncodedPicture, PictureOptions, ScaleOptions } from './encode.ts';
+export { encodeMovie, movieMediaType } from './encode-movie.ts';
 export { defaultClipLimits } from './clip-limits.ts';
 export type { ClipLimits } from './clip-limits.ts';
 export { openClipSource } from './clip-source.ts';

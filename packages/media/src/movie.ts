@@ -50,7 +50,11 @@ export async function decodeMovie(
 ): Promise<Clip> {
   const name = mediaType === 'video/mp4' ? 'MP4' : 'WebM';
   if (!looksLike(mediaType, bytes)) throw dataLoss(`a clip of ${bytes.length} bytes is not a ${name}`);
-  const ffmpeg = await findFfmpeg(mediaType);
+  const ffmpeg = await findFfmpeg(
+    (reason) =>
+      `${mediaType} needs ffmpeg, ${reason}; install ffmpeg, or send image/webp, image/gif, ` +
+      'image/apng, an image/png film strip or video/raw',
+  );
   return running.add(() => runFfmpeg(ffmpeg, bytes, demuxers[mediaType], name, limits, fps));
 }
 
@@ -61,7 +65,12 @@ function looksLike(mediaType: MovieMediaType, bytes: Uint8Array): boolean {
     : start.subarray(0, 4).equals(Buffer.from([0x1a, 0x45, 0xdf, 0xa3]));
 }
 
-async function findFfmpeg(mediaType: MovieMediaType): Promise<string> {
+/**
+ * Path of ffmpeg.
+ * @param describe makes the error's message of the reason
+ * @throws PlumbError FAILED_PRECONDITION when it is not on the PATH
+ */
+export async function findFfmpeg(describe: (reason: string) => string): Promise<string> {
   for (const folder of (process.env['PATH'] ?? '').split(delimiter)) {
     // A relative entry would depend on where the service was started.
     if (!isAbsolute(folder)) continue;
@@ -73,10 +82,7 @@ async function findFfmpeg(mediaType: MovieMediaType): Promise<string> {
       // Not in this folder.
     }
   }
-  throw failedPrecondition(
-    `${mediaType} needs ffmpeg, which is not on this service's PATH; install ffmpeg, or send image/webp, image/gif, ` +
-      'image/apng, an image/png film strip or video/raw',
-  );
+  throw failedPrecondition(describe("which is not on this service's PATH"));
 }
 
 async function runFfmpeg(

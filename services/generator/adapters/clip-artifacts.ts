@@ -1,8 +1,17 @@
 import { create } from '@bufbuild/protobuf';
-import { clipMediaType, encodeClip, encodePreview, previewMediaType } from '@plumb/media';
-import type { Clip } from '@plumb/media';
+import type { SampledClip } from '@plumb/diffusion';
+import { invalidArgument } from '@plumb/kit/errors';
+import {
+  clipMediaType,
+  encodeClip,
+  encodeMovie,
+  encodePreview,
+  movieMediaType,
+  previewMediaType,
+} from '@plumb/media';
 import { ArtifactSchema, ValueRange, VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import type { Artifact, Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
+import { writeSafetensors } from '@plumb/tensor-graph/safetensors';
 import PQueue from 'p-queue';
 import type { ClipStore } from '../domain/generation.ts';
 
@@ -20,7 +29,15 @@ export interface StoredClip {
   readonly video: Video;
   /** Animated, for people. */
   readonly preview: Artifact;
+  /** What the decoder made the clip of, where that was asked for. */
+  readonly latents?: Artifact;
 }
+
+/** Media type of stored latents: one float32 tensor `latents` in the layout of the model's denoiser. */
+const latentsMediaType = 'application/vnd.plumb.latents+safetensors';
+
+/** Widest preview that a small clip is enlarged to, in pixels. */
+const widestEnlargement = 512;
 
 /**
  * Encodes clips and puts them into the artifact store.
@@ -28,19 +45,38 @@ export interface StoredClip {
  */
 export function clipArtifacts(
   artifacts: ArtifactSink,
-  options: { readonly concurrency: number; readonly previewScale: number },
+  options: {
+    readonly concurrency: number;
+    readonly previewScale: number;
+    readonly previewFormat: 'webp' | 'mp4';
+  },
 ): ClipStore<StoredClip> {
   const queue = new PQueue({ concurrency: options.concurrency });
+  const previewOf = (clip: SampledClip): Promise<Uint8Array> => {
+    if (options.previewFormat === 'mp4') return encodeMovie(clip);
+    const scale = Math.max(1, Math.min(options.previewScale, Math.floor(widestEnlargement / clip.width)));
+    return encodePreview(clip, { scale, format: 'webp' });
+  };
+  const put = async (bytes: Uint8Array, mediaType: string): Promise<Artifact> => {
+    const { uri, sha256, size } = await artifacts.put(bytes, { mediaType });
+    return create(ArtifactSchema, { uri, sha256, mediaType, sizeBytes: BigInt(size) });
+  };
   return {
-    put: (clip: Clip) =>
+    put: (clip, { storeLatents }) =>
       queue.add(async () => {
-        const [film, picture] = await Promise.all([
-          encodeClip(clip),
-          encodePreview(clip, { scale: options.previewScale, format: 'webp' }),
-        ]);
-        const [video, preview] = await Promise.all([
-          artifacts.put(film, { mediaType: clipMediaType }),
-          artifacts.put(picture, { mediaType: previewMediaType }),
+        if (storeLatents && clip.latents === undefined) {
+          throw invalidArgument(
+            'store_latents',
+            'is set, but the model works on pixels and has no latents; its clips are what it trains on',
+          );
+        }
+        const [film, picture] = await Promise.all([encodeClip(clip), previewOf(clip)]);
+        const [video, preview, latents] = await Promise.all([
+          put(film, clipMediaType),
+          put(picture, options.previewFormat === 'mp4' ? movieMediaType : previewMediaType),
+          storeLatents && clip.latents !== undefined
+            ? put(writeSafetensors(new Map([['latents', clip.latents]])), latentsMediaType)
+            : undefined,
         ]);
         return {
           video: create(VideoSchema, {
@@ -53,12 +89,8 @@ export function clipArtifacts(
             fps: clip.fps,
             valueRange: ValueRange.UINT8,
           }),
-          preview: create(ArtifactSchema, {
-            uri: preview.uri,
-            sha256: preview.sha256,
-            mediaType: previewMediaType,
-            sizeBytes: BigInt(preview.size),
-          }),
+          preview,
+          ...(latents === undefined ? {} : { latents }),
         };
       }),
   };

@@ -1,23 +1,15 @@
-import { decodeModel, openSampler } from '@plumb/diffusion';
-import type { Sampler } from '@plumb/diffusion';
+import type { ClipSampler } from '@plumb/diffusion';
 import { PlumbError } from '@plumb/kit/errors';
 import { tracer, withSpan } from '@plumb/kit/telemetry';
 import type { Logger } from '@plumb/kit/telemetry';
 import type { Engine } from '@plumb/tensor-graph/engine';
 import { LRUCache } from 'lru-cache';
 import type { ModelWeights, Samplers } from '../domain/generation.ts';
-
-/** The part of an artifact store that loading a model needs. */
-export interface WeightsSource {
-  /** The bytes behind a URI, checked against their hash. */
-  get(uri: string, sha256: string): Promise<Uint8Array>;
-}
+import type { ModelLoader } from './load-model.ts';
 
 export interface SamplerPoolOptions {
-  readonly artifacts: WeightsSource;
+  readonly loadModel: ModelLoader;
   readonly openEngine: () => Promise<Engine>;
-  /** Clips that share a call of the denoiser. */
-  readonly batchSize: number;
   /** Models that are kept loaded. */
   readonly maxModels: number;
   readonly logger: Logger;
@@ -26,7 +18,7 @@ export interface SamplerPoolOptions {
 /** A model with an engine of its own, so that a model that crashes its engine harms no other. */
 interface Loaded {
   readonly engine: Engine;
-  readonly sampler: Sampler;
+  readonly sampler: ClipSampler;
 }
 
 /** The most recently used models, loaded. One that falls out is closed when its last use has ended. */
@@ -51,7 +43,7 @@ export class SamplerPool implements Samplers {
     await this.use(model, () => Promise.resolve());
   }
 
-  async use<T>(model: ModelWeights, body: (sampler: Sampler) => Promise<T>): Promise<T> {
+  async use<T>(model: ModelWeights, body: (sampler: ClipSampler) => Promise<T>): Promise<T> {
     let entry = this.#entries.get(model.sha256);
     if (entry === undefined) {
       const attributes = { 'plumb.model.version': model.version };
@@ -85,10 +77,15 @@ export class SamplerPool implements Samplers {
 
   async #load(model: ModelWeights): Promise<Loaded> {
     const start = performance.now();
-    const bytes = await this.#options.artifacts.get(model.uri, model.sha256);
-    const decoded = decodeModel(bytes, `weights of ${model.version}`);
+    const prepared = await this.#options.loadModel(model);
     const engine = await this.#options.openEngine();
-    const sampler = openSampler(engine, decoded, this.#options.batchSize);
+    let sampler: ClipSampler;
+    try {
+      sampler = prepared(engine);
+    } catch (error) {
+      await engine.close();
+      throw error;
+    }
     const seconds = (performance.now() - start) / 1000;
     this.#options.logger.info({ model: model.version, seconds }, 'the model is loaded');
     return { engine, sampler };
@@ -111,7 +108,7 @@ class PoolEntry {
     loading.catch(() => undefined);
   }
 
-  async use<T>(body: (sampler: Sampler) => Promise<T>): Promise<T> {
+  async use<T>(body: (sampler: ClipSampler) => Promise<T>): Promise<T> {
     this.#uses++;
     try {
       const { sampler } = await this.#loading;

@@ -1,10 +1,8 @@
 import { context } from '@opentelemetry/api';
 import type { Link, Span } from '@opentelemetry/api';
 import { PlumbError } from '@plumb/kit/errors';
-import type { Sampler, SamplerSettings } from '@plumb/diffusion';
-import { tokenise } from '@plumb/diffusion';
+import type { ClipSampler, SampledClip, SamplerSettings } from '@plumb/diffusion';
 import { currentCarrier, linkTo, recordError, startSpan, tracer, withSpan } from '@plumb/kit/telemetry';
-import type { Clip } from '@plumb/media';
 import { Batcher } from './batcher.ts';
 import type { Priority } from './batcher.ts';
 
@@ -15,6 +13,8 @@ export interface ModelWeights {
   readonly uri: string;
   /** Lower-case hexadecimal SHA-256. */
   readonly sha256: string;
+  /** What kind of model it is. */
+  readonly mediaType: string;
 }
 
 /** One clip that somebody wants. */
@@ -24,6 +24,8 @@ export interface ClipRequest {
   readonly caption: string;
   /** uint64. */
   readonly seed: bigint;
+  /** Also stores the latents. */
+  readonly storeLatents: boolean;
 }
 
 /** Models that are loaded and ready. */
@@ -33,12 +35,12 @@ export interface Samplers {
    * @throws PlumbError NOT_FOUND or DATA_LOSS for weights that are missing or damaged; UNAVAILABLE (ENGINE_FAILED) when
    * the engine died, after which the next call opens a new one
    */
-  use<T>(model: ModelWeights, body: (sampler: Sampler) => Promise<T>): Promise<T>;
+  use<T>(model: ModelWeights, body: (sampler: ClipSampler) => Promise<T>): Promise<T>;
 }
 
 /** What happens to a clip once it is sampled; `Stored` says where it lies. */
 export interface ClipStore<Stored> {
-  put(clip: Clip): Promise<Stored>;
+  put(clip: SampledClip, options: { readonly storeLatents: boolean }): Promise<Stored>;
 }
 
 /** What the generation counts. */
@@ -97,7 +99,7 @@ export function createGeneration<Stored>(options: GenerationOptions<Stored>): Ge
     group: Group,
     requests: readonly ClipRequest[],
     signal: AbortSignal,
-  ): Promise<(Clip | PlumbError)[]> =>
+  ): Promise<(SampledClip | PlumbError)[]> =>
     samplers.use(group.model, async (sampler) => {
       const start = performance.now();
       const sampled = await sampler.sampleEach(requests, group.sampler, { signal });
@@ -109,7 +111,7 @@ export function createGeneration<Stored>(options: GenerationOptions<Stored>): Ge
     group: Group,
     requests: readonly ClipRequest[],
     signal: AbortSignal,
-  ): Promise<(Clip | PlumbError)[]> => {
+  ): Promise<(SampledClip | PlumbError)[]> => {
     for (let attempt = 1; ; attempt++) {
       try {
         return await sampleOnce(group, requests, signal);
@@ -126,7 +128,7 @@ export function createGeneration<Stored>(options: GenerationOptions<Stored>): Ge
     group: Group,
     queued: readonly Queued[],
     signal: AbortSignal,
-  ): Promise<(Clip | PlumbError)[]> =>
+  ): Promise<(SampledClip | PlumbError)[]> =>
     withSpan(
       spans,
       'sample batch',
@@ -148,7 +150,7 @@ export function createGeneration<Stored>(options: GenerationOptions<Stored>): Ge
       },
     );
 
-  const batcher = new Batcher<Group, Queued, Clip | PlumbError>({
+  const batcher = new Batcher<Group, Queued, SampledClip | PlumbError>({
     batchSize: options.batchSize,
     lingerMs: options.batchWaitMs,
     concurrency: options.batchesUnderWay,
@@ -160,8 +162,8 @@ export function createGeneration<Stored>(options: GenerationOptions<Stored>): Ge
   return {
     async generate(request, { priority, signal }) {
       // Before it joins a batch, so that an unknown word is its own request's error alone.
-      await samplers.use(request.model, async ({ config }) => {
-        tokenise(config, request.caption);
+      await samplers.use(request.model, async (sampler) => {
+        sampler.check(request.caption);
         await Promise.resolve();
       });
       const group = { model: request.model, sampler: request.sampler };
@@ -177,7 +179,7 @@ export function createGeneration<Stored>(options: GenerationOptions<Stored>): Ge
       };
       // The batch begins in the context of whoever filled it.
       const bound = { ...queued, begin: context.bind(context.active(), queued.begin) };
-      let sampled: Clip | PlumbError;
+      let sampled: SampledClip | PlumbError;
       try {
         sampled = await batcher.submit(group, bound, {
           priority,
@@ -193,7 +195,9 @@ export function createGeneration<Stored>(options: GenerationOptions<Stored>): Ge
         sampling?.end();
       }
       const clip = sampled;
-      return await withSpan(spans, 'store', {}, () => clips.put(clip));
+      return await withSpan(spans, 'store', {}, () =>
+        clips.put(clip, { storeLatents: request.storeLatents }),
+      );
     },
     close: () => batcher.close(),
   };

@@ -86,7 +86,7 @@ export function weightsOf(model: ModelVersion | undefined, field: string): Model
       `'${version}' is not the version of weights ${weights.sha256.slice(0, 12)}; it ends in the first 12 digits of their hash`,
     );
   }
-  return { version, uri: weights.uri, sha256: weights.sha256 };
+  return { version, uri: weights.uri, sha256: weights.sha256, mediaType: weights.mediaType };
 }
 
 /** What is wrong with sampler settings; empty if nothing is. */

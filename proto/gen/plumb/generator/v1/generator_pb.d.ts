@@ -35,6 +35,13 @@ export declare type GenerateRequest = Message<"plumb.generator.v1.GenerateReques
    * @generated from field: plumb.models.v1.SamplerSettings sampler = 3;
    */
   sampler?: SamplerSettings | undefined;
+
+  /**
+   * Also stores what the decoder made the clip of, so that training needs no encoder. Models that work on pixels have none.
+   *
+   * @generated from field: bool store_latents = 4;
+   */
+  storeLatents: boolean;
 };
 
 /**
@@ -98,6 +105,13 @@ export declare type GenerateResponse = Message<"plumb.generator.v1.GenerateRespo
    * @generated from field: string model_version = 4;
    */
   modelVersion: string;
+
+  /**
+   * The latents, application/vnd.plumb.latents+safetensors; absent unless asked for.
+   *
+   * @generated from field: plumb.media.v1.Artifact latents = 5;
+   */
+  latents?: Artifact | undefined;
 };
 
 /**

@@ -65,6 +65,13 @@ export declare type GenerationTask = Message<"plumb.tasks.v1.GenerationTask"> & 
    * @generated from field: plumb.models.v1.SamplerSettings sampler = 8;
    */
   sampler?: SamplerSettings | undefined;
+
+  /**
+   * Also stores the latents.
+   *
+   * @generated from field: bool store_latents = 9;
+   */
+  storeLatents: boolean;
 };
 
 /**
@@ -120,6 +127,13 @@ export declare type SampleGenerated = Message<"plumb.tasks.v1.SampleGenerated"> 
    * @generated from field: string trace_id = 8;
    */
   traceId: string;
+
+  /**
+   * The latents, where the task asked for them.
+   *
+   * @generated from field: plumb.media.v1.Artifact latents = 9;
+   */
+  latents?: Artifact | undefined;
 };
 
 /**

@@ -4,7 +4,7 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { decodeModel, tokenise } from '@plumb/diffusion';
 import type { VideoModelConfig } from '@plumb/diffusion';
 import { dataLoss, describeError, invalidArgument, notFound, PlumbError } from '@plumb/kit/errors';
-import { openFolderStore } from '@plumb/media';
+import { openArtifactStore } from '@plumb/media';
 import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 
@@ -55,7 +55,7 @@ export async function readModel(path: string): Promise<CheckedModel> {
 
 /** Puts checked weights into the artifact store, and returns the version that they are. */
 export async function storeModel(model: CheckedModel, artifactFolder: string): Promise<ModelVersionInit> {
-  const store = await openFolderStore(artifactFolder);
+  const store = await openArtifactStore(artifactFolder);
   const { uri, sha256, size } = await store.put(model.bytes, { mediaType: weightsMediaType });
   const { name, video } = model.config;
   return {

@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { create, toJson } from '@bufbuild/protobuf';
 import Table from 'cli-table3';
 import { failedPrecondition } from '@plumb/kit/errors';
-import { openFolderStore } from '@plumb/media';
+import { openArtifactStore } from '@plumb/media';
 import {
   GetRaterAgreementResponseSchema,
   KnownClipSchema,
@@ -162,7 +162,7 @@ export async function exportLabels(
         'clips are read from the artifact store of a state folder; run this where it is, with --state',
       );
     }
-    const store = await openFolderStore(artifactFolder);
+    const store = await openArtifactStore(artifactFolder);
     const verdicts = await verdictsOf(labels, runId);
     const folder = resolve(options.output);
     await mkdir(join(folder, 'clips'), { recursive: true });
@@ -239,7 +239,7 @@ async function storeKnown(
       'clips of known truth are put into the artifact store of a state folder; run this where it is, with --state',
     );
   }
-  const store = await openFolderStore(artifactFolder);
+  const store = await openArtifactStore(artifactFolder);
   const known: KnownClip[] = [];
   for (const { prompt, category, accept, clip } of sets.flatMap(({ clips }) => clips)) {
     const { video } = await clip();

@@ -1,5 +1,5 @@
 import { failedPrecondition } from '@plumb/kit/errors';
-import { artifactUri, openFolderStore } from '@plumb/media';
+import { artifactUri, openArtifactStore } from '@plumb/media';
 
 /** Copies an artifact from one store to another. */
 export async function copyArtifact(
@@ -13,6 +13,6 @@ export async function copyArtifact(
       'the weights that it begins with are in the artifact store of the original; name its state folder with --state',
     );
   }
-  const bytes = await (await openFolderStore(from)).get(artifactUri(sha256), sha256);
-  await (await openFolderStore(to)).put(bytes, { mediaType });
+  const bytes = await (await openArtifactStore(from)).get(artifactUri(sha256), sha256);
+  await (await openArtifactStore(to)).put(bytes, { mediaType });
 }

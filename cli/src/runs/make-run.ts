@@ -57,7 +57,7 @@ export async function completeSpec(
   } else {
     if (artifactFolder === undefined) {
       throw failedPrecondition(
-        'the model is a file, and the artifact store of that address is out of reach; name a registered version in `model`',
+        'the model is a file, and the artifact store of that address is out of reach; set PLUMB_ARTIFACTS to it, or name a registered version in `model`',
       );
     }
     base = create(ModelVersionSchema, await storeModel(model, artifactFolder));

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { createHash } from 'node:crypto';
 import { failedPrecondition, invalidArgument, notFound } from '@plumb/kit/errors';
-import { artifactUri, openFolderStore } from '@plumb/media';
+import { artifactUri, openArtifactStore } from '@plumb/media';
 import type { Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { z } from 'zod';
 
@@ -53,7 +53,7 @@ export async function readManifestBytes(
     if (artifactFolder === undefined) {
       throw failedPrecondition('the artifact store of that address is out of reach; name a manifest file');
     }
-    const store = await openFolderStore(artifactFolder);
+    const store = await openArtifactStore(artifactFolder);
     return { bytes: await store.get(artifactUri(name), name), sha256: name };
   }
   try {

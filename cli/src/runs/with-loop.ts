@@ -12,7 +12,7 @@ export interface LoopConnection {
   readonly loop: LoopClient;
   readonly registry: RegistryClient;
   readonly labels: LabelClient;
-  /** Folder of the artifact store; undefined for a loop at an address. */
+  /** Artifact store, a folder or s3://bucket/prefix; for a loop at an address what PLUMB_ARTIFACTS says, if anything. */
   readonly artifactFolder: string | undefined;
   /** True where the loop ends with this command. */
   readonly temporary: boolean;
@@ -40,7 +40,9 @@ export async function withLoop(
   work: (connection: LoopConnection) => Promise<void>,
 ): Promise<number> {
   const { state, address, only, notice, command } = options;
-  if (address !== undefined) return await connected({ ...options, address }, undefined, work);
+  if (address !== undefined) {
+    return await connected({ ...options, address }, process.env['PLUMB_ARTIFACTS'], work);
+  }
   const folder = await existingStateFolder(state);
   const running =
     folder === undefined ? undefined : (await runningComponents(folder))?.find(({ name }) => name === 'loop');

@@ -117,19 +117,52 @@ export type ModelCase = { readonly name: string; readonly kind: 'models' } & (
     }
 );
 
-export type ParityCase = OperatorCase | LossCase | PathCase | ModelCase;
+/** A transformer of diffusers as ONNX, in the folder `denoisers`. */
+export interface DenoiserCase {
+  readonly name: string;
+  readonly kind: 'denoisers';
+  /** How it was exported. */
+  readonly how: string;
+  readonly file: string;
+  /** Its adapters as diffusers saves them. */
+  readonly adaptersFile: string;
+  readonly parameterisation: 'flow' | 'v';
+  /** Samples that the network is built for; a batch has several times as many. */
+  readonly microBatch: number;
+  /** Modules that are computed a second time for the gradient; may be none. */
+  readonly blocks: readonly string[];
+  readonly adapters: { readonly rank: number; readonly alpha: number; readonly targets: readonly string[] };
+  readonly optimiser: {
+    readonly beta1: number;
+    readonly beta2: number;
+    readonly epsilon: number;
+    readonly weightDecay: number;
+    readonly clipNorm: number;
+  };
+  readonly learningRate: number;
+  readonly checks: readonly {
+    readonly settings: Readonly<Record<string, unknown>> & { readonly algorithm: string };
+    readonly metrics: readonly string[];
+  }[];
+}
+
+export type ParityCase = OperatorCase | LossCase | PathCase | ModelCase | DenoiserCase;
 
 /** `cases/index.json`. */
 export interface CaseIndex {
   readonly format: 1;
   /** Of what made the cases. */
-  readonly versions: Readonly<Record<'python' | 'torch' | 'numpy' | 'safetensors', string>>;
+  readonly versions: Readonly<
+    Record<'python' | 'torch' | 'numpy' | 'safetensors' | 'diffusers' | 'peft' | 'onnx', string>
+  >;
   readonly shared: Readonly<Record<string, { readonly config?: unknown }>>;
   readonly cases: readonly ParityCase[];
 }
 
 /** Cases with their tensors. */
 export interface CaseFiles {
+  /** Where they were read. */
+  readonly folder: string;
   readonly index: CaseIndex;
   /** Every tensor, by `<kind>/<case>:<role>`. */
   readonly tensors: ReadonlyMap<string, TypedTensor>;
@@ -160,6 +193,7 @@ export async function readCases(folder: string): Promise<CaseFiles> {
     return tensor;
   };
   return {
+    folder,
     index,
     tensors,
     tensor: (kind, owner, role) => read(`${kind}/${owner}:${role}`),

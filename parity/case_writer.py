@@ -5,7 +5,10 @@ import platform
 import zlib
 from pathlib import Path
 
+import diffusers
 import numpy as np
+import onnx
+import peft
 import safetensors
 import torch
 from safetensors.numpy import save_file
@@ -66,6 +69,9 @@ class CaseWriter:
                 "torch": torch.__version__.split("+")[0],
                 "numpy": np.__version__,
                 "safetensors": safetensors.__version__,
+                "diffusers": diffusers.__version__,
+                "peft": peft.__version__,
+                "onnx": onnx.__version__,
             },
             "shared": self.shared,
             "cases": self.cases,

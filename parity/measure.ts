@@ -34,18 +34,10 @@ import {
 } from '@plumb/tensor-graph';
 import type { Engine, TypedTensor } from '@plumb/tensor-graph/engine';
 import type { CaseFiles, LossCase, ModelCase, OperatorCase, ParityCase, PathCase } from './case-files.ts';
+import { compare, float32, numbersOf, type Comparison } from './comparison.ts';
+import { measureDenoiser } from './denoisers.ts';
 import { CaseInputs, operatorBuilders } from './operators.ts';
-import { GRADIENT_LIMIT, relativeError, TRAINING_LIMIT } from './relative-error.ts';
-
-/** One tensor of a case against PyTorch's. */
-export interface Comparison {
-  /** Heading in the table of errors. */
-  readonly group: string;
-  /** What was compared: `gradient.x`. */
-  readonly role: string;
-  readonly error: number;
-  readonly limit: number;
-}
+import { TRAINING_LIMIT } from './relative-error.ts';
 
 /** What a case showed. */
 export interface Measurement {
@@ -65,30 +57,10 @@ export async function measureCase(engine: Engine, files: CaseFiles, one: ParityC
       return measurePath(files, one);
     case 'models':
       return measureModel(engine, files, one);
+    case 'denoisers':
+      return { comparisons: await measureDenoiser(engine, files, one), differentiated: new Set() };
   }
 }
-
-function compare(
-  group: string,
-  role: string,
-  actual: TypedTensor | undefined,
-  expected: TypedTensor,
-  limit = GRADIENT_LIMIT,
-): Comparison {
-  const shapes = actual !== undefined && actual.shape.join() === expected.shape.join();
-  const error = shapes ? relativeError(numbersOf(actual), numbersOf(expected)) : Infinity;
-  return { group, role, error, limit };
-}
-
-function numbersOf(tensor: TypedTensor): Float64Array {
-  return Float64Array.from(tensor.data as ArrayLike<number>, Number);
-}
-
-const float32 = (shape: readonly number[], data: Float32Array): TypedTensor => ({
-  dtype: 'float32',
-  shape,
-  data,
-});
 
 /** Names of the node operators that `loss` depends on, which `gradients` therefore goes through. */
 function operatorsBehind(loss: Tensor): Set<string> {

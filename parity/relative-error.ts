@@ -4,6 +4,10 @@ export const GRADIENT_LIMIT = 1e-4;
 /** Largest relative error after ten steps of an optimiser. */
 export const TRAINING_LIMIT = 1e-3;
 
+/** The same two of imported denoisers, which PyTorch computes in float32 as well. */
+export const DENOISER_LIMIT = 1e-3;
+export const DENOISER_TRAINING_LIMIT = 1e-2;
+
 /**
  * max |actual - expected| / max |expected|, over the elements of one tensor. 0 for two tensors of zeros; infinite where
  * only the expected one is, where lengths differ, or for values that are not finite.

@@ -3,13 +3,14 @@
  * that PYTHON names, python3 unless given. With --write, replaces the committed cases.
  */
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { committedCases, readCases } from './case-files.ts';
-import { DRIFT_LIMIT, driftBetween } from './drift.ts';
+import { writeAdapters } from './denoisers.ts';
+import { DENOISER_DRIFT_LIMIT, DRIFT_LIMIT, driftBetween } from './drift.ts';
 
 const run = promisify(execFile);
 const SHOWN = 20;
@@ -17,7 +18,7 @@ const SHOWN = 20;
 /** @throws Error of one line that says what to install and how to name another Python */
 async function checkPython(python: string): Promise<void> {
   try {
-    await run(python, ['-c', 'import numpy, safetensors, torch']);
+    await run(python, ['-c', 'import diffusers, numpy, onnxscript, peft, safetensors, torch']);
   } catch (error) {
     const { code, stderr } = error as { code?: unknown; stderr?: string };
     const reason =
@@ -34,6 +35,24 @@ async function remake(python: string, folder: string): Promise<void> {
   const script = fileURLToPath(new URL('make_cases.py', import.meta.url));
   // Python would leave compiled files beside the sources.
   await run(python, ['-B', script, '--out', folder]);
+}
+
+/** Writes the adapters of the committed cases, and has diffusers load them. */
+async function checkAdapters(python: string): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'plumb-adapters-'));
+  try {
+    const files = await readCases(committedCases);
+    for (const one of files.index.cases) {
+      if (one.kind === 'denoisers') {
+        await writeFile(join(folder, `${one.name}.safetensors`), await writeAdapters(files, one));
+      }
+    }
+    const script = fileURLToPath(new URL('check_adapters.py', import.meta.url));
+    const { stdout } = await run(python, ['-B', script, '--cases', committedCases, '--written', folder]);
+    return stdout;
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 }
 
 async function compareWithCommitted(python: string): Promise<void> {
@@ -59,8 +78,9 @@ async function compareWithCommitted(python: string): Promise<void> {
     }
     process.stdout.write(
       `${remade.index.cases.length} cases, ${remade.tensors.size} tensors: largest drift ${largest.toExponential(1)}, ` +
-        `limit ${DRIFT_LIMIT.toExponential()}\n`,
+        `limit ${DRIFT_LIMIT.toExponential()}; ${DENOISER_DRIFT_LIMIT.toExponential()} for denoisers\n`,
     );
+    process.stdout.write(await checkAdapters(python));
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

@@ -75,8 +75,7 @@ export function adapterTargets(config: VideoModelConfig, settings: AdapterSettin
   const matrices = parameterSpecs(config).filter(({ shape }) => shape.length === 2);
   const picked = new Set<string>();
   for (const [index, pattern] of settings.targets.entries()) {
-    const matches = patternOf(pattern);
-    const found = matrices.filter(({ name }) => matches.test(name));
+    const found = matrices.filter(({ name }) => matchesPattern(pattern, name));
     for (const { name } of found) picked.add(name);
     if (found.length > 0) continue;
     throw invalidArgument(
@@ -260,7 +259,8 @@ function parseJson(text: string, source: string): unknown {
   }
 }
 
-function patternOf(pattern: string): RegExp {
+/** Whether a name is of a pattern, in which `*` stands for any characters. */
+export function matchesPattern(pattern: string, name: string): boolean {
   const literal = (text: string): string => text.replaceAll(/[$()*+.?[\\\]^{|}]/g, String.raw`\$&`);
-  return new RegExp(`^${pattern.split('*').map(literal).join('.*')}$`);
+  return new RegExp(`^${pattern.split('*').map(literal).join('.*')}$`).test(name);
 }

@@ -222,6 +222,9 @@ function writeNode(body: MessageSizer, node: GraphNode, names: Names, live: Read
     for (const [index, output] of node.outputs.entries()) outputs[index] = names.of(output);
   } else {
     while (outputs.length > 1 && outputs.at(-1) === '') outputs.pop();
+    // The first result is never optional, also where only another one is read.
+    const [first] = node.outputs;
+    if (outputs[0] === '' && first !== undefined) outputs[0] = names.of(first);
   }
   body.message(1, (w) => writeOperator(w, node.operator, node.name, inputs, outputs, node.attributes));
 }

@@ -59,6 +59,8 @@ export interface ImportedNetwork {
   readonly weights: number;
   /** Every file that the model is made of, relative to its folder, the model itself first. */
   readonly files: readonly string[];
+  /** What models made of the network are loaded with as `weightsFolder`; undefined when it has no external data. */
+  readonly folder: string | undefined;
   /**
    * Builds the network on a graph. Weights are shared between calls on one graph.
    * @param inputs a tensor for each of `inputs`
@@ -110,6 +112,7 @@ export async function importOnnx(path: string, options: OnnxImportOptions = {}):
     linearLayers: layers,
     weights: [...file.weights.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0),
     files: file.files,
+    folder: [...file.weights.values()].find(({ place }) => place !== undefined)?.place?.folder,
     apply(graph, given, networkOptions = {}) {
       const construct = new Construction(file, graph, options, folded, networkOptions);
       for (const { name, dtype, shape } of inputs) {

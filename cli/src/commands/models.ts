@@ -2,12 +2,12 @@ import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import Table from 'cli-table3';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { addConnectionOptions } from './connection-options.ts';
 import type { ConnectionOptions } from './connection-options.ts';
-import { countOption, stateOption } from './options.ts';
+import { countOption, numberOption, seedOption, stateOption } from './options.ts';
 
 interface ModelsOptions {
   readonly state: string;
@@ -25,7 +25,8 @@ const stateNames: Readonly<Record<ModelState, string>> = {
 export function modelsCommand(finish: (exitCode: number) => void): Command {
   const models = new Command('models')
     .alias('model')
-    .description('list, show, compare, export and roll back models');
+    .description('import, list, show, compare, export and roll back models');
+  models.addCommand(importCommand(finish));
   models.addCommand(listCommand(finish));
   models.addCommand(showCommand(finish));
   models.addCommand(diffCommand(finish));
@@ -47,6 +48,61 @@ function subcommand(name: string, description: string): Command {
 
 function print(options: ModelsOptions, value: unknown, text: () => string): void {
   process.stdout.write(`${options.json === true ? JSON.stringify(value) : text()}\n`);
+}
+
+function importCommand(finish: (exitCode: number) => void): Command {
+  return subcommand('import', 'check a model, sample one clip of it and register it')
+    .argument(
+      '<path>',
+      'folder of a pipeline in the diffusers layout, or .safetensors file of a built-in model',
+    )
+    .addOption(
+      new Option('--precision <name>', "which of a pipeline's graphs: model.onnx or model_fp16.onnx")
+        .choices(['float32', 'float16'])
+        .default('float32'),
+    )
+    .option('--prompt <text>', 'what the golden sample shall show')
+    .addOption(
+      countOption('--steps <n>', "denoising steps of the golden sample; the pipeline's own unless given"),
+    )
+    .addOption(
+      numberOption('--guidance <x>', "guidance of the golden sample; the pipeline's own unless given"),
+    )
+    .addOption(seedOption().default(1n))
+    .option('--golden <file>', 'where the golden sample goes, as animated WebP', 'golden.webp')
+    .action(async (path: string, options: ModelsOptions & ImportOptions) => {
+      const { readImport } = await import('../models/import-model.ts');
+      const { withRegistry } = await import('../models/with-registry.ts');
+      const { importText } = await import('../models/import-text.ts');
+      const { writeWhole } = await import('../state/state-folder.ts');
+      const { report, store } = await readImport(path, options, options.precision);
+      const { picture, ...golden } = report.golden;
+      await writeWhole(resolve(options.golden), picture);
+      let version = '';
+      let sha256 = '';
+      const exitCode = await withRegistry(
+        options.state,
+        async (registry, state) => {
+          const stored = await store(state.entry('artifacts'));
+          await registry.register(stored);
+          version = stored.version ?? '';
+          sha256 = stored.weights?.sha256 ?? '';
+        },
+        { create: true },
+      );
+      const shown = { version, sha256, ...report, golden: { ...golden, file: resolve(options.golden) } };
+      print(options, shown, () => importText(shown));
+      finish(exitCode);
+    });
+}
+
+interface ImportOptions {
+  readonly precision: 'float32' | 'float16';
+  readonly prompt?: string;
+  readonly steps?: number;
+  readonly guidance?: number;
+  readonly seed: bigint;
+  readonly golden: string;
 }
 
 function listCommand(finish: (exitCode: number) => void): Command {

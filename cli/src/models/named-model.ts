@@ -1,7 +1,8 @@
 import { decodeModel } from '@plumb/diffusion';
 import type { VideoModel } from '@plumb/diffusion';
-import { dataLoss } from '@plumb/kit/errors';
+import { dataLoss, failedPrecondition } from '@plumb/kit/errors';
 import { openFolderStore } from '@plumb/media';
+import { pipelineMediaType } from '@plumb/pipelines';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { readModel } from '../demo/shipped-model.ts';
 import type { StateFolder } from '../state/state-folder.ts';
@@ -64,6 +65,11 @@ async function fromRegistry(name: string, registry: ModelRegistry, state: StateF
   }
   const { weights, version } = entry;
   if (weights === undefined) throw dataLoss(`the registry has no weights for ${version}; register it again`);
+  if (weights.mediaType === pipelineMediaType) {
+    throw failedPrecondition(
+      `${version} is an imported pipeline; this command reads built-in models (plumb models list shows which there are)`,
+    );
+  }
   const store = await openFolderStore(state.entry('artifacts'));
   const bytes = await store.get(weights.uri, weights.sha256);
   return { version, sha256: weights.sha256, bytes, model: decodeModel(bytes, version), lineage };

@@ -1,0 +1,201 @@
+import { availableParallelism } from 'node:os';
+import { stat } from 'node:fs/promises';
+import type { ClipSampler, SampledClip } from '@plumb/diffusion';
+import { decodeModel, openSampler } from '@plumb/diffusion';
+import { notFound, PlumbError } from '@plumb/kit/errors';
+import { encodePreview, openFolderStore } from '@plumb/media';
+import { openPipeline, pipelineMediaType, readPipelineFolder, storePipeline } from '@plumb/pipelines';
+import type { PipelineFolder, Precision } from '@plumb/pipelines';
+import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { openEngine } from '@plumb/tensor-graph/engine';
+import type { Engine } from '@plumb/tensor-graph/engine';
+import { readModel, storeModel } from '../demo/shipped-model.ts';
+import type { ModelVersionInit } from '../demo/shipped-model.ts';
+
+/** What a golden sample is made of. */
+export interface GoldenRequest {
+  /** The pipeline's own recommendation unless given. */
+  readonly steps?: number | undefined;
+  readonly guidance?: number | undefined;
+  /** A prompt for it; a plain one unless given. */
+  readonly prompt?: string | undefined;
+  readonly seed: bigint;
+}
+
+/** A component of a pipeline, for people. */
+export interface ComponentReport {
+  readonly name: string;
+  readonly file: string;
+  readonly opset: number;
+  readonly parameters: number;
+  readonly weightBytes: number;
+  readonly operators: readonly string[];
+}
+
+/** What was found, measured and registered. */
+export interface ImportReport {
+  readonly version: string;
+  readonly sha256: string;
+  readonly kind: string;
+  readonly licence: string;
+  readonly parameters: number;
+  readonly format: { width: number; height: number; frames: number; fps: number };
+  readonly components: readonly ComponentReport[];
+  readonly scheduler: string;
+  readonly golden: {
+    readonly prompt: string;
+    readonly steps: number;
+    readonly guidance: number;
+    readonly seed: string;
+    /** Of the clip, lossless. */
+    readonly seconds: number;
+    /** Animated WebP. */
+    readonly picture: Uint8Array;
+  };
+  /** Memory of all weights at once, in bytes; activations come on top. */
+  readonly weightBytes: number;
+}
+
+/** A model that was read, checked and sampled once, not yet stored. */
+export interface ImportedModel {
+  readonly report: Omit<ImportReport, 'version' | 'sha256'>;
+  /** Puts it into an artifact store and returns the version that it is. */
+  store(artifactFolder: string): Promise<ModelVersionInit>;
+}
+
+/**
+ * Reads a model, a pipeline's folder or the file of a built-in model, checks everything about it and samples one clip,
+ * so that a model which cannot be sampled is never registered.
+ * @throws PlumbError naming the file and the fix
+ */
+export async function readImport(
+  path: string,
+  golden: GoldenRequest,
+  precision: Precision,
+): Promise<ImportedModel> {
+  const isFolder = await isDirectory(path);
+  const engine = await openEngine({ intraOpThreads: availableParallelism() });
+  try {
+    return isFolder
+      ? await importPipeline(engine, await readPipelineFolder(path, { precision }), golden, precision)
+      : await importFile(engine, path, golden);
+  } finally {
+    await engine.close();
+  }
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw PlumbError.from(error);
+    throw notFound('file or folder', path, {
+      reason: 'FILE_NOT_FOUND',
+      fix: "name a pipeline's folder or a .safetensors file",
+      cause: error,
+    });
+  }
+}
+
+async function importPipeline(
+  engine: Engine,
+  folder: PipelineFolder,
+  request: GoldenRequest,
+  precision: Precision,
+): Promise<ImportedModel> {
+  const { settings, architecture, scheduler } = folder;
+  const components = [folder.textEncoder, folder.denoiser, folder.decoder];
+  const pipeline = openPipeline(engine, folder, { batch: 1 });
+  const sampled = await goldenSample(pipeline, {
+    prompt: request.prompt ?? 'a red ball rolls off the table',
+    steps: request.steps ?? settings.steps,
+    guidance: request.guidance ?? settings.guidance,
+    seed: request.seed,
+  });
+  const parameters = components.reduce((sum, component) => sum + component.parameters, 0);
+  return {
+    report: {
+      kind: architecture.pipeline,
+      licence: settings.licence,
+      parameters,
+      format: {
+        width: settings.width,
+        height: settings.height,
+        frames: sampled.clip.frames,
+        fps: settings.fps,
+      },
+      components: components.map(({ name, path, opset, operators, weightBytes, parameters: own }) => ({
+        name,
+        file: path,
+        opset,
+        parameters: own,
+        weightBytes,
+        operators,
+      })),
+      scheduler: scheduler.kind,
+      golden: sampled.golden,
+      weightBytes: components.reduce((sum, { weightBytes }) => sum + weightBytes, 0),
+    },
+    async store(artifactFolder) {
+      const manifest = await storePipeline(folder, precision, await openFolderStore(artifactFolder));
+      return {
+        version: `${settings.name}@${manifest.sha256.slice(0, 12)}`,
+        model: settings.name,
+        weights: {
+          uri: manifest.uri,
+          sha256: manifest.sha256,
+          mediaType: pipelineMediaType,
+          sizeBytes: BigInt(manifest.size),
+        },
+        state: ModelState.CANDIDATE,
+        format: {
+          width: sampled.clip.width,
+          height: sampled.clip.height,
+          frameCount: sampled.clip.frames,
+          fps: settings.fps,
+        },
+        parameterCount: BigInt(parameters),
+        reasons: [`imported; licence ${settings.licence === '' ? 'not stated' : settings.licence}`],
+      };
+    },
+  };
+}
+
+async function importFile(engine: Engine, path: string, request: GoldenRequest): Promise<ImportedModel> {
+  const checked = await readModel(path);
+  const { config } = checked;
+  const prompt = request.prompt ?? config.caption.vocabulary.slice(0, 1).join(' ');
+  const sampled = await goldenSample(openSampler(engine, decodeModel(checked.bytes, path), 1), {
+    prompt,
+    steps: request.steps ?? 20,
+    guidance: request.guidance ?? 1.5,
+    seed: request.seed,
+  });
+  return {
+    report: {
+      kind: 'built-in video model',
+      licence: '',
+      parameters: checked.parameterCount,
+      format: config.video,
+      components: [],
+      scheduler: config.parameterisation,
+      golden: sampled.golden,
+      weightBytes: checked.bytes.length,
+    },
+    store: async (artifactFolder) => ({ ...(await storeModel(checked, artifactFolder)), reasons: ['imported'] }),
+  };
+}
+
+async function goldenSample(
+  sampler: ClipSampler,
+  { prompt, steps, guidance, seed }: { prompt: string; steps: number; guidance: number; seed: bigint },
+): Promise<{ clip: SampledClip; golden: ImportReport['golden'] }> {
+  const start = performance.now();
+  const [clip] = await sampler.sampleEach([{ caption: prompt, seed }], { steps, guidance, shift: 1 });
+  if (clip === undefined) throw new TypeError('one request gave no clip');
+  if (clip instanceof PlumbError) throw clip;
+  const seconds = (performance.now() - start) / 1000;
+  const scale = Math.max(1, Math.min(4, Math.floor(512 / clip.width)));
+  const picture = await encodePreview(clip, { scale, format: 'webp' });
+  return { clip, golden: { prompt, steps, guidance, seed: String(seed), seconds, picture } };
+}

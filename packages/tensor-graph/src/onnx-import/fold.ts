@@ -7,7 +7,7 @@ import { sizeOf } from '../graph.ts';
 import type { Tensor } from '../graph.ts';
 import { ONNX_DTYPES } from '../operators/layout.ts';
 
-/** Float inputs with more elements are left to the runtime, which folds them when it loads the model. */
+/** Float vectors with more elements, and matrices, are left to the runtime, which folds them when it loads the model. */
 const LARGEST_FLOATS = 64;
 
 /** IR version 10 allows every operator set that can be read. */
@@ -22,7 +22,7 @@ export function canFold(inputs: readonly (Tensor | undefined)[], known: boolean)
     if (input === undefined) return true;
     if (input.source.kind !== 'constant') return false;
     if (!known || input.dtype === 'bool' || input.dtype.startsWith('int')) return true;
-    return sizeOf(input.shape) <= LARGEST_FLOATS;
+    return input.shape.length < 2 && sizeOf(input.shape) <= LARGEST_FLOATS;
   });
 }
 

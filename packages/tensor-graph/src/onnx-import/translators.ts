@@ -1,4 +1,4 @@
-import { sizeOf } from '../graph.ts';
+import { isFloat, sizeOf } from '../graph.ts';
 import type { DType, Tensor } from '../graph.ts';
 import { conv, convTranspose, resizeNearest } from '../operators/convolution.ts';
 import {
@@ -18,7 +18,6 @@ import {
   less,
   lessOrEqual,
   log,
-  logSigmoid,
   maximum,
   minimum,
   mul,
@@ -29,7 +28,6 @@ import {
   relu,
   sigmoid,
   sign,
-  silu,
   sin,
   softplus,
   sqrt,
@@ -100,11 +98,9 @@ export const translators: ReadonlyMap<string, Translator> = new Map<string, Tran
   ['Identity', unary((x) => x)],
   // Inference: dropout does nothing.
   ['Dropout', unary((x) => x)],
-  ['Swish', (c) => swish(c.input(0), c.float('alpha', 1))],
   ['HardSwish', unary((x) => mul(x, clip(add(mul(x, 1 / 6), 0.5), 0, 1)))],
   ['HardSigmoid', (c) => clip(add(mul(c.input(0), c.float('alpha', 0.2)), c.float('beta', 0.5)), 0, 1)],
   ['Mish', unary((x) => mul(x, tanh(softplus(x))))],
-  ['LogSigmoid', unary(logSigmoid)],
   ['LeakyRelu', (c) => where(less(c.input(0), 0), mul(c.input(0), c.float('alpha', 0.01)), c.input(0))],
   [
     'Elu',
@@ -248,10 +244,6 @@ export const translators: ReadonlyMap<string, Translator> = new Map<string, Tran
 /** The shape that a node's first two inputs have together. */
 function joint(c: NodeContext): number[] {
   return broadcastShapes(c.node.opType, c.input(0).shape, c.input(1).shape);
-}
-
-function swish(x: Tensor, alpha: number): Tensor {
-  return alpha === 1 ? silu(x) : mul(x, sigmoid(mul(x, alpha)));
 }
 
 /** ONNX compares bools too. */
@@ -680,7 +672,16 @@ function reduced(
     const keepDims = c.integer('keepdims', 1) === 1;
     if (axes.length === 0 && c.integer('noop_with_empty_axes', 0) === 1) return x;
     const all = x.shape.map((_, axis) => axis);
-    return build(x, { axes: axes.length === 0 ? all : axes.map((axis) => c.axisOf(x, axis)), keepDims });
+    const normal = axes.length === 0 ? all : axes.map((axis) => c.axisOf(x, axis));
+    if (isFloat(x.dtype)) return build(x, { axes: normal, keepDims });
+    // Integers have no gradient.
+    const shape = x.shape.flatMap((extent, axis) => {
+      if (!normal.includes(axis)) return [extent];
+      return keepDims ? [1] : [];
+    });
+    return c.graph.apply(c.node.opType, [x, c.graph.integers(normal)], [{ dtype: x.dtype, shape }], {
+      keepdims: keepDims ? 1n : 0n,
+    });
   };
 }
 

@@ -10,6 +10,7 @@ import { rewardScores } from './adapters/reward-scores.ts';
 import { trainingPorts } from './adapters/training-artifacts.ts';
 import { trainerSettings } from './config.ts';
 import { Jobs } from './domain/jobs.ts';
+import { localBackend } from './domain/training-backend.ts';
 import { stepMetrics } from './metrics.ts';
 import { trainerService } from './service.ts';
 
@@ -30,20 +31,29 @@ await runService({
     const events = progressEvents(bus, ctx.logger);
     ctx.onStop('progress events', () => events.close());
     const record = stepMetrics();
-    const jobs = new Jobs({
-      store: await openJobStore(bus),
-      ports: trainingPorts(artifacts, {
-        openEngine: (intraOpThreads) => openEngine({ form: config.engineForm, intraOpThreads }),
-        threads: config.intraOpThreads,
-        maxDataSetBytes: config.maxDataSetBytes,
-        scoreClips,
-      }),
-      checkpointEverySteps: config.checkpointEverySteps,
+    const store = await openJobStore(bus);
+    const ports = trainingPorts(artifacts, {
+      openEngine: (intraOpThreads) => openEngine({ form: config.engineForm, intraOpThreads }),
+      threads: config.intraOpThreads,
+      maxDataSetBytes: config.maxDataSetBytes,
+      scoreClips,
+    });
+    const { checkpointEverySteps } = config;
+    const backend = localBackend({
+      store,
+      ports,
+      checkpointEverySteps,
       logger: ctx.logger,
       onPoint: (point) => {
         record(point);
         events.offer(point);
       },
+    });
+    const jobs = new Jobs({
+      store,
+      backend,
+      scoresProbes: scoreClips !== undefined,
+      checkpointEverySteps,
       onFatal: (error) => {
         ctx.fail(error);
       },

@@ -2,7 +2,9 @@ import type { Bus } from '@plumb/kit/bus';
 import { jsonCodec, messageCodec } from '@plumb/kit/bus';
 import { JobSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { z } from 'zod';
-import type { JobStore } from '../domain/jobs.ts';
+import { PlumbError } from '@plumb/kit/errors';
+import { hasEnded } from '../domain/job-feed.ts';
+import type { JobStore } from '../domain/job-store.ts';
 import { pointsCodec } from './points-codec.ts';
 
 /** The bucket of jobs: `job.<id>`, `resume.<id>` and `points.<id>.<last step>`. */
@@ -33,6 +35,21 @@ export async function openJobStore(bus: Bus): Promise<JobStore> {
     },
     async put(job) {
       await jobs.put(`job.${job.id}`, job);
+    },
+    async end(job) {
+      for (;;) {
+        const standing = await jobs.get(`job.${job.id}`);
+        if (standing !== undefined && hasEnded(standing.value.state)) return standing.value;
+        try {
+          if (standing === undefined) await jobs.create(`job.${job.id}`, job);
+          else await jobs.update(`job.${job.id}`, job, standing.revision);
+          return job;
+        } catch (thrown) {
+          // Somebody wrote in between: what they wrote decides.
+          const { code } = PlumbError.from(thrown);
+          if (code !== 'ABORTED' && code !== 'ALREADY_EXISTS') throw thrown;
+        }
+      }
     },
     async get(id) {
       return (await jobs.get(`job.${id}`))?.value;

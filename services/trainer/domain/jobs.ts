@@ -1,83 +1,50 @@
 import { createHash } from 'node:crypto';
-import { setTimeout as delay } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampMs, timestampNow } from '@bufbuild/protobuf/wkt';
-import {
-  describeError,
-  invalidArgument,
-  notFound,
-  PlumbError,
-  toStatus,
-  unavailable,
-} from '@plumb/kit/errors';
+import { invalidArgument, notFound, PlumbError, unavailable } from '@plumb/kit/errors';
 import { contextFromCarrier, currentCarrier, tracer, withSpan } from '@plumb/kit/telemetry';
-import type { Carrier, Logger } from '@plumb/kit/telemetry';
-import { ArtifactSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
-import type { Artifact } from '@plumb/proto/plumb/media/v1/video_pb.js';
+import type { Carrier } from '@plumb/kit/telemetry';
 import { JobSchema, JobState } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import type { Job, JobSpec, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { Job, JobSpec } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { hasEnded, JobFeed } from './job-feed.ts';
 import type { JobEvent } from './job-feed.ts';
+import { cancelledByRequest } from './job-runner.ts';
 import { firstDifference, planJob } from './job-spec.ts';
-import type { JobPlan } from './job-spec.ts';
-import { modelAt, noRewardService, runTraining } from './training-run.ts';
-import type { ResumePoint, StoredArtifact, TrainingPorts, TrainingResult } from './training-run.ts';
-
-/** Where jobs are kept. Writes are durable when they resolve. */
-export interface JobStore {
-  /** @throws PlumbError ALREADY_EXISTS */
-  create(job: Job): Promise<void>;
-  put(job: Job): Promise<void>;
-  get(id: string): Promise<Job | undefined>;
-  all(): Promise<Job[]>;
-  resumePoint(id: string): Promise<ResumePoint | undefined>;
-  putResumePoint(id: string, point: ResumePoint): Promise<void>;
-  deleteResumePoint(id: string): Promise<void>;
-  /** Of all jobs. */
-  resumePoints(): Promise<ResumePoint[]>;
-  /** In order of steps, each step once. */
-  points(id: string): Promise<TrainingProgress[]>;
-  /** Adds points; a step that is there already is replaced. */
-  putPoints(id: string, points: readonly TrainingProgress[]): Promise<void>;
-}
+import type { JobStore } from './job-store.ts';
+import type { TrainingBackend } from './training-backend.ts';
+import { noRewardService } from './training-run.ts';
 
 export interface JobsOptions {
   readonly store: JobStore;
-  readonly ports: TrainingPorts;
+  /** Where jobs run. */
+  readonly backend: TrainingBackend;
+  /** Whether probes can be scored; jobs with a probe are refused otherwise. */
+  readonly scoresProbes: boolean;
   readonly checkpointEverySteps: number;
-  readonly logger: Logger;
-  /** Hears of every step of every job; must not throw. */
-  readonly onPoint?: (point: TrainingProgress) => void;
   /** Called when records can no longer be written: the process should end, and begin again from what is written. */
   readonly onFatal: (error: unknown) => void;
 }
 
-/** Attempts without a new checkpoint in between before an error that might pass counts as one that does not. */
-const attemptsWithoutProgress = 5;
-/** Pause before the first new attempt in milliseconds; doubles with each. */
-const firstPauseMs = 500;
 /** Longest idempotency key, in characters. */
 const maxKeyLength = 200;
 
 interface Running {
-  readonly id: string;
   readonly controller: AbortController;
+  /** Resolves when the backend has let go of the job. */
+  readonly done: Promise<void>;
 }
 
 /**
- * The jobs of a trainer. One runs at a time, the others wait in the order of their creation. Every record is written
- * before anybody is told of it, so that a killed trainer goes on where its records say.
+ * The jobs of a trainer. As many run as the backend takes, the others wait in the order of their creation. Every record is
+ * written before anybody is told of it, so that a killed trainer goes on where its records say.
  */
 export class Jobs {
   readonly #options: JobsOptions;
   readonly #feeds = new Map<string, JobFeed>();
-  readonly #cancelling = new Set<string>();
   readonly #spans = tracer('plumb-trainer');
   /** Traces in which jobs were created, of jobs of this process: a job that is resumed begins a trace of its own. */
   readonly #origins = new Map<string, Carrier>();
-  #running: Running | undefined;
-  #busy = false;
-  #working: Promise<void> = Promise.resolve();
+  readonly #running = new Map<string, Running>();
   #stopped = false;
   #newestMs = 0;
 
@@ -101,11 +68,13 @@ export class Jobs {
     this.#work();
   }
 
-  /** Takes a checkpoint of the running job and stops; the job goes on at the next start. */
+  /** Lets go of the jobs that run, with a checkpoint of those that run here; they go on at the next start. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    this.#running?.controller.abort(unavailable('the trainer is stopping', { reason: 'SHUTTING_DOWN' }));
-    await this.#working;
+    for (const { controller } of this.#running.values()) {
+      controller.abort(unavailable('the trainer is stopping', { reason: 'SHUTTING_DOWN' }));
+    }
+    await Promise.all([...this.#running.values()].map(({ done }) => done));
   }
 
   /**
@@ -119,7 +88,7 @@ export class Jobs {
     }
     if (spec === undefined) throw invalidArgument('spec', 'is missing', { reason: 'MISSING_FIELD' });
     const plan = planJob(spec, this.#options);
-    if (plan.probe !== undefined && this.#options.ports.scoreClips === undefined) throw noRewardService();
+    if (plan.probe !== undefined && !this.#options.scoresProbes) throw noRewardService();
     const id = `job-${createHash('sha256').update(idempotencyKey).digest('hex').slice(0, 16)}`;
     const known = this.#feeds.get(id);
     if (known !== undefined) return sameJob(known.job, spec);
@@ -177,15 +146,21 @@ export class Jobs {
   async cancel(id: string, signal: AbortSignal): Promise<Job> {
     const feed = this.#feed(id);
     if (hasEnded(feed.job.state)) return feed.job;
-    this.#cancelling.add(id);
-    if (this.#running?.id === id) {
-      this.#running.controller.abort(cancelledByRequest());
-      for await (const event of feed.watch(Infinity, signal)) {
-        if (event.case === 'job' && hasEnded(event.value.state)) return event.value;
-      }
-      return feed.job;
+    const running = this.#running.get(id);
+    if (running === undefined) {
+      const job = await this.#options.store.end({
+        ...feed.job,
+        state: JobState.CANCELLED,
+        endTime: timestampNow(),
+      });
+      this.#conclude(feed, job);
+      return job;
     }
-    return this.#end(feed, JobState.CANCELLED, {});
+    running.controller.abort(cancelledByRequest());
+    for await (const event of feed.watch(Infinity, signal)) {
+      if (event.case === 'job' && hasEnded(event.value.state)) return event.value;
+    }
+    return feed.job;
   }
 
   #feed(id: string): JobFeed {
@@ -195,254 +170,55 @@ export class Jobs {
     return feed;
   }
 
-  /** Sees to it that jobs are worked on, one after the other. */
+  /** Sees to it that as many jobs run as the backend takes. */
   #work(): void {
-    if (this.#busy || this.#stopped) return;
-    this.#busy = true;
-    this.#working = this.#workThrough();
-  }
-
-  async #workThrough(): Promise<void> {
-    try {
-      for (let feed = this.#next(); feed !== undefined && !this.#stopped; feed = this.#next())
-        await this.#runTraced(feed);
-      this.#busy = false;
-    } catch (error) {
-      // Still busy as far as `#work` can tell: nothing begins again in this process.
-      this.#options.onFatal(error);
+    while (!this.#stopped && this.#running.size < this.#options.backend.concurrency) {
+      const feed = this.#next();
+      if (feed === undefined) return;
+      const controller = new AbortController();
+      const done = this.#runTraced(feed, controller.signal);
+      this.#running.set(feed.job.id, { controller, done });
     }
   }
 
   /** What was running first, then the oldest that waits. */
   #next(): JobFeed | undefined {
     const open = [...this.#feeds.values()]
-      .filter(({ job }) => !hasEnded(job.state) && !this.#cancelling.has(job.id))
+      .filter(({ job }) => !hasEnded(job.state) && !this.#running.has(job.id))
       .toSorted((a, b) => byCreation(a.job, b.job));
     return open.find(({ job }) => job.state === JobState.RUNNING) ?? open[0];
   }
 
-  async #runTraced(feed: JobFeed): Promise<void> {
+  async #runTraced(feed: JobFeed, signal: AbortSignal): Promise<void> {
     const { id, spec } = feed.job;
+    const { backend } = this.#options;
     const parent = contextFromCarrier(this.#origins.get(id) ?? {});
     const attributes = {
       'plumb.job.id': id,
       'plumb.run.id': spec?.runId ?? '',
       'plumb.iteration': spec?.iteration ?? 0,
       'plumb.algorithm': spec?.objective?.algorithm ?? '',
+      'plumb.training.backend': backend.name,
     };
-    await withSpan(this.#spans, 'train', { parent, attributes }, () => this.#run(feed));
-    this.#origins.delete(id);
-  }
-
-  async #run(feed: JobFeed): Promise<void> {
-    const { store, logger } = this.#options;
-    const { id } = feed.job;
-    const controller = new AbortController();
-    this.#running = { id, controller };
-    let pauseMs = firstPauseMs;
-    let attempts = 0;
-    let progress = -1;
     try {
-      const attempt = new Attempt(feed, this.#options);
-      for (;;) {
-        try {
-          if (feed.job.state !== JobState.RUNNING) {
-            await attempt.update({ state: JobState.RUNNING, startTime: timestampNow() });
-          }
-          const result = await attempt.run(controller.signal);
-          await attempt.flush();
-          await this.#end(feed, JobState.SUCCEEDED, {
-            step: result.step,
-            checkpoint: artifactOf(result.checkpoint),
-            manifest: artifactOf(result.manifest),
-            ...(result.adapters === undefined ? {} : { adapters: artifactOf(result.adapters) }),
-            ...(result.earlyStop === undefined ? {} : { earlyStop: result.earlyStop }),
-          });
-          logger.info(
-            {
-              jobId: id,
-              checkpoint: result.checkpoint.sha256,
-              ...(result.earlyStop === undefined ? {} : { stoppedEarly: result.earlyStop.message }),
-            },
-            'the job has succeeded',
-          );
-          return;
-        } catch (thrown) {
-          const error = PlumbError.from(thrown);
-          if (this.#stopped) return;
-          if (controller.signal.aborted && this.#cancelling.has(id)) {
-            await attempt.flush();
-            await this.#end(feed, JobState.CANCELLED, {});
-            logger.info({ jobId: id, step: feed.job.step }, 'the job was cancelled');
-            return;
-          }
-          const resume = await store.resumePoint(id);
-          attempts = (resume?.step ?? 0) > progress ? 1 : attempts + 1;
-          progress = resume?.step ?? 0;
-          if (error.retryable && attempts < attemptsWithoutProgress) {
-            logger.warn(
-              { jobId: id, attempts, pauseMs, error: thrown },
-              'the job goes on from its last checkpoint',
-            );
-            await delay(pauseMs, undefined, { signal: controller.signal }).catch(() => undefined);
-            pauseMs *= 2;
-            continue;
-          }
-          logger.error(
-            { jobId: id, reason: error.reason, error: thrown },
-            `the job has failed: ${describeError(thrown)}`,
-          );
-          await attempt.flush();
-          await this.#end(feed, JobState.FAILED, {
-            error: toStatus(error),
-            ...(await lastGood(resume, error, attempt.plan, this.#options)),
-          });
-          return;
-        }
-      }
-    } finally {
-      this.#running = undefined;
-      this.#cancelling.delete(id);
+      await withSpan(this.#spans, 'train', { parent, attributes }, () => backend.run(feed, signal));
+    } catch (error) {
+      // Still running as far as `#work` can tell: nothing begins again in this process.
+      this.#stopped = true;
+      this.#options.onFatal(error);
+      return;
     }
+    this.#running.delete(id);
+    if (hasEnded(feed.job.state)) this.#conclude(feed, feed.job);
+    this.#work();
   }
 
-  async #end(feed: JobFeed, state: JobState, fields: Partial<Job>): Promise<Job> {
-    const job: Job = { ...feed.job, ...fields, state, endTime: timestampNow() };
-    await this.#options.store.put(job);
-    await forgetStates(job.id, this.#options);
-    feed.setJob(job);
+  #conclude(feed: JobFeed, job: Job): void {
+    if (!hasEnded(feed.job.state)) feed.setJob(job);
     // Watchers keep the feed with its points; the points of later ones come out of the store.
     this.#feeds.set(job.id, new JobFeed(job));
-    this.#cancelling.delete(job.id);
-    return job;
+    this.#origins.delete(job.id);
   }
-}
-
-/** One attempt to bring a job to its end. */
-class Attempt {
-  readonly plan: JobPlan;
-  readonly #feed: JobFeed;
-  readonly #options: JobsOptions;
-  /** Points that are not in the store yet. */
-  #pending: TrainingProgress[] = [];
-
-  constructor(feed: JobFeed, options: JobsOptions) {
-    const { spec } = feed.job;
-    if (spec === undefined) throw new TypeError(`job ${feed.job.id} has no spec`);
-    this.plan = planJob(spec, options);
-    this.#feed = feed;
-    this.#options = options;
-  }
-
-  async update(fields: Partial<Job>): Promise<void> {
-    const job: Job = { ...this.#feed.job, ...fields };
-    await this.#options.store.put(job);
-    this.#feed.setJob(job);
-  }
-
-  async run(signal: AbortSignal): Promise<TrainingResult> {
-    const { store, ports } = this.#options;
-    const { id } = this.#feed.job;
-    const resume = await store.resumePoint(id);
-    this.#pending = [];
-    this.#feed.rewind(resume?.step ?? 0);
-    const probes = this.#feed.points.flatMap((point) => point.probes);
-    this.#feed.setJob({ ...this.#feed.job, probes });
-    let current = resume;
-    return runTraining(
-      {
-        jobId: id,
-        runId: this.#feed.job.spec?.runId ?? '',
-        plan: this.plan,
-        signal,
-        resume,
-        points: [...this.#feed.points],
-        onSummary: (dataSetSummary) => {
-          this.#feed.setJob({ ...this.#feed.job, dataSetSummary });
-        },
-        onPoint: (point) => {
-          this.#pending.push(point);
-          const known = this.#feed.job.probes;
-          this.#feed.setJob({
-            ...this.#feed.job,
-            step: point.step,
-            ...(point.probes.length === 0 ? {} : { probes: [...known, ...point.probes] }),
-          });
-          this.#feed.add(point);
-          this.#options.onPoint?.(point);
-        },
-        onCheckpoint: async (point) => {
-          // The points first: a checkpoint without its points would leave a gap in the curve.
-          await this.flush();
-          await store.putResumePoint(id, point);
-          await this.update({ step: point.step });
-          await removeStates(current, this.#options);
-          current = point;
-        },
-      },
-      ports,
-    );
-  }
-
-  /** Stores the points that are not stored yet. */
-  async flush(): Promise<void> {
-    const points = this.#pending;
-    if (points.length === 0) return;
-    await this.#options.store.putPoints(this.#feed.job.id, points);
-    this.#pending = this.#pending.slice(points.length);
-  }
-}
-
-/** The states of a job that has ended: nobody goes on from them. */
-async function forgetStates(id: string, options: JobsOptions): Promise<void> {
-  const resume = await options.store.resumePoint(id);
-  if (resume === undefined) return;
-  await options.store.deleteResumePoint(id);
-  await removeStates(resume, options);
-}
-
-/** Removes the states that a resume point named, except those that one in the store still names. */
-async function removeStates(
-  superseded: ResumePoint | undefined,
-  { store, ports, logger }: JobsOptions,
-): Promise<void> {
-  if (superseded === undefined) return;
-  // Jobs with equal specs have equal states, which are stored once.
-  const needed = new Set((await store.resumePoints()).flatMap(statesOf).map(({ sha256 }) => sha256));
-  for (const state of statesOf(superseded)) {
-    if (needed.has(state.sha256)) continue;
-    try {
-      await ports.removeState(state);
-    } catch (error) {
-      // The job does not need it gone; it only takes space.
-      logger.warn({ error, uri: state.uri }, 'a superseded training state could not be removed');
-    }
-  }
-}
-
-function statesOf({ state, good }: ResumePoint): StoredArtifact[] {
-  return good === undefined ? [state] : [state, good.state];
-}
-
-/** The model of the last checkpoint of a job that failed, if it had one that is worth keeping. */
-async function lastGood(
-  resume: ResumePoint | undefined,
-  { reason }: PlumbError,
-  plan: JobPlan,
-  { ports, logger }: JobsOptions,
-): Promise<Partial<Job>> {
-  if (resume === undefined || reason === 'OVER_OPTIMISED') return {};
-  try {
-    return { checkpoint: artifactOf(await modelAt(resume, plan, ports)) };
-  } catch (error) {
-    // The job's own error matters more than that its leftovers cannot be had.
-    logger.error({ error }, 'the last checkpoint of a failed job cannot be read');
-    return {};
-  }
-}
-
-function artifactOf({ uri, sha256, mediaType, size }: StoredArtifact): Artifact {
-  return create(ArtifactSchema, { uri, sha256, mediaType, sizeBytes: BigInt(size) });
 }
 
 function sameJob(job: Job, spec: JobSpec): Job {
@@ -464,12 +240,4 @@ function createdMs(job: Job): number {
 
 function byCreation(a: Job, b: Job): number {
   return createdMs(a) - createdMs(b) || (a.id < b.id ? -1 : 1);
-}
-
-function cancelledByRequest(): PlumbError {
-  return new PlumbError({
-    code: 'CANCELLED',
-    reason: 'CANCELLED',
-    message: 'the job was cancelled by request',
-  });
 }

@@ -713,6 +713,13 @@ export declare type Job = Message<"plumb.trainer.v1.Job"> & {
    * @generated from field: plumb.trainer.v1.EarlyStop early_stop = 14;
    */
   earlyStop?: EarlyStop | undefined;
+
+  /**
+   * Where the job runs, or ran.
+   *
+   * @generated from field: plumb.trainer.v1.JobPlacement placement = 15;
+   */
+  placement?: JobPlacement | undefined;
 };
 
 /**
@@ -720,6 +727,48 @@ export declare type Job = Message<"plumb.trainer.v1.Job"> & {
  * Use `create(JobSchema)` to create a new message.
  */
 export declare const JobSchema: GenMessage<Job>;
+
+/**
+ * Where a job runs, as far as the trainer can see.
+ *
+ * @generated from message plumb.trainer.v1.JobPlacement
+ */
+export declare type JobPlacement = Message<"plumb.trainer.v1.JobPlacement"> & {
+  /**
+   * local, kubernetes-job or kubeflow.
+   *
+   * @generated from field: string backend = 1;
+   */
+  backend: string;
+
+  /**
+   * The object of the cluster, as namespace/name; empty for local.
+   *
+   * @generated from field: string object = 2;
+   */
+  object: string;
+
+  /**
+   * pending, suspended, admitted, starting, running, image-error, out-of-memory, evicted, node-lost, preempted, restarting,
+   * deleting, complete, failed or deleted; empty for local.
+   *
+   * @generated from field: string phase = 3;
+   */
+  phase: string;
+
+  /**
+   * For people: what it waits for, or what went wrong last.
+   *
+   * @generated from field: string message = 4;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message plumb.trainer.v1.JobPlacement.
+ * Use `create(JobPlacementSchema)` to create a new message.
+ */
+export declare const JobPlacementSchema: GenMessage<JobPlacement>;
 
 /**
  * What the data step made of the labelled samples.

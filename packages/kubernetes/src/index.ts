@@ -1,0 +1,10 @@
+export { openCluster } from './cluster.ts';
+export type { Cluster, ClusterOptions } from './cluster.ts';
+export { servedVersion } from './served-version.ts';
+export { fromKubernetes, isConflict, isGone, isNotFound } from './errors.ts';
+export { eventRecorder } from './event-recorder.ts';
+export type { EventRecorder, InvolvedObject } from './event-recorder.ts';
+export { runForLeadership } from './leader-election.ts';
+export type { Leadership, LeadershipOptions } from './leader-election.ts';
+export { observeObjects } from './observed-objects.ts';
+export type { KubernetesObject, ObservedObjects } from './observed-objects.ts';

@@ -7,11 +7,10 @@ import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { openEndpoints } from './adapters/endpoint-access.ts';
 import { judgingTelemetry } from './adapters/judging-telemetry.ts';
 import { readJudgesFile } from './adapters/judges-file.ts';
-import { openKeyValueAccounts } from './adapters/key-value-accounts.ts';
 import { openKeyValueVerdicts } from './adapters/key-value-verdicts.ts';
 import { judgeSettings } from './config.ts';
 import { createJudging } from './domain/judging.ts';
-import { createSpending } from './domain/spending.ts';
+import { createSpending, openKeyValueAccounts } from '@plumb/endpoint';
 import { judgeService } from './service.ts';
 
 await runService({
@@ -22,7 +21,12 @@ await runService({
     const telemetry = judgingTelemetry(configured.currency);
     const endpoints = openEndpoints(configured.endpoints, telemetry.endpointChanged);
     const spending = createSpending(
-      await openKeyValueAccounts(bus),
+      await openKeyValueAccounts(bus, 'plumb_judge_accounts'),
+      {
+        name: 'judging',
+        fix: 'raise it with `plumb judge budget`',
+        reason: 'JUDGE_BUDGET_EXHAUSTED',
+      },
       configured.budget,
       telemetry.accountFailed,
     );

@@ -28,7 +28,7 @@ import type { Judge, Panel } from './domain/judge-definition.ts';
 import type { EndpointAccess, JudgedClip, Judging } from './domain/judging.ts';
 import type { Prompt } from './domain/question.ts';
 import type { JudgeMode as Mode, Category as CategoryName } from './domain/rubric.ts';
-import type { Budget, Spend, Spending } from './domain/spending.ts';
+import type { Budget, Spend, Spending } from '@plumb/endpoint';
 import { costOf } from './domain/token-estimate.ts';
 
 /** Longest prompt, in characters (prompt.proto). */
@@ -164,13 +164,13 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
       };
       return Promise.resolve({
         endpoints: endpoints.map(({ endpoint, admission }) => {
-          const { state, callsInFlight, concurrency, verdicts } = admission.occupancy();
+          const { state, callsInFlight, concurrency, admitted } = admission.occupancy();
           return {
             name: endpoint.name,
             state: states[state],
             callsInFlight,
             concurrency,
-            verdictsInFlight: verdicts,
+            verdictsInFlight: admitted,
           };
         }),
       });

@@ -60,7 +60,7 @@ export interface ImportReport {
 export interface ImportedModel {
   readonly report: Omit<ImportReport, 'version' | 'sha256'>;
   /** Puts it into an artifact store and returns the version that it is. */
-  store(artifactFolder: string): Promise<ModelVersionInit>;
+  readonly store: (artifactFolder: string) => Promise<ModelVersionInit>;
 }
 
 /**

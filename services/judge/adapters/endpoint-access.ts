@@ -1,7 +1,7 @@
 /** Opens the configured endpoints, each with its limits. */
 
-import { createAdmission } from '../domain/admission.ts';
-import type { EndpointState } from '../domain/admission.ts';
+import { createAdmission } from '@plumb/endpoint';
+import type { EndpointState } from '@plumb/endpoint';
 import type { Judge } from '../domain/judge-definition.ts';
 import type { EndpointAccess } from '../domain/judging.ts';
 import type { ConfiguredEndpoint } from './judges-file.ts';
@@ -25,7 +25,7 @@ export function openEndpoints(
       {
         endpoint: openEndpoint(name, definition, apiKey),
         definition,
-        admission: createAdmission(name, definition, (state) => changed(name, state)),
+        admission: createAdmission(name, definition, 'JUDGE_UNAVAILABLE', (state) => changed(name, state)),
       },
     ]),
   );

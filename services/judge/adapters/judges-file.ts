@@ -11,7 +11,7 @@ import { defineJudge, definePanel, judgesFileSchema } from '../domain/judge-defi
 import type { EndpointDefinition, Judge, Panel } from '../domain/judge-definition.ts';
 import { categories, parseRubric } from '../domain/rubric.ts';
 import type { Category, Rubric } from '../domain/rubric.ts';
-import type { Budget } from '../domain/spending.ts';
+import type { Budget } from '@plumb/endpoint';
 
 /** The environment as Node gives it. */
 export type Environment = Readonly<Record<string, string | undefined>>;

@@ -2,7 +2,7 @@
 
 import { describeError } from '@plumb/kit/errors';
 import { logger, meter } from '@plumb/kit/telemetry';
-import type { EndpointState } from '../domain/admission.ts';
+import type { EndpointState } from '@plumb/endpoint';
 import type { JudgingEvents } from '../domain/judging.ts';
 
 /** What is told besides the events of judging. */

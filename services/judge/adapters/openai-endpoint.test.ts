@@ -4,16 +4,15 @@ import { createServer } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { test } from 'node:test';
 import type { TestContext } from 'node:test';
+import { EndpointError, createAdmission, retryAfter } from '@plumb/endpoint';
 import { PlumbError, describeError } from '@plumb/kit/errors';
-import { createAdmission } from '../domain/admission.ts';
 import { AnswerError } from '../domain/answer.ts';
 import { ask } from '../domain/asking.ts';
-import { EndpointError } from '../domain/endpoint.ts';
 import type { Completion } from '../domain/endpoint.ts';
 import { judgesFileSchema } from '../domain/judge-definition.ts';
 import type { EndpointDefinition } from '../domain/judge-definition.ts';
 import type { Question } from '../domain/question.ts';
-import { openEndpoint, retryAfter } from './openai-endpoint.ts';
+import { openEndpoint } from './openai-endpoint.ts';
 
 const key = 'sk-very-secret-key';
 const question: Question = {
@@ -67,7 +66,7 @@ async function endpointThat(
   const definition = file.endpoints['e'];
   assert.ok(definition);
   const endpoint = openEndpoint('e', definition, key);
-  const admission = createAdmission('e', definition);
+  const admission = createAdmission('e', definition, 'JUDGE_UNAVAILABLE');
   return {
     endpoint,
     calls: () => calls,
@@ -230,20 +229,20 @@ const limits = {
 };
 
 test('a full queue pushes back with a time to retry', async () => {
-  const admission = createAdmission('e', { ...limits, concurrency: 1, queue: 1 });
+  const admission = createAdmission('e', { ...limits, concurrency: 1, queue: 1 }, 'JUDGE_UNAVAILABLE');
   const gate = Promise.withResolvers<undefined>();
-  const running = [admission.verdict(() => gate.promise), admission.verdict(() => gate.promise)];
-  const error = await failureOf(admission.verdict(() => gate.promise));
+  const running = [admission.admit(() => gate.promise), admission.admit(() => gate.promise)];
+  const error = await failureOf(admission.admit(() => gate.promise));
   assert.ok(error instanceof PlumbError);
   assert.equal(error.code, 'RESOURCE_EXHAUSTED');
   assert.ok((error.retryAfterMs ?? 0) > 0);
   gate.resolve(undefined);
   await Promise.all(running);
-  assert.equal(admission.occupancy().verdicts, 0);
+  assert.equal(admission.occupancy().admitted, 0);
 });
 
 test('429 takes places away, once for all calls that were in flight together, and answers give them back', async () => {
-  const admission = createAdmission('e', { ...limits, concurrency: 10, queue: 100 });
+  const admission = createAdmission('e', { ...limits, concurrency: 10, queue: 100 }, 'JUDGE_UNAVAILABLE');
   const refuse = (): Promise<never> =>
     Promise.reject(new EndpointError('rate-limited', 'HTTP 429', { status: 429, retryAfterMs: 5 }));
   const gate = Promise.withResolvers<undefined>();
@@ -262,8 +261,11 @@ test('429 takes places away, once for all calls that were in flight together, an
 test('an endpoint that is down is left alone until its rest is over', async (t) => {
   t.mock.timers.enable({ apis: ['Date'], now: 1_000_000 });
   const states: string[] = [];
-  const admission = createAdmission('e', { ...limits, concurrency: 4, queue: 4 }, (state) =>
-    states.push(state),
+  const admission = createAdmission(
+    'e',
+    { ...limits, concurrency: 4, queue: 4 },
+    'JUDGE_UNAVAILABLE',
+    (state) => states.push(state),
   );
   let calls = 0;
   const failing = (): Promise<never> => {

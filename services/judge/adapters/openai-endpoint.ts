@@ -2,7 +2,6 @@
 
 import { SpanKind, SpanStatusCode, context } from '@opentelemetry/api';
 import type { Attributes } from '@opentelemetry/api';
-import OpenAI, { APIConnectionError, APIError } from 'openai';
 import type {
   ChatCompletion,
   ChatCompletionContentPart,
@@ -10,7 +9,7 @@ import type {
 } from 'openai/resources/chat/completions';
 import { currentCarrier, meter, startSpan, tracer } from '@plumb/kit/telemetry';
 import { z } from 'zod';
-import { EndpointError } from '../domain/endpoint.ts';
+import { EndpointError, openAiClient, toEndpointError } from '@plumb/endpoint';
 import type { Completion, Endpoint } from '../domain/endpoint.ts';
 import type { EndpointDefinition } from '../domain/judge-definition.ts';
 import type { Question } from '../domain/question.ts';
@@ -48,19 +47,7 @@ export function openEndpoint(
   definition: EndpointDefinition,
   apiKey: string | undefined,
 ): Endpoint {
-  const client = new OpenAI({
-    baseURL: definition.baseUrl,
-    // The client wants a key; without one the header is taken away.
-    apiKey: apiKey ?? 'none',
-    ...(apiKey === undefined ? { defaultHeaders: { authorization: null } } : {}),
-    // Not taken from the environment: a judge is what its file says.
-    organization: null,
-    project: null,
-    // Retries, time and logging are ours: its own log would hold the answers' texts.
-    maxRetries: 0,
-    timeout: definition.timeoutMs,
-    logLevel: 'off',
-  });
+  const client = openAiClient(definition, apiKey);
   // Names of the OpenTelemetry semantic conventions for generative AI clients. Made here and not at import: instruments
   // that are made before telemetry has started record nothing.
   const durations = meter(instrumentation).createHistogram('gen_ai.client.operation.duration', { unit: 's' });
@@ -201,63 +188,4 @@ function readCompletion(raw: ChatCompletion): { completion: Completion; id: stri
       tokens,
     },
   };
-}
-
-/**
- * Everything that a call can throw as one EndpointError. What the endpoint wrote stays out of the message and out of the
- * cause: vendors quote parts of the key in a 401, and captions elsewhere.
- */
-export function toEndpointError(error: unknown, timedOut: boolean, timeoutMs: number): EndpointError {
-  if (error instanceof EndpointError) return error;
-  if (timedOut) return new EndpointError('timeout', `no whole answer within ${timeoutMs} ms`);
-  if (error instanceof APIConnectionError) {
-    return new EndpointError('connection', `the connection failed${systemCode(error)}`);
-  }
-  if (error instanceof APIError && typeof error.status === 'number') {
-    const { status } = error;
-    const retryAfterMs = retryAfter(error.headers, Date.now());
-    if (status === 429)
-      return new EndpointError('rate-limited', 'HTTP 429, too many requests', { status, retryAfterMs });
-    if (status === 408 || status === 409 || status >= 500) {
-      return new EndpointError('server', `HTTP ${status}`, { status, retryAfterMs });
-    }
-    const kind = status === 401 || status === 403 || status === 404 ? 'misconfigured' : 'rejected';
-    return new EndpointError(kind, `HTTP ${status}${vendorCode(error)}`, { status });
-  }
-  // A body that breaks off, or is no JSON: fetch and JSON.parse throw TypeError and SyntaxError.
-  return new EndpointError('connection', `the answer broke off or could not be read${systemCode(error)}`);
-}
-
-// Vendors' codes are fixed words (model_not_found); anything that does not look like one is left out.
-function vendorCode(error: APIError): string {
-  return typeof error.code === 'string' && /^[a-z_]{1,40}$/.test(error.code) ? `, ${error.code}` : '';
-}
-
-function systemCode(error: unknown): string {
-  for (
-    let current = error, depth = 0;
-    current instanceof Error && depth < 4;
-    current = current.cause, depth += 1
-  ) {
-    const code = (current as NodeJS.ErrnoException).code;
-    if (typeof code === 'string' && /^[A-Z_]{1,40}$/.test(code)) return ` (${code})`;
-  }
-  return '';
-}
-
-/**
- * How long an endpoint asks to wait, in milliseconds: retry-after-ms, or Retry-After in seconds or as a date (RFC 9110,
- * section 10.2.3). Undefined if it does not say, or says nonsense.
- *
- * @param now Milliseconds since the epoch.
- */
-export function retryAfter(headers: Headers | undefined, now: number): number | undefined {
-  const exact = Number(headers?.get('retry-after-ms') ?? Number.NaN);
-  if (Number.isFinite(exact) && exact >= 0) return exact;
-  const text = headers?.get('retry-after');
-  if (text === null || text === undefined || text.trim() === '') return undefined;
-  const seconds = Number(text);
-  if (Number.isFinite(seconds)) return seconds >= 0 ? seconds * 1000 : undefined;
-  const date = Date.parse(text);
-  return Number.isNaN(date) ? undefined : Math.max(0, date - now);
 }

@@ -1,10 +1,8 @@
 /** Asks an endpoint until it gives a usable answer, within limits. */
 
-import { setTimeout as delay } from 'node:timers/promises';
-import pRetry from 'p-retry';
+import { EndpointError, retrying } from '@plumb/endpoint';
 import { PlumbError, failedPrecondition, unavailable } from '@plumb/kit/errors';
 import { AnswerError } from './answer.ts';
-import { EndpointError } from './endpoint.ts';
 import type { Completion, Endpoint } from './endpoint.ts';
 import type { EndpointDefinition } from './judge-definition.ts';
 import type { Question } from './question.ts';
@@ -47,7 +45,7 @@ export async function ask<T>(question: Question, asking: Asking<T>, signal: Abor
   const { endpoint, retries } = asking;
   let calls = 0;
   try {
-    return await pRetry(
+    return await retrying(
       () =>
         asking.admit(async () => {
           signal.throwIfAborted();
@@ -67,37 +65,19 @@ export async function ask<T>(question: Question, asking: Asking<T>, signal: Abor
           return { answer: asking.parse(completion), completion, calls, endpointMs };
         }, signal),
       {
-        retries: retries.limit,
-        minTimeout: retries.firstDelayMs,
-        maxTimeout: retries.longestDelayMs,
-        factor: 2,
-        randomize: true,
+        retries,
         signal,
-        shouldRetry: ({ error }) => helps(error) && (retryAfter(error) ?? 0) <= retries.longestDelayMs,
-        onFailedAttempt: async ({ error, attemptNumber, retriesLeft }) => {
+        alsoHelps: (error) => error instanceof AnswerError,
+        onFault: (error, attempt) => {
           if (error instanceof EndpointError || error instanceof AnswerError)
-            asking.onFault?.(error, attemptNumber);
-          const wait = retryAfter(error) ?? 0;
-          // p-retry adds its own, jittered wait, so that callers who were sent away together do not come back together.
-          if (wait > 0 && wait <= retries.longestDelayMs && retriesLeft > 0)
-            await delay(wait, undefined, { signal });
+            asking.onFault?.(error, attempt);
         },
       },
     );
   } catch (error) {
-    // An abort that comes while waiting arrives as the timer's own error.
     if (signal.aborted) throw signal.reason;
     throw toPlumbError(error, endpoint.name, calls);
   }
-}
-
-function helps(error: Error): boolean {
-  if (error instanceof AnswerError) return true;
-  return error instanceof EndpointError && error.fault !== 'rejected' && error.fault !== 'misconfigured';
-}
-
-function retryAfter(error: Error): number | undefined {
-  return error instanceof EndpointError ? error.retryAfterMs : undefined;
 }
 
 function toPlumbError(error: unknown, endpoint: string, calls: number): unknown {

@@ -1,22 +1,21 @@
 /** Judges at work: kept answer, else a call in flight, else a call. */
 
+import { EndpointError } from '@plumb/endpoint';
+import type { Account, Admission, Spending } from '@plumb/endpoint';
 import { LRUCache } from 'lru-cache';
 import { parseClipAnswer, parseComparisonAnswer } from './answer.ts';
 import type { AnswerError, ComparisonAnswer } from './answer.ts';
-import type { Admission } from './admission.ts';
 import { ask } from './asking.ts';
 import type { Asked, Asking } from './asking.ts';
 import { combinePanel, combineVotes } from './clip-verdict.ts';
 import type { ClipVerdict, Vote } from './clip-verdict.ts';
 import { acceptProbability } from './confidence.ts';
-import { EndpointError } from './endpoint.ts';
 import type { Endpoint } from './endpoint.ts';
 import { rubricFor } from './judge-definition.ts';
 import type { EndpointDefinition, Judge, Panel } from './judge-definition.ts';
 import { askAbout } from './question.ts';
 import type { ClipPictures, Prompt, Question } from './question.ts';
 import { createSingleFlight } from './single-flight.ts';
-import type { Account, Spending } from './spending.ts';
 import { costOf, estimateTokens } from './token-estimate.ts';
 import type { Tokens } from './token-estimate.ts';
 import { verdictKey } from './verdict.ts';
@@ -192,7 +191,7 @@ export function createJudging({
   ): Promise<Vote> {
     const key = verdictKey(judge, prompt, [clip.identity], vote);
     const kept = await once(judge, key, signal, (flightSignal) =>
-      accessOf(judge).admission.verdict(async () => {
+      accessOf(judge).admission.admit(async () => {
         const account = await spending.account(runId);
         const question = askAbout(judge, prompt, [await pictures()], vote);
         const asked = await ask(
@@ -238,7 +237,7 @@ export function createJudging({
     async compare(judge, prompt, clips, { runId, signal }) {
       const identities = clips.map((clip) => clip.identity);
       const verdict = await once(judge, verdictKey(judge, prompt, identities, 0), signal, (flightSignal) =>
-        accessOf(judge).admission.verdict(async () => {
+        accessOf(judge).admission.admit(async () => {
           const account = await spending.account(runId);
           const [first, second] = await Promise.all([clips[0].pictures(judge), clips[1].pictures(judge)]);
           const put = (order: readonly ClipPictures[]): Promise<Asked<ComparisonAnswer>> => {

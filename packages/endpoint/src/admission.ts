@@ -11,9 +11,9 @@ import {
 } from 'cockatiel';
 import PQueue from 'p-queue';
 import { resourceExhausted, unavailable } from '@plumb/kit/errors';
-import type { PlumbError } from '@plumb/kit/errors';
-import { EndpointError } from './endpoint.ts';
-import type { EndpointDefinition } from './judge-definition.ts';
+import type { ErrorReason, PlumbError } from '@plumb/kit/errors';
+import { EndpointError } from './endpoint-error.ts';
+import type { EndpointSettings } from './endpoint-settings.ts';
 import { createRateWindow } from './rate-window.ts';
 
 /** Health of an endpoint: down while its circuit breaker is open, recovering while one call tries it. */
@@ -25,24 +25,24 @@ export interface Occupancy {
   readonly callsInFlight: number;
   /** Calls allowed at a time at the moment. */
   readonly concurrency: number;
-  /** Verdicts that are running or waiting. */
-  readonly verdicts: number;
+  /** Pieces of work that are running or waiting. */
+  readonly admitted: number;
 }
 
 /** Limits of one endpoint. */
 export interface Admission {
   /**
-   * Runs the work of one verdict, from its first call to its last retry.
+   * Runs one piece of work, from its first call to its last retry.
    *
    * @throws PlumbError RESOURCE_EXHAUSTED at once, with a time to retry, if as many as allowed are running and waiting.
    */
-  verdict<R>(work: () => Promise<R>): Promise<R>;
+  admit<R>(work: () => Promise<R>): Promise<R>;
   /**
    * Runs one call when there is a place for it, rates allow it and the endpoint has not asked to be left alone. An abort
    * takes it out of the queue.
    *
    * @param tokens Estimate of the tokens that the call takes.
-   * @throws PlumbError UNAVAILABLE (JUDGE_UNAVAILABLE) without a call while the endpoint is down.
+   * @throws PlumbError UNAVAILABLE without a call while the endpoint is down.
    */
   call<R>(work: () => Promise<R>, tokens: number, signal: AbortSignal): Promise<R>;
   /** Tells how many more tokens a call took than were estimated. */
@@ -51,7 +51,7 @@ export interface Admission {
 }
 
 export type AdmissionLimits = Pick<
-  EndpointDefinition,
+  EndpointSettings,
   'concurrency' | 'queue' | 'requestsPerMinute' | 'tokensPerMinute' | 'breaker' | 'retries'
 >;
 
@@ -66,11 +66,13 @@ const growth = 0.05;
  * in flight together) and rises by a twentieth of its limit for each round of answers, as TCP's congestion window does (RFC 5681: additive
  * increase, multiplicative decrease).
  *
+ * @param reason Reason of the error while the endpoint is down.
  * @param changed Told when the endpoint goes down and comes back.
  */
 export function createAdmission(
   name: string,
   limits: AdmissionLimits,
+  reason: ErrorReason,
   changed: (state: EndpointState) => void = () => {},
   now: () => number = () => performance.now(),
 ): Admission {
@@ -127,12 +129,12 @@ export function createAdmission(
   }
 
   return {
-    async verdict(work) {
+    async admit(work) {
       if (load >= most) {
         throw resourceExhausted(
-          `endpoint '${name}' has ${load} verdicts running and waiting, which is its limit; try again later`,
+          `endpoint '${name}' has ${load} requests running and waiting, which is its limit; try again later`,
           {
-            // A second is about what a verdict takes; the client's own backoff does the rest.
+            // A second is about what an answer takes; the client's own backoff does the rest.
             retryAfterMs: 1000,
             metadata: { endpoint: name, limit: String(most) },
           },
@@ -146,7 +148,7 @@ export function createAdmission(
       }
     },
 
-    // A verdict that waits between two calls holds no place, so a slow one does not keep the others away.
+    // Work that waits between two calls holds no place, so a slow one does not keep the others away.
     call: (work, units, signal) =>
       calls.add(
         async () => {
@@ -160,7 +162,8 @@ export function createAdmission(
             answered();
             return result;
           } catch (error) {
-            if (error instanceof BrokenCircuitError) throw down(name, breakerLimits.firstRestMs, error);
+            if (error instanceof BrokenCircuitError)
+              throw down(name, breakerLimits.firstRestMs, reason, error);
             if (error instanceof EndpointError && error.fault === 'rate-limited') limited(error, start);
             throw error;
           }
@@ -174,7 +177,7 @@ export function createAdmission(
       state: stateOf(breaker.state),
       callsInFlight: calls.pending,
       concurrency: calls.concurrency,
-      verdicts: load,
+      admitted: load,
     }),
   };
 }
@@ -184,9 +187,11 @@ function stateOf(state: CircuitState): EndpointState {
   return state === CircuitState.HalfOpen ? 'recovering' : 'serving';
 }
 
-function down(name: string, retryAfterMs: number, cause?: unknown): PlumbError {
-  return unavailable(
-    `endpoint '${name}' has failed too often in a row and is left alone for a while; ListEndpoints tells how it does`,
-    { reason: 'JUDGE_UNAVAILABLE', retryAfterMs, metadata: { endpoint: name, fault: 'circuit-open' }, cause },
-  );
+function down(name: string, retryAfterMs: number, reason: ErrorReason, cause?: unknown): PlumbError {
+  return unavailable(`endpoint '${name}' has failed too often in a row and is left alone for a while`, {
+    reason,
+    retryAfterMs,
+    metadata: { endpoint: name, fault: 'circuit-open' },
+    cause,
+  });
 }

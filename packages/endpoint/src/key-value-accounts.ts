@@ -4,10 +4,9 @@ import { createHash } from 'node:crypto';
 import { jsonCodec } from '@plumb/kit/bus';
 import type { Bus } from '@plumb/kit/bus';
 import { PlumbError } from '@plumb/kit/errors';
-import { accountRecordSchema } from '../domain/spending.ts';
-import type { AccountStore } from '../domain/spending.ts';
+import { accountRecordSchema } from './spending.ts';
+import type { AccountStore } from './spending.ts';
 
-const bucket = 'plumb_judge_accounts';
 const maxAttempts = 50;
 
 /**
@@ -15,7 +14,7 @@ const maxAttempts = 50;
  *
  * @throws PlumbError UNAVAILABLE if it cannot be opened.
  */
-export async function openKeyValueAccounts(bus: Bus): Promise<AccountStore> {
+export async function openKeyValueAccounts(bus: Bus, bucket: string): Promise<AccountStore> {
   const accounts = await bus.keyValue(bucket, jsonCodec(accountRecordSchema), { deadlineMs: 5000 });
   // A run's id is the caller's text; a hash of it is always a key.
   const keyOf = (runId: string): string => createHash('sha256').update(runId).digest('hex');

@@ -6,6 +6,8 @@ import { createSpending } from './spending.ts';
 import type { AccountRecord, AccountStore } from './spending.ts';
 
 /** A store in memory; `fail` makes the next writes fail. */
+const judging = { name: 'judging', fix: 'raise it', reason: 'JUDGE_BUDGET_EXHAUSTED' } as const;
+
 function memoryStore() {
   const records = new Map<string, AccountRecord>();
   const state = { fail: 0, writes: 0 };
@@ -42,7 +44,7 @@ test('whatever calls cost within their estimates, a budget is never passed, and 
   );
   await fc.assert(
     fc.asyncProperty(calls, fc.integer({ min: 0, max: 1500 }), async (all, tokens) => {
-      const spending = createSpending(memoryStore().store, { tokens }, noFailure);
+      const spending = createSpending(memoryStore().store, judging, { tokens }, noFailure);
       const account = await spending.account('run');
       let spent = 0;
       const open: (() => void)[] = [];
@@ -70,7 +72,7 @@ test('whatever calls cost within their estimates, a budget is never passed, and 
 });
 
 test('a raised budget lets the next call through, and money counts as tokens do', async () => {
-  const spending = createSpending(memoryStore().store, { cost: 1 }, noFailure);
+  const spending = createSpending(memoryStore().store, judging, { cost: 1 }, noFailure);
   const account = await spending.account('run');
   account.reserve(amount(10, 0.9)).settle(amount(10, 0.9));
   assert.throws(() => account.reserve(amount(10, 0.2)), /0\.9000 of 1 in money/);
@@ -88,7 +90,7 @@ test('what could not be written is written later, once', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout'] });
   const { store, state } = memoryStore();
   const failures: unknown[] = [];
-  const spending = createSpending(store, {}, (error) => failures.push(error));
+  const spending = createSpending(store, judging, {}, (error) => failures.push(error));
   const account = await spending.account('run');
   state.fail = 1;
   account.reserve(amount(10)).settle(amount(7));
@@ -104,7 +106,9 @@ test('what could not be written is written later, once', async (t) => {
 test('two replicas share an account', async () => {
   let clock = 0;
   const { store } = memoryStore();
-  const [one, other] = [0, 1].map(() => createSpending(store, { tokens: 100 }, noFailure, () => clock));
+  const [one, other] = [0, 1].map(() =>
+    createSpending(store, judging, { tokens: 100 }, noFailure, () => clock),
+  );
   assert.ok(one && other);
   const [first, second] = [await one.account('run'), await other.account('run')];
   first.reserve(amount(60)).settle(amount(60));

@@ -1,7 +1,7 @@
-/** What runs spend on judging, and what they may spend. */
+/** What runs spend at endpoints, and what they may spend. */
 
 import { resourceExhausted } from '@plumb/kit/errors';
-import type { PlumbError } from '@plumb/kit/errors';
+import type { ErrorReason, PlumbError } from '@plumb/kit/errors';
 import { z } from 'zod';
 
 const amount = z.number().min(0);
@@ -9,7 +9,7 @@ const amount = z.number().min(0);
 const budgetSchema = z.strictObject({
   /** Input and output tokens together. */
   tokens: amount.optional(),
-  /** In the currency of the judges file. */
+  /** In the currency of the endpoints' file. */
   cost: amount.optional(),
 });
 
@@ -23,7 +23,7 @@ export const accountRecordSchema = z.strictObject({
   outputTokens: amount,
   cost: amount,
   calls: amount,
-  /** Set by somebody; absent for the budget of the judges file. */
+  /** Set by somebody; absent for the budget of the file. */
   budget: budgetSchema.optional(),
 });
 
@@ -43,6 +43,15 @@ export type Spend = Omit<AccountRecord, 'budget'> & {
   readonly exhausted: boolean;
 };
 
+/** What a budget is for. */
+export interface Purpose {
+  /** Such as `judging`. */
+  readonly name: string;
+  /** How it is raised. */
+  readonly fix: string;
+  readonly reason: ErrorReason;
+}
+
 /** Where accounts are kept, shared by all replicas. */
 export interface AccountStore {
   get(runId: string): Promise<AccountRecord | undefined>;
@@ -61,7 +70,7 @@ export interface Account {
   /**
    * Sets aside what a call may take.
    *
-   * @throws PlumbError RESOURCE_EXHAUSTED (JUDGE_BUDGET_EXHAUSTED) if that and everything spent and set aside is more than
+   * @throws PlumbError RESOURCE_EXHAUSTED if that and everything spent and set aside is more than
    *   the budget.
    */
   reserve(estimate: Amount): Reservation;
@@ -97,11 +106,13 @@ const staleMs = 1000;
 const retryMs = 1000;
 
 /**
+ * @param purpose What the money is for, in the error of a run that has spent it.
  * @param standard Budget of a run for which nobody has set one.
  * @param storeFailed Told when the store could not be written; it is tried again.
  */
 export function createSpending(
   store: AccountStore,
+  purpose: Purpose,
   standard: Budget,
   storeFailed: (error: unknown) => void,
   now: () => number = () => performance.now(),
@@ -183,7 +194,7 @@ export function createSpending(
           books.exhausted =
             (budget.tokens !== undefined && wouldBe.tokens > budget.tokens) ||
             (budget.cost !== undefined && wouldBe.cost > budget.cost);
-          if (books.exhausted) throw exhausted(runId, total, budget);
+          if (books.exhausted) throw exhausted(runId, total, budget, purpose);
           books.reservedTokens += tokens;
           books.reservedCost += estimate.cost;
           return {
@@ -246,7 +257,7 @@ function overdrawn(total: Omit<AccountRecord, 'budget'>, budget: Budget): boolea
   );
 }
 
-function exhausted(runId: string, total: AccountRecord, budget: Budget): PlumbError {
+function exhausted(runId: string, total: AccountRecord, budget: Budget, purpose: Purpose): PlumbError {
   const spent = [
     ...(budget.tokens === undefined
       ? []
@@ -254,7 +265,7 @@ function exhausted(runId: string, total: AccountRecord, budget: Budget): PlumbEr
     ...(budget.cost === undefined ? [] : [`${total.cost.toFixed(4)} of ${budget.cost} in money`]),
   ].join(' and ');
   return resourceExhausted(
-    `run '${runId}' has spent ${spent} of its judging budget, and the next call does not fit; raise it with \`plumb judge budget\``,
-    { reason: 'JUDGE_BUDGET_EXHAUSTED', retryAfterMs: 5000, metadata: { run: runId } },
+    `run '${runId}' has spent ${spent} of its ${purpose.name} budget, and the next call does not fit; ${purpose.fix}`,
+    { reason: purpose.reason, retryAfterMs: 5000, metadata: { run: runId } },
   );
 }

@@ -1,0 +1,10 @@
+export { createAdmission } from './admission.ts';
+export type { Admission, EndpointState } from './admission.ts';
+export { EndpointError } from './endpoint-error.ts';
+export { endpointSchema } from './endpoint-settings.ts';
+export type { EndpointSettings } from './endpoint-settings.ts';
+export { openKeyValueAccounts } from './key-value-accounts.ts';
+export { openAiClient, retryAfter, toEndpointError } from './openai-client.ts';
+export { retrying } from './retrying.ts';
+export { createSpending } from './spending.ts';
+export type { Account, Budget, Spend, Spending } from './spending.ts';

@@ -19,6 +19,7 @@ import { ObjectiveSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { modelFixture, specFixture } from './testing/run-spec-fixture.ts';
 import { startLoop } from './testing/loop-process.ts';
 import type { LoopProcess } from './testing/loop-process.ts';
+import { postgresMissing, startPostgres } from './testing/postgres-server.ts';
 import { startPeers } from './testing/protocol-peers.ts';
 import type { ProtocolPeers } from './testing/protocol-peers.ts';
 
@@ -147,6 +148,17 @@ describe('a run', { timeout: 600_000 }, () => {
   const here = (): World => {
     assert.ok(world !== undefined);
     return world;
+  };
+  /** A run that nothing disturbs, made once: what disturbed ones are compared with. */
+  let reference: Promise<unknown> | undefined;
+  const undisturbed = async () => {
+    const key = { idempotencyKey: 'same' };
+    const spec = { ...here().spec, seed: 26n };
+    const { run } = await here().client.createRun({ spec, ...key });
+    const id = run?.id ?? '';
+    reference ??= until(here(), id, hasEnded);
+    await reference;
+    return { spec, key, id, ledger: await ledgerOf(here(), id) };
   };
   before(async () => {
     // Only an empty queue counts as one that lost its tasks, so a short time does no harm.
@@ -463,15 +475,9 @@ describe('a run', { timeout: 600_000 }, () => {
   });
 
   test('SIGKILL: wherever it strikes, the ledger ends as that of an undisturbed run', async () => {
-    const undisturbed = here();
+    const { spec, key, id, ledger } = await undisturbed();
     const disturbed = await startWorld();
     try {
-      const key = { idempotencyKey: 'same' };
-      const spec = { ...undisturbed.spec, seed: 26n };
-      const { run } = await undisturbed.client.createRun({ spec, ...key });
-      const id = run?.id ?? '';
-      await until(undisturbed, id, hasEnded);
-
       const kills: Promise<void>[] = [];
       const killAt = [1, 30, 60, 90];
       const kill = (): void => {
@@ -501,9 +507,51 @@ describe('a run', { timeout: 600_000 }, () => {
       await Promise.all(kills);
       assert.equal(ended.state, RunState.SUCCEEDED, ended.error?.message);
       assert.equal(kills.length, 5);
-      assert.deepEqual(await ledgerOf(disturbed, id), await ledgerOf(undisturbed, id));
+      assert.deepEqual(await ledgerOf(disturbed, id), ledger);
     } finally {
       await disturbed.stop();
     }
   });
+
+  test(
+    'database connections that are cut, and a database that crashes: the ledger ends as that of an undisturbed run',
+    { skip: postgresMissing ?? false },
+    async () => {
+      const { spec, key, id, ledger } = await undisturbed();
+      const postgres = await startPostgres();
+      const disturbed = await startWorld({ PLUMB_DATABASE_URL: postgres.url });
+      try {
+        let last: Promise<unknown> = Promise.resolve();
+        let cut = 0;
+        const strike = async (earlier: Promise<unknown>, crash: boolean): Promise<void> => {
+          await earlier;
+          if (crash) await postgres.crashAndRestart();
+          else cut += await postgres.cutConnections();
+        };
+        const cutAt = [1, 12, 24, 36, 60, 72, 84, 90];
+        const crashAt = [48, 96];
+        disturbed.peers.behaviour.clipMs = 5;
+        disturbed.peers.behaviour.onGenerated = (count) => {
+          const crash = crashAt[0] !== undefined && count >= crashAt[0];
+          if (!crash && (cutAt[0] === undefined || count < cutAt[0])) return;
+          if (crash) crashAt.shift();
+          else cutAt.shift();
+          last = strike(last, crash);
+        };
+        await disturbed.client.createRun({ spec, ...key });
+        const ended = await until(disturbed, id, hasEnded);
+        await last;
+        assert.equal(ended.state, RunState.SUCCEEDED, ended.error?.message);
+        assert.deepEqual([cutAt, crashAt], [[], []]);
+        assert.ok(cut > 0);
+        assert.deepEqual(await ledgerOf(disturbed, id), ledger);
+      } finally {
+        try {
+          await disturbed.stop();
+        } finally {
+          await postgres.stop();
+        }
+      }
+    },
+  );
 });

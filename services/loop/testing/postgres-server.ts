@@ -4,10 +4,15 @@ import { chown, mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import pg from 'pg';
 
 /** A PostgreSQL server of a test's own. */
 export interface PostgresServer {
   readonly url: string;
+  /** Cuts every connection of others; gives how many there were. */
+  cutConnections(): Promise<number>;
+  /** Shuts it down as a crash would (no checkpoint, every connection cut), and starts it again. */
+  crashAndRestart(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -45,24 +50,50 @@ export async function startPostgres(): Promise<PostgresServer> {
     ['-D', data, '-U', 'plumb', '-A', 'trust', '-E', 'UTF8', '--locale=C', '--no-sync'],
     { ...user, stdio: 'ignore' },
   );
-  const server = spawn(
-    path.join(programs, 'postgres'),
-    ['-D', data, '-h', '127.0.0.1', '-p', String(port), '-k', folder, '-F'],
-    { ...user, stdio: ['ignore', 'ignore', 'pipe'] },
-  );
-  const exited = new Promise<void>((resolve) => server.once('exit', () => resolve()));
-  await new Promise<void>((resolve, reject) => {
-    server.once('exit', (code) => reject(new Error(`postgres ended with ${code} before it was ready`)));
-    server.stderr.setEncoding('utf8').on('data', (text: string) => {
-      if (text.includes('ready to accept connections')) resolve();
+  let end: (signal: NodeJS.Signals) => Promise<void> = () => Promise.resolve();
+  const start = async (): Promise<void> => {
+    const server = spawn(
+      path.join(programs, 'postgres'),
+      ['-D', data, '-h', '127.0.0.1', '-p', String(port), '-k', folder, '-F'],
+      { ...user, stdio: ['ignore', 'ignore', 'pipe'] },
+    );
+    const exited = new Promise<void>((resolve) => server.once('exit', () => resolve()));
+    await new Promise<void>((resolve, reject) => {
+      server.once('exit', (code) => reject(new Error(`postgres ended with ${code} before it was ready`)));
+      server.stderr.setEncoding('utf8').on('data', (text: string) => {
+        if (text.includes('ready to accept connections')) resolve();
+      });
     });
-  });
+    end = async (signal) => {
+      server.kill(signal);
+      await exited;
+    };
+  };
+  await start();
+  const url = `postgres://plumb@127.0.0.1:${port}/postgres`;
   return {
-    url: `postgres://plumb@127.0.0.1:${port}/postgres`,
+    url,
+    async cutConnections() {
+      const client = new pg.Client({ connectionString: url });
+      await client.connect();
+      try {
+        const { rowCount } = await client.query(
+          `select pg_terminate_backend(pid) from pg_stat_activity
+            where backend_type = 'client backend' and pid <> pg_backend_pid()`,
+        );
+        return rowCount ?? 0;
+      } finally {
+        await client.end();
+      }
+    },
+    async crashAndRestart() {
+      // SIGQUIT is PostgreSQL's immediate shutdown.
+      await end('SIGQUIT');
+      await start();
+    },
     async stop() {
       // SIGINT is PostgreSQL's fast shutdown.
-      server.kill('SIGINT');
-      await exited;
+      await end('SIGINT');
       await rm(folder, { recursive: true, force: true });
     },
   };

@@ -45,6 +45,11 @@ async function dialectOf(url: string): Promise<PGliteDialect | PostgresDialect> 
     const pool = new pg.Pool({ connectionString: url, max: poolSize, connectionTimeoutMillis: 10_000 });
     // An idle connection that breaks is replaced by the pool; the query that meets a broken one throws by itself.
     pool.on('error', () => undefined);
+    // One that breaks between two queries of a transaction says so to its own listeners only, and ends the process where
+    // there is none; the next query of the transaction throws by itself.
+    pool.on('connect', (client) => {
+      client.on('error', () => undefined);
+    });
     return new PostgresDialect({ pool });
   }
   if (!url.startsWith('pglite:') || url === 'pglite:') {

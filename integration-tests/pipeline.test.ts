@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
@@ -12,7 +12,7 @@ import { startNatsServer } from '@plumb/kit/testing/nats-server';
 import type { TestNatsServer } from '@plumb/kit/testing/nats-server';
 import { openFolderStore, readVideo } from '@plumb/media';
 import type { ArtifactStore } from '@plumb/media';
-import { openPipeline, readPipelineFolder, storePipeline } from '@plumb/pipelines';
+import { openPipeline, readPipelineFolder, remoteModelMediaType, storePipeline } from '@plumb/pipelines';
 import { GeneratorService } from '@plumb/proto/plumb/generator/v1/generator_pb.js';
 import type { GenerateResponse } from '@plumb/proto/plumb/generator/v1/generator_pb.js';
 import { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
@@ -137,5 +137,51 @@ test(
       models.map(({ version }) => version),
       [report['version']],
     );
+  },
+);
+
+test(
+  'a remote model is imported, and a generator that does not know its endpoint says so',
+  { timeout: 120_000 },
+  async () => {
+    const definition = path.join(folder, 'vendor.json');
+    await writeFile(
+      definition,
+      JSON.stringify({
+        format: 1,
+        name: 'vendor',
+        endpoint: 'vendor',
+        model: 'video-1',
+        width: 64,
+        height: 32,
+        frames: 96,
+        fps: 24,
+        seconds: '4',
+      }),
+    );
+    const state = path.join(folder, 'state');
+    const imported = startPlumb(['model', 'import', definition, '--state', state], folder);
+    assert.equal(await imported.ended, 0, imported.stderr());
+    assert.match(imported.stdout(), /vendor@[0-9a-f]{12} is registered/);
+
+    const stored = await artifacts.put(await readFile(definition), { mediaType: remoteModelMediaType });
+    const version = `vendor@${stored.sha256.slice(0, 12)}`;
+    const registry = await bus.keyValue('plumb_models', messageCodec(ModelVersionSchema), { history: 10 });
+    const { uri, sha256, mediaType } = stored;
+    const promoted = { version, model: 'vendor', weights: { uri, sha256, mediaType } };
+    await registry.put('promoted.vendor', create(ModelVersionSchema, promoted));
+    const known = new Set<string>();
+    const deadline = Date.now() + 60_000;
+    while (!known.has(version) && Date.now() < deadline) {
+      for (const found of (await client.listModels({})).models) known.add(found.version);
+    }
+    const items = [{ id: '0', prompt: { text: 'a red ball' }, seed: 1n }];
+    const call = async (): Promise<void> => {
+      for await (const { id } of client.generate({ modelVersion: version, sampler, items })) assert.fail(id);
+    };
+    await assert.rejects(call(), (error) => {
+      assert.match(String(error), /endpoint 'vendor'.*PLUMB_REMOTE_ENDPOINTS/);
+      return true;
+    });
   },
 );

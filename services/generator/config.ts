@@ -34,6 +34,8 @@ export const generatorSettings = z.object({
     .min(1)
     .optional()
     .describe('a folder with room for the pipelines that are served'),
+  /** Where remote models are asked: addresses, variables of keys, limits and what a run may spend. */
+  remoteEndpoints: z.string().min(1).optional().describe('a YAML file; docs/models.md has an example'),
   /** Whether the two passes of guidance share a call of a pipeline's denoiser; split takes half the memory. */
   guidancePasses: z.enum(['batched', 'split']).default('batched').describe('batched or split'),
   /** What the weights of one pipeline may take together on one device; components take turns where they do not fit. */

@@ -9,6 +9,7 @@ import { clipArtifacts } from './adapters/clip-artifacts.ts';
 import { followModelRegistry } from './adapters/model-registry.ts';
 import { modelLoader } from './adapters/load-model.ts';
 import { pipelineCache } from './adapters/pipeline-cache.ts';
+import { remoteEndpoints } from './adapters/remote-endpoints.ts';
 import { SamplerPool } from './adapters/sampler-pool.ts';
 import { generatorSettings } from './config.ts';
 import { createGeneration } from './domain/generation.ts';
@@ -25,24 +26,30 @@ await runService({
     });
 
     const artifacts = await openArtifactStore(config.artifacts, config);
+    const endpoints = await remoteEndpoints(config.remoteEndpoints, bus, process.env, ctx.logger);
     const cache = await pipelineCache(config.pipelineCache);
     ctx.onStop('pipelines', () => cache.remove());
     const samplers = new SamplerPool({
-      loadModel: modelLoader(artifacts, cache.path, {
-        batch: config.batchSize,
-        guidancePasses: config.guidancePasses,
-        devices: {
-          textEncoder: config.textDevice,
-          denoiser: config.denoiserDevice,
-          decoder: config.decoderDevice,
+      loadModel: modelLoader(
+        artifacts,
+        cache.path,
+        {
+          batch: config.batchSize,
+          guidancePasses: config.guidancePasses,
+          devices: {
+            textEncoder: config.textDevice,
+            denoiser: config.denoiserDevice,
+            decoder: config.decoderDevice,
+          },
+          ...(config.memoryBudgetMib === undefined
+            ? {}
+            : { memoryBudgetBytes: config.memoryBudgetMib * 2 ** 20 }),
+          ...(config.tile === undefined
+            ? {}
+            : { tile: { height: config.tile, width: config.tile, overlap: 0.25 } }),
         },
-        ...(config.memoryBudgetMib === undefined
-          ? {}
-          : { memoryBudgetBytes: config.memoryBudgetMib * 2 ** 20 }),
-        ...(config.tile === undefined
-          ? {}
-          : { tile: { height: config.tile, width: config.tile, overlap: 0.25 } }),
-      }),
+        endpoints,
+      ),
       openEngine: () =>
         openEngine({
           form: config.engineForm,

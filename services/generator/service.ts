@@ -42,6 +42,7 @@ export function generatorService(options: {
             },
             caption: item.prompt?.text ?? '',
             seed: item.seed,
+            account: '',
             storeLatents: request.storeLatents,
           };
           const attributes = {

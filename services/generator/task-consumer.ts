@@ -92,6 +92,7 @@ function clipRequestOf(task: GenerationTask): ClipRequest {
     sampler: { steps, guidance, shift },
     caption,
     seed: task.seed,
+    account: task.runId,
     storeLatents: task.storeLatents,
   };
 }

@@ -54,7 +54,7 @@ function importCommand(finish: (exitCode: number) => void): Command {
   return subcommand('import', 'check a model, sample one clip of it and register it')
     .argument(
       '<path>',
-      'folder of a pipeline in the diffusers layout, or .safetensors file of a built-in model',
+      'folder of a pipeline in the diffusers layout, .safetensors file of a built-in model, or .json of a remote one',
     )
     .addOption(
       new Option('--precision <name>', "which of a pipeline's graphs: model.onnx or model_fp16.onnx")
@@ -76,8 +76,11 @@ function importCommand(finish: (exitCode: number) => void): Command {
       const { importText } = await import('../models/import-text.ts');
       const { writeWhole } = await import('../state/state-folder.ts');
       const { report, store } = await readImport(path, options, options.precision);
-      const { picture, ...golden } = report.golden;
-      await writeWhole(resolve(options.golden), picture);
+      const keepGolden = async ({ picture, ...sample }: NonNullable<typeof report.golden>) => {
+        const file = resolve(options.golden);
+        await writeWhole(file, picture);
+        return { ...sample, file };
+      };
       let version = '';
       let sha256 = '';
       const exitCode = await withRegistry(
@@ -90,7 +93,13 @@ function importCommand(finish: (exitCode: number) => void): Command {
         },
         { create: true },
       );
-      const shown = { version, sha256, ...report, golden: { ...golden, file: resolve(options.golden) } };
+      const { golden, ...rest } = report;
+      const shown = {
+        version,
+        sha256,
+        ...rest,
+        ...(golden === undefined ? {} : { golden: await keepGolden(golden) }),
+      };
       print(options, shown, () => importText(shown));
       finish(exitCode);
     });

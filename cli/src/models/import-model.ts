@@ -1,10 +1,17 @@
 import { availableParallelism } from 'node:os';
-import { stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import type { ClipSampler, SampledClip } from '@plumb/diffusion';
 import { decodeModel, openSampler } from '@plumb/diffusion';
 import { notFound, PlumbError } from '@plumb/kit/errors';
 import { encodePreview, openFolderStore } from '@plumb/media';
-import { openPipeline, pipelineMediaType, readPipelineFolder, storePipeline } from '@plumb/pipelines';
+import {
+  openPipeline,
+  parseRemoteModel,
+  pipelineMediaType,
+  readPipelineFolder,
+  remoteModelMediaType,
+  storePipeline,
+} from '@plumb/pipelines';
 import type { PipelineFolder, Precision } from '@plumb/pipelines';
 import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { openEngine } from '@plumb/tensor-graph/engine';
@@ -42,7 +49,8 @@ export interface ImportReport {
   readonly format: { width: number; height: number; frames: number; fps: number };
   readonly components: readonly ComponentReport[];
   readonly scheduler: string;
-  readonly golden: {
+  /** Absent for a remote model, whose clips cost money. */
+  readonly golden?: {
     readonly prompt: string;
     readonly steps: number;
     readonly guidance: number;
@@ -74,6 +82,7 @@ export async function readImport(
   precision: Precision,
 ): Promise<ImportedModel> {
   const isFolder = await isDirectory(path);
+  if (!isFolder && path.endsWith('.json')) return await importRemote(path);
   const engine = await openEngine({ intraOpThreads: availableParallelism() });
   try {
     return isFolder
@@ -161,6 +170,34 @@ async function importPipeline(
   };
 }
 
+async function importRemote(path: string): Promise<ImportedModel> {
+  const bytes = await readFile(path);
+  const { name, endpoint, model, licence, width, height, frames, fps } = parseRemoteModel(bytes, path);
+  return {
+    report: {
+      kind: `remote model ${model} at endpoint ${endpoint}`,
+      licence,
+      parameters: 0,
+      format: { width, height, frames, fps },
+      components: [],
+      scheduler: 'the endpoint knows',
+      weightBytes: 0,
+    },
+    async store(artifactFolder) {
+      const store = await openFolderStore(artifactFolder);
+      const { uri, sha256, size } = await store.put(bytes, { mediaType: remoteModelMediaType });
+      return {
+        version: `${name}@${sha256.slice(0, 12)}`,
+        model: name,
+        weights: { uri, sha256, mediaType: remoteModelMediaType, sizeBytes: BigInt(size) },
+        state: ModelState.CANDIDATE,
+        format: { width, height, frameCount: frames, fps },
+        reasons: ['imported remote model: it can be sampled and judged, not trained'],
+      };
+    },
+  };
+}
+
 async function importFile(engine: Engine, path: string, request: GoldenRequest): Promise<ImportedModel> {
   const checked = await readModel(path);
   const { config } = checked;
@@ -189,7 +226,7 @@ async function importFile(engine: Engine, path: string, request: GoldenRequest):
 async function goldenSample(
   sampler: ClipSampler,
   { prompt, steps, guidance, seed }: { prompt: string; steps: number; guidance: number; seed: bigint },
-): Promise<{ clip: SampledClip; golden: ImportReport['golden'] }> {
+): Promise<{ clip: SampledClip; golden: NonNullable<ImportReport['golden']> }> {
   const start = performance.now();
   const [clip] = await sampler.sampleEach([{ caption: prompt, seed }], { steps, guidance, shift: 1 });
   if (clip === undefined) throw new TypeError('one request gave no clip');

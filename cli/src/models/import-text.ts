@@ -4,14 +4,14 @@ import type { ImportReport } from './import-model.ts';
 /** What `plumb model import` tells people. */
 export function importText(
   report: Omit<ImportReport, 'golden'> & {
-    readonly golden: Omit<ImportReport['golden'], 'picture'> & { readonly file: string };
+    readonly golden?: Omit<NonNullable<ImportReport['golden']>, 'picture'> & { readonly file: string };
   },
 ): string {
   const { format, golden } = report;
   const lines = [
     `${report.version} is registered as a candidate.`,
     '',
-    `${report.kind}, ${count(report.parameters)} parameters, licence ${report.licence === '' ? 'not stated' : report.licence}`,
+    `${report.kind}, ${report.parameters === 0 ? 'parameters unknown' : `${count(report.parameters)} parameters`}, licence ${report.licence === '' ? 'not stated' : report.licence}`,
     `${format.frames} frames of ${format.width}x${format.height} at ${format.fps} a second; scheduler ${report.scheduler}`,
   ];
   if (report.components.length > 0) {
@@ -24,6 +24,10 @@ export function importText(
       table.push([name, count(parameters), size(weightBytes), String(opset), String(operators.length)]);
     }
     lines.push(table.toString());
+  }
+  if (golden === undefined) {
+    lines.push('No golden sample: every clip of it costs money.');
+    return lines.join('\n');
   }
   lines.push(
     `Golden sample: ${golden.file} ("${golden.prompt}", seed ${golden.seed})`,

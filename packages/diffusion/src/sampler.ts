@@ -28,6 +28,8 @@ export interface SampleRequest {
   readonly caption: string;
   /** Of the initial noise: the same model, caption, settings and seed give the same clip bit for bit on one machine. */
   readonly seed: bigint;
+  /** Run whose budget pays, where models cost money; nobody's unless given. */
+  readonly account?: string;
 }
 
 /** A clip that was sampled. */

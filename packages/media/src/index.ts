@@ -27,6 +27,7 @@ export { openClipSource } from './clip-source.ts';
 export type { ClipSourceOptions } from './clip-source.ts';
 export {
   artifactsOnly,
+  decodeFile,
   maxInlineClipBytes,
   readVideo,
   readVideoBytes,

@@ -192,6 +192,29 @@ export async function readVideoBytes(
   return video.source.value ?? new Uint8Array();
 }
 
+/**
+ * Decodes a file that says its own shape and rate: an animated picture or a movie.
+ *
+ * @param mediaType as whoever gave the file calls it; parameters after a semicolon do not matter
+ * @param fps frames a second, where the caller knows better than the file
+ * @throws PlumbError INVALID_ARGUMENT for another type or over the limits; DATA_LOSS for damaged bytes;
+ * FAILED_PRECONDITION for a movie without ffmpeg
+ */
+export async function decodeFile(
+  bytes: Uint8Array,
+  mediaType: string,
+  fps?: number,
+  limits: ClipLimits = defaultClipLimits,
+): Promise<Clip> {
+  const type = mediaType.split(';')[0]?.trim().toLowerCase() ?? '';
+  if (isAnimation(type)) return await decodeAnimation(bytes, type, limits, fps);
+  if (isMovie(type)) return await decodeMovie(bytes, type, limits, fps);
+  throw invalidArgument(
+    'media_type',
+    `is ${JSON.stringify(type.slice(0, 80))}; only ${readableMediaTypes.filter(describesItself).join(', ')} say their own shape`,
+  );
+}
+
 async function decode(bytes: Uint8Array, video: Video, limits: ClipLimits): Promise<Clip> {
   const { mediaType, width, height, frameCount: frames, fps } = video;
   const rate = fps === 0 ? undefined : fps;

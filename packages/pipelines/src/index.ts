@@ -4,4 +4,8 @@ export { readPipelineFolder } from './pipeline-folder.ts';
 export type { Component, PipelineFolder, Precision } from './pipeline-folder.ts';
 export { fetchPipeline, pipelineMediaType, storePipeline } from './pipeline-artifact.ts';
 export type { PipelineStore } from './pipeline-artifact.ts';
+export { parseRemoteModel, remoteModelMediaType } from './remote-model.ts';
+export type { RemoteModel } from './remote-model.ts';
+export { openRemotePipeline } from './remote-pipeline.ts';
+export type { RemoteEndpoint } from './remote-pipeline.ts';
 export type { Device } from './component-sessions.ts';

@@ -1,9 +1,18 @@
 import { decodeModel, openSampler } from '@plumb/diffusion';
 import type { ClipSampler } from '@plumb/diffusion';
-import { invalidArgument } from '@plumb/kit/errors';
-import { fetchPipeline, openPipeline, pipelineMediaType, readPipelineFolder } from '@plumb/pipelines';
+import { failedPrecondition, invalidArgument } from '@plumb/kit/errors';
+import {
+  fetchPipeline,
+  openPipeline,
+  openRemotePipeline,
+  parseRemoteModel,
+  pipelineMediaType,
+  readPipelineFolder,
+  remoteModelMediaType,
+} from '@plumb/pipelines';
 import type { PipelineOptions } from '@plumb/pipelines';
 import type { Engine } from '@plumb/tensor-graph/engine';
+import type { RemoteEndpoints } from './remote-endpoints.ts';
 import type { ModelWeights } from '../domain/generation.ts';
 
 /** Reads a model and checks it; what it returns opens it on an engine. */
@@ -19,10 +28,16 @@ export interface ModelSource {
 const builtInMediaType = 'application/vnd.plumb.video-model+safetensors';
 
 /**
- * Loads models of either kind: the built-in video model from one safetensors file, a pipeline from its manifest.
+ * Loads models of every kind: the built-in video model from one safetensors file, a pipeline from its manifest, a remote
+ * model from its definition.
  * @param cache folder that pipelines are unpacked in
  */
-export function modelLoader(artifacts: ModelSource, cache: string, pipeline: PipelineOptions): ModelLoader {
+export function modelLoader(
+  artifacts: ModelSource,
+  cache: string,
+  pipeline: PipelineOptions,
+  endpoints: RemoteEndpoints,
+): ModelLoader {
   return async (model) => {
     switch (model.mediaType) {
       case pipelineMediaType: {
@@ -30,6 +45,17 @@ export function modelLoader(artifacts: ModelSource, cache: string, pipeline: Pip
         // Every part was checked against its hash when it was fetched.
         const folder = await readPipelineFolder(path, { precision, checkHashes: false });
         return (engine) => openPipeline(engine, folder, pipeline);
+      }
+      case remoteModelMediaType: {
+        const bytes = await artifacts.get(model.uri, model.sha256);
+        const definition = parseRemoteModel(bytes, `definition of ${model.version}`);
+        const endpoint = endpoints.get(definition.endpoint);
+        if (endpoint === undefined) {
+          throw failedPrecondition(
+            `${model.version} is asked for at endpoint '${definition.endpoint}', which this generator does not know; put it into the file of PLUMB_REMOTE_ENDPOINTS (known: ${[...endpoints.keys()].join(', ') || 'none'})`,
+          );
+        }
+        return () => openRemotePipeline(definition, endpoint);
       }
       // Versions that were registered without a type are the built-in model's.
       case '':
@@ -41,7 +67,7 @@ export function modelLoader(artifacts: ModelSource, cache: string, pipeline: Pip
       default:
         throw invalidArgument(
           'model.weights.media_type',
-          `is ${model.mediaType}, which is no kind of model; use ${builtInMediaType} or ${pipelineMediaType}`,
+          `is ${model.mediaType}, which is no kind of model; use ${builtInMediaType}, ${pipelineMediaType} or ${remoteModelMediaType}`,
         );
     }
   };

@@ -24,6 +24,8 @@ export interface ClipRequest {
   readonly caption: string;
   /** uint64. */
   readonly seed: bigint;
+  /** Run whose budget pays, where the model costs money; empty for nobody's. */
+  readonly account: string;
   /** Also stores the latents. */
   readonly storeLatents: boolean;
 }

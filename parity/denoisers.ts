@@ -100,7 +100,9 @@ async function comparePredictions(
   const graph = new Graph();
   const input = inputsOf(graph, files, one);
   const targets = networkAdapterTargets(network.linearLayers, settingsOf(one));
-  const { adapt } = networkAdapters(graph, targets, settingsOf(one));
+  const { adapt } = networkAdapters(targets, settingsOf(one), ({ name, shape }) =>
+    graph.parameter(name, shape),
+  );
   graph.output('base', predict(network, graph, input('x0'), input));
   graph.output('adapted', predict(network, graph, input('x0'), input, { adapt }));
   const model = toOnnx(graph);
@@ -213,7 +215,9 @@ async function compareTraining(
   const input = inputsOf(graph, files, one);
   const adapterSettings = settingsOf(one);
   const targets = networkAdapterTargets(network.linearLayers, adapterSettings);
-  const { trainable, adapt } = networkAdapters(graph, targets, adapterSettings);
+  const { trainable, adapt } = networkAdapters(targets, adapterSettings, ({ name, shape }) =>
+    graph.parameter(name, shape),
+  );
   const objective = objectiveOf(one, settings, input, (noised) => ({
     policy: predict(network, graph, noised, input, { adapt, rematerialise: one.blocks }),
     reference: predict(network, graph, noised, input),

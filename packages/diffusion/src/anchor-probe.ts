@@ -17,13 +17,60 @@ export interface AnchorProbe {
   close(): Promise<void>;
 }
 
+/** A prediction for fixed inputs, on a graph of its own. */
+export interface ProbedPrediction {
+  readonly graph: Graph;
+  readonly prediction: Tensor;
+  /** Frozen weights among the graph's inputs. */
+  readonly initialisers?: ReadonlyMap<string, Float32Array>;
+  /** Folder of the graph's external weights. */
+  readonly weightsFolder?: string;
+}
+
 /**
  * Opens a probe. The reference predicts once, here, and its weights are not kept; a measurement is one forward pass in
  * the engine, on the weights that the training holds there.
  * @param training id that the engine gave
+ * @param reference has no inputs but initialisers
+ * @param policy its other inputs are parameters of the training
+ */
+export async function openPredictionProbe(
+  engine: Engine,
+  training: string,
+  reference: ProbedPrediction,
+  policy: ProbedPrediction,
+): Promise<AnchorProbe> {
+  const name = `${training}/anchor`;
+  const load = ({ graph, initialisers, weightsFolder }: ProbedPrediction): Promise<void> =>
+    engine.load(
+      name,
+      toOnnx(graph, initialisers === undefined ? {} : { initialisers }),
+      weightsFolder === undefined ? {} : { weightsFolder },
+    );
+  reference.graph.output('prediction', reference.prediction);
+  await load(reference);
+  const { prediction: expected } = await engine.run(name, {});
+  if (!(expected?.data instanceof Float32Array)) throw new TypeError('the reference gave no prediction');
+
+  const anchor = policy.graph.constant(expected.data, expected.shape);
+  policy.graph.output('distance', reduceMean(square(sub(policy.prediction, anchor))));
+  await load(policy);
+  return {
+    async distance() {
+      const { distance } = await engine.measureTraining(training, {}, name);
+      const value = distance?.data[0];
+      if (typeof value !== 'number') throw new TypeError('the probe gave no distance');
+      return value;
+    },
+    close: () => engine.unload(name),
+  };
+}
+
+/**
+ * Opens a probe on a training of a video model.
  * @param options the examples are noised at times of the distribution, by a seed of their own
  */
-export async function openAnchorProbe(
+export function openAnchorProbe(
   engine: Engine,
   training: string,
   options: {
@@ -38,32 +85,25 @@ export async function openAnchorProbe(
   const { model, reference, adapters, examples, timesteps } = options;
   const { config } = model;
   const feeds = trainingFeeds(config, examples, {
-    seed: `${options.seed} anchor probe`,
+    seed: probeSeed(options.seed),
     step: 0,
     timesteps,
     captionDropout: 0,
   });
-  const name = `${training}/anchor`;
-
-  const of = predictionGraph(config, undefined, feeds);
-  of.graph.output('prediction', of.prediction);
-  await engine.load(name, toOnnx(of.graph, { initialisers: reference.parameters }));
-  const { prediction: expected } = await engine.run(name, {});
-  if (!(expected?.data instanceof Float32Array)) throw new TypeError('the reference gave no prediction');
-
-  const on = predictionGraph(config, adapters, feeds);
-  const anchor = on.graph.constant(expected.data, expected.shape);
-  on.graph.output('distance', reduceMean(square(sub(on.prediction, anchor))));
-  await engine.load(name, toOnnx(on.graph, adapters === undefined ? {} : { initialisers: model.parameters }));
-  return {
-    async distance() {
-      const { distance } = await engine.measureTraining(training, {}, name);
-      const value = distance?.data[0];
-      if (typeof value !== 'number') throw new TypeError('the probe gave no distance');
-      return value;
+  return openPredictionProbe(
+    engine,
+    training,
+    { ...predictionGraph(config, undefined, feeds), initialisers: reference.parameters },
+    {
+      ...predictionGraph(config, adapters, feeds),
+      ...(adapters === undefined ? {} : { initialisers: model.parameters }),
     },
-    close: () => engine.unload(name),
-  };
+  );
+}
+
+/** The seed of a probe's times and noise. */
+export function probeSeed(seed: string): string {
+  return `${seed} anchor probe`;
 }
 
 /** The policy's prediction for fixed inputs, which become constants of the graph. */

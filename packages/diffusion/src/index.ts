@@ -17,6 +17,13 @@ export {
   networkAdapterTargets,
   type NetworkAdapterTarget,
 } from './network-adapters.ts';
+export { discreteNoise, flowNoise, type NetworkDenoiser, type NoiseLevel } from './network-denoiser.ts';
+export {
+  openNetworkTraining,
+  type LatentExample,
+  type NetworkTrainingOptions,
+  type TextEmbedding,
+} from './network-training.ts';
 export { decodePeftAdapters, encodePeftAdapters, type PeftAdapters } from './peft-file.ts';
 export {
   noiseAndTarget,
@@ -57,8 +64,8 @@ export {
   trainedAdapters,
   trainedModel,
   trainingProgram,
-  type Training,
   type TrainingOptions,
   type TrainingProgramOptions,
 } from './training.ts';
+export type { Training } from './training-loop.ts';
 export { decodeTrainingState, encodeTrainingState } from './training-state-file.ts';

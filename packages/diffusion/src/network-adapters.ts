@@ -1,6 +1,6 @@
 import { invalidArgument } from '@plumb/kit/errors';
-import { add, gemm, mul, reshape, sizeOf } from '@plumb/tensor-graph';
-import type { Graph, Tensor, TrainableParameter } from '@plumb/tensor-graph';
+import { add, cast, gemm, mul, reshape, sizeOf } from '@plumb/tensor-graph';
+import type { Tensor, TrainableParameter } from '@plumb/tensor-graph';
 import type { LinearLayer, NetworkOptions } from '@plumb/tensor-graph/onnx-import';
 import { matchesPattern, type AdapterSettings } from './adapters.ts';
 import { fillGaussian, randomGenerator } from './random.ts';
@@ -81,34 +81,38 @@ export function initialiseNetworkAdapters(
   );
 }
 
-/** The adapters as parameters of a graph, and what puts them onto the layers of a network on it. */
+/**
+ * Adapters on a graph, and what puts them onto the layers of a network there.
+ * @param make a tensor for A or B: a parameter, or a constant
+ * @returns `trainable` holds those that are parameters
+ */
 export function networkAdapters(
-  graph: Graph,
   targets: readonly NetworkAdapterTarget[],
   settings: AdapterSettings,
+  make: (spec: ParameterSpec) => Tensor,
 ): {
   readonly trainable: readonly TrainableParameter[];
   readonly adapt: NonNullable<NetworkOptions['adapt']>;
 } {
   const trainable: TrainableParameter[] = [];
-  const parameter = ({ name, shape, learningRateMultiplier, weightDecay }: ParameterSpec): Tensor => {
-    const tensor = graph.parameter(name, shape);
-    trainable.push({ tensor, learningRateScale: learningRateMultiplier, weightDecay });
+  const made = (spec: ParameterSpec): Tensor => {
+    const tensor = make(spec);
+    if (tensor.source.kind === 'input' && tensor.source.trainable) {
+      const { learningRateMultiplier: learningRateScale, weightDecay } = spec;
+      trainable.push({ tensor, learningRateScale, weightDecay });
+    }
     return tensor;
   };
-  const pairs = new Map(
-    targets.map(({ layer, a, b }) => [layer.module, { a: parameter(a), b: parameter(b) }]),
-  );
+  const pairs = new Map(targets.map(({ layer, a, b }) => [layer.module, { a: made(a), b: made(b) }]));
   return {
     trainable,
     adapt(layer, x, y) {
       const pair = pairs.get(layer.module);
       if (pair === undefined) return y;
       const rows = reshape(x, [sizeOf(x.shape.slice(0, -1)), layer.inputs]);
-      const narrow = gemm(rows, pair.a, undefined, { transposeB: true });
-      const change = gemm(mul(narrow, settings.alpha / settings.rank), pair.b, undefined, {
-        transposeB: true,
-      });
+      const narrow = gemm(rows, cast(pair.a, x.dtype), undefined, { transposeB: true });
+      const scaled = mul(narrow, settings.alpha / settings.rank);
+      const change = gemm(scaled, cast(pair.b, x.dtype), undefined, { transposeB: true });
       return add(y, reshape(change, y.shape));
     },
   };

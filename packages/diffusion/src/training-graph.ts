@@ -1,8 +1,9 @@
-import { dpoLoss, forwardProjectionLoss, ktoLoss, type ObjectiveSettings } from '@plumb/objective';
+import type { ObjectiveSettings } from '@plumb/objective';
 import { concat, Graph, split, type Tensor, type TrainableParameter } from '@plumb/tensor-graph';
 import { adaptedMatrix, adapterTargets, type AdapterSettings } from './adapters.ts';
 import { clipShape, type VideoModelConfig } from './config.ts';
 import type { OptimisationSettings } from './optimisation.ts';
+import { objectiveGraph } from './objective-graph.ts';
 import { noiseAndTarget } from './parameterisation.ts';
 import { weightOf } from './sampling-graph.ts';
 import { denoise, parameterSpecs, type ParameterSpec } from './video-dit.ts';
@@ -74,13 +75,6 @@ export function policyWeights(
   return { trainable, weights, base };
 }
 
-/** One set of predictions for the same noised clips. */
-interface Predictions {
-  readonly target: Tensor;
-  readonly policy: Tensor;
-  readonly reference: Tensor;
-}
-
 /**
  * The loss of an objective for a video model, as a graph. Inputs, for `batch` items:
  * x0 and noise [batch, 3, frames, height, width]; signal, noiseLevel, skip, in, out [batch, 1, 1, 1, 1]; time
@@ -111,7 +105,6 @@ export function trainingGraph(
   };
 
   const shape = clipShape(config, batch);
-  const x0 = graph.input('x0', 'float32', shape);
   const noise = graph.input('noise', 'float32', shape);
   const level = (name: string): Tensor => graph.input(name, 'float32', [batch, 1, 1, 1, 1]);
   const levels = { skip: level('skip'), in: level('in'), out: level('out') };
@@ -119,89 +112,45 @@ export function trainingGraph(
   const noiseLevel = level('noiseLevel');
   const time = graph.input('time', 'float32', [batch, 1]);
   const tokens = graph.input('tokens', 'int32', [batch, config.caption.maxWords]);
-  const weights = graph.input('weights', 'float32', [batch]);
 
+  /** Several batches in one pass. */
   const predict = (
     weight: (name: string) => Tensor,
-    noised: Tensor,
+    noised: readonly Tensor[],
     captions: Tensor,
-    copies: number,
-  ): Tensor => {
-    const repeat = (x: Tensor): Tensor =>
-      copies === 1
-        ? x
-        : concat(
-            Array.from({ length: copies }, () => x),
-            0,
-          );
+  ): readonly Tensor[] => {
+    const repeated = (x: Tensor): Tensor =>
+      concat(
+        noised.map(() => x),
+        0,
+      );
     const input = {
-      noised,
-      tokens: captions,
-      time: repeat(time),
-      skip: repeat(levels.skip),
-      in: repeat(levels.in),
-      out: repeat(levels.out),
+      noised: concat(noised, 0),
+      tokens: repeated(captions),
+      time: repeated(time),
+      skip: repeated(levels.skip),
+      in: repeated(levels.in),
+      out: repeated(levels.out),
     };
-    return denoise(config, weight, input, { rematerialise: rematerialise === 'blocks' });
+    const prediction = denoise(config, weight, input, { rematerialise: rematerialise === 'blocks' });
+    return split(
+      prediction,
+      0,
+      noised.map(() => batch),
+    );
   };
-  const policy = (noised: Tensor, captions: Tensor, copies = 1): Tensor =>
-    predict((name) => weightOf(own.weights, name), noised, captions, copies);
-  const reference = (noised: Tensor, captions: Tensor, copies = 1): Tensor =>
-    predict(referenceWeight, noised, captions, copies);
-  const noised = (clip: Tensor): { noised: Tensor; target: Tensor } =>
-    noiseAndTarget(config.parameterisation, clip, noise, signal, noiseLevel);
-
-  const terms = ((): { loss: Tensor; metrics: Readonly<Record<string, Tensor>> } => {
-    switch (settings.algorithm) {
-      case 'sft':
-      case 'filtered-sft':
-      case 'rwr': {
-        const clip = noised(x0);
-        return forwardProjectionLoss(settings, {
-          target: clip.target,
-          policy: policy(clip.noised, tokens),
-          weights,
-          ...(settings.klAnchor > 0 ? { reference: reference(clip.noised, tokens) } : {}),
-        });
-      }
-      case 'dpo': {
-        const chosen = noised(x0);
-        const rejected = noised(graph.input('rejected', 'float32', shape));
-        // Both clips of a pair in one pass.
-        const both = concat([chosen.noised, rejected.noised], 0);
-        const captions = concat([tokens, tokens], 0);
-        const halves = (x: Tensor): readonly [Tensor, Tensor] =>
-          split(x, 0, [batch, batch]) as [Tensor, Tensor];
-        const [policyChosen, policyRejected] = halves(policy(both, captions, 2));
-        const [referenceChosen, referenceRejected] = halves(reference(both, captions, 2));
-        return dpoLoss(settings, {
-          chosen: { target: chosen.target, policy: policyChosen, reference: referenceChosen },
-          rejected: { target: rejected.target, policy: policyRejected, reference: referenceRejected },
-          weights,
-        });
-      }
-      case 'kto': {
-        const clip = noised(x0);
-        const of = (captions: Tensor): Predictions => ({
-          target: clip.target,
-          policy: policy(clip.noised, captions),
-          reference: reference(clip.noised, captions),
-        });
-        return ktoLoss(settings, {
-          ...of(tokens),
-          accepted: graph.input('accepted', 'float32', [batch]),
-          weights,
-          ...(settings.klEstimate === 'mismatched'
-            ? { mismatched: of(graph.input('mismatchedTokens', 'int32', tokens.shape)) }
-            : {}),
-        });
-      }
-    }
-  })();
+  const { loss, metrics } = objectiveGraph(graph, settings, {
+    shape,
+    noised: (clip) => noiseAndTarget(config.parameterisation, clip, noise, signal, noiseLevel),
+    conditioning: tokens,
+    mismatched: () => graph.input('mismatchedTokens', 'int32', tokens.shape),
+    policy: (noised, captions) => predict((name) => weightOf(own.weights, name), noised, captions),
+    reference: (noised, captions) => predict(referenceWeight, noised, captions),
+  });
   return {
     graph,
-    loss: terms.loss,
-    metrics: terms.metrics,
+    loss,
+    metrics,
     parameters: own.trainable.map(({ tensor }) => tensor),
     trainable: own.trainable,
     usesBase: own.base !== undefined,

@@ -1,12 +1,5 @@
-import { setTimeout as delay } from 'node:timers/promises';
-import { PlumbError } from '@plumb/kit/errors';
 import type { ObjectiveSettings } from '@plumb/objective';
-import {
-  buildTrainingStep,
-  initialTrainingState,
-  type TrainingProgram,
-  type TrainingState,
-} from '@plumb/tensor-graph';
+import { buildTrainingStep, type TrainingProgram, type TrainingState } from '@plumb/tensor-graph';
 import type { Engine, TypedTensor } from '@plumb/tensor-graph/engine';
 import {
   adapterSpecs,
@@ -16,11 +9,12 @@ import {
   type Adapters,
   type AdapterSettings,
 } from './adapters.ts';
-import { openAnchorProbe, type AnchorProbe } from './anchor-probe.ts';
+import { openAnchorProbe } from './anchor-probe.ts';
 import type { VideoModel } from './model-file.ts';
-import { learningRateAt, type OptimisationSettings } from './optimisation.ts';
+import { optimiserOf, type OptimisationSettings } from './optimisation.ts';
 import { trainingFeeds, type TrainingExample } from './training-batch.ts';
 import { REFERENCE_PREFIX, trainingGraph } from './training-graph.ts';
+import { openTrainingLoop, type Training } from './training-loop.ts';
 import { parameterSpecs } from './video-dit.ts';
 
 /**
@@ -30,12 +24,6 @@ import { parameterSpecs } from './video-dit.ts';
 function microBatchOf(objective: ObjectiveSettings, batchSize: number): number {
   return objective.algorithm !== 'kto' && batchSize % 4 === 0 ? 4 : batchSize;
 }
-
-/** A float16 gradient that overflows with a loss scaled by less has diverged. */
-const smallestLossScale = 1;
-
-/** How long the feeds of a step have to reach the engine before those of the next are made, in milliseconds. */
-const headStartMs = 20;
 
 /** What a training job is. */
 export interface TrainingOptions {
@@ -53,33 +41,6 @@ export interface TrainingOptions {
   readonly anchorProbe?: readonly TrainingExample[];
   /** State of an earlier run of the same job, to go on from. */
   readonly state?: TrainingState;
-}
-
-/** A training job on an engine. Steps must be taken in order. */
-export interface Training {
-  /** Steps done. */
-  readonly step: number;
-  /**
-   * Takes one optimiser step on `batchSize` examples.
-   * @param upcoming makes the examples of the step after, which is called while the engine works on this one; their
-   * noise is drawn then as well. Give those very examples to the next call.
-   * @returns metrics of the step: `loss`, `gradientNorm` (before clipping) and the objective's own; of a float16 training
-   * also `lossScale` and `skippedSteps` so far, and `gradientNorm` is not finite in a step that was skipped
-   * @throws PlumbError INTERNAL (TRAINING_DIVERGED) when loss or gradient is not finite; the state is then lost
-   */
-  advance(
-    examples: readonly TrainingExample[],
-    upcoming?: () => readonly TrainingExample[] | undefined,
-  ): Promise<{ readonly loss: number; readonly gradientNorm: number } & Readonly<Record<string, number>>>;
-  /**
-   * Mean squared distance between the predictions of policy and reference on the fixed examples of `anchorProbe`: one
-   * forward pass. Does not change what the next step does.
-   * @throws TypeError when the training was opened without a probe
-   */
-  anchorDistance(): Promise<number>;
-  /** Weights and optimiser state after the last step: all that is needed to go on bit for bit. */
-  state(): Promise<TrainingState>;
-  close(): Promise<void>;
 }
 
 /** What decides the program of a training step. */
@@ -110,14 +71,7 @@ export function trainingProgram(options: TrainingProgramOptions): TrainingProgra
     loss,
     metrics,
     parameters: trainable,
-    // beta2 below the usual 0.999 follows the changing gradients of noisy times faster.
-    optimiser: {
-      beta1: 0.9,
-      beta2: 0.98,
-      weightDecay: optimisation.weightDecay,
-      clipNorm: optimisation.clipNorm,
-      ema: optimisation.emaDecay > 0,
-    },
+    optimiser: optimiserOf(optimisation),
     precision: optimisation.precision,
     ...(frozen.size > 0 ? { frozen } : {}),
   });
@@ -128,79 +82,35 @@ export async function openTraining(engine: Engine, options: TrainingOptions): Pr
   const { model, optimisation, seed, adapters } = options;
   const { config } = model;
   const reference = options.reference ?? model;
-  const program = trainingProgram(options);
   const start = adapters === undefined ? model.parameters : initialiseAdapters(config, adapters, seed);
-  const initial = options.state ?? initialTrainingState(program, Object.fromEntries(start));
-  const id = await engine.openTraining(`${config.name}-${seed}`, program, initial, {});
-  let probe: AnchorProbe | undefined;
-  if (options.anchorProbe !== undefined) {
-    const { timesteps } = optimisation;
-    const examples = options.anchorProbe;
-    probe = await openAnchorProbe(engine, id, { model, reference, adapters, examples, timesteps, seed });
-  }
-  let step = initial.step;
-  const feedsOf = (examples: readonly TrainingExample[], at: number): Record<string, TypedTensor> =>
+  const feeds = (examples: readonly TrainingExample[], step: number): Record<string, TypedTensor> =>
     trainingFeeds(config, examples, {
       seed,
-      step: at,
+      step,
       timesteps: optimisation.timesteps,
       captionDropout: optimisation.captionDropout,
     });
-  let prepared:
-    { examples: readonly TrainingExample[]; step: number; feeds: Record<string, TypedTensor> } | undefined;
-  return {
-    get step() {
-      return step;
-    },
-    async advance(examples, upcoming) {
-      if (examples.length !== optimisation.batchSize) {
-        throw new TypeError(`a step takes ${optimisation.batchSize} examples, not ${examples.length}`);
-      }
-      const feeds =
-        prepared?.examples === examples && prepared.step === step ? prepared.feeds : feedsOf(examples, step);
-      const running = engine.trainStep(id, feeds, {
-        learningRate: learningRateAt(optimisation, step),
-        ...(optimisation.emaDecay > 0 ? { emaDecay: emaDecayAt(optimisation.emaDecay, step) } : {}),
-      });
-      if (upcoming !== undefined) {
-        // Large feeds cross over in pieces, for which this thread must be free; what goes wrong in the step is told below.
-        await Promise.race([running.catch(() => undefined), delay(headStartMs)]);
-      }
-      const next = upcoming?.();
-      prepared =
-        next === undefined ? undefined : { examples: next, step: step + 1, feeds: feedsOf(next, step + 1) };
-      const result = await running;
-      const { loss: value, gradientNorm, ...others } = result;
-      if (value === undefined || gradientNorm === undefined) {
-        throw new TypeError('the training program reports no loss or no gradientNorm');
-      }
-      // A float16 gradient that overflows is skipped and scaled down, down to where scaling is not what it needs.
-      const scaling = result['lossScale'] !== undefined && result['lossScale'] >= smallestLossScale;
-      if (!Number.isFinite(value) || !(Number.isFinite(gradientNorm) || scaling)) {
-        throw new PlumbError({
-          code: 'INTERNAL',
-          reason: 'TRAINING_DIVERGED',
-          message: `training diverged at step ${step}: loss ${value}, gradient norm ${gradientNorm}; lower optimisation.learningRate`,
-        });
-      }
-      step++;
-      return { ...others, loss: value, gradientNorm };
-    },
-    anchorDistance() {
-      if (probe === undefined) throw new TypeError('this training has no anchor probe');
-      return probe.distance();
-    },
-    state: () => engine.readTraining(id),
-    async close() {
-      await probe?.close();
-      await engine.closeTraining(id);
-    },
-  };
-}
-
-/** A moving average with full decay would remember the random beginning for long: it starts shorter. */
-function emaDecayAt(decay: number, step: number): number {
-  return Math.min(decay, (step + 1) / (step + 10));
+  return openTrainingLoop(engine, {
+    name: `${config.name}-${seed}`,
+    program: trainingProgram(options),
+    start,
+    optimisation,
+    feeds,
+    ...(options.state === undefined ? {} : { state: options.state }),
+    ...(options.anchorProbe === undefined
+      ? {}
+      : {
+          anchorProbe: (id: string) =>
+            openAnchorProbe(engine, id, {
+              model,
+              reference,
+              adapters,
+              examples: options.anchorProbe ?? [],
+              timesteps: optimisation.timesteps,
+              seed,
+            }),
+        }),
+  });
 }
 
 /** The weights that a state stands for: their moving average, or themselves where there is none. */

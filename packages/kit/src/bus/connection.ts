@@ -86,6 +86,8 @@ export class Connection {
           reconnectTimeWait: 100,
           reconnectJitter: 100,
           ignoreAuthErrorAbort: true,
+          // Otherwise every request and every acknowledgement makes an error with a stack, in case it fails.
+          noAsyncTraces: true,
           pingInterval: 10_000,
           maxPingOut: 2,
           ...access,

@@ -9,6 +9,7 @@ import { ledgerError } from './database-error.ts';
 import * as ledgerMigration from './migrations/0001-ledger.ts';
 import * as countsMigration from './migrations/0002-counts.ts';
 import * as labelSessionsMigration from './migrations/0003-label-sessions.ts';
+import * as cheaperChecksMigration from './migrations/0004-cheaper-checks.ts';
 import { recordQuery } from './query-telemetry.ts';
 import type { Tables } from './tables.ts';
 
@@ -17,6 +18,7 @@ const migrations = {
   '0001-ledger': ledgerMigration,
   '0002-counts': countsMigration,
   '0003-label-sessions': labelSessionsMigration,
+  '0004-cheaper-checks': cheaperChecksMigration,
 };
 
 /** Connections to PostgreSQL; the loop's writes are short and few run at a time. */

@@ -15,7 +15,7 @@ const authorise: Interceptor = (next) => async (request) => {
   try {
     return await next(request);
   } catch (thrown) {
-    if (ConnectError.from(thrown).code === Code.Unauthenticated) signedOut.value = true;
+    if (isUnknownCaller(thrown)) signedOut.value = true;
     throw thrown;
   }
 };
@@ -32,6 +32,11 @@ export const labels = createClient(LabelService, transport);
 /** What went wrong, for people. */
 export function errorText(thrown: unknown): string {
   return ConnectError.from(thrown).rawMessage;
+}
+
+/** True when the service does not know who calls. */
+export function isUnknownCaller(thrown: unknown): boolean {
+  return ConnectError.from(thrown).code === Code.Unauthenticated;
 }
 
 /** True when the same call may succeed later: the service or the connection is away. */

@@ -2,8 +2,6 @@ import { render } from 'preact';
 import { App } from './app.tsx';
 import { applyTheme } from './page/theme.ts';
 import { takeToken } from './token.ts';
-import './page/base.css';
-import './page/parts.css';
 
 takeToken();
 applyTheme();

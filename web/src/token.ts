@@ -26,8 +26,3 @@ export function keepToken(given: string): void {
   token = given;
   localStorage.setItem(storageKey, given);
 }
-
-export function forgetToken(): void {
-  token = undefined;
-  localStorage.removeItem(storageKey);
-}

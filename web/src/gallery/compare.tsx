@@ -89,11 +89,7 @@ export function Compare() {
             <li key={before.id} class={`pair card ${changed ? (better ? 'better' : 'worse') : ''}`}>
               <div class="players two">
                 {[before, after].map((sample) => (
-                  <a
-                    key={sample.id}
-                    href={`/runs/${id}/clips?sample=${sample.id}`}
-                    aria-label={`${sample.group}: everything that is known of this clip`}
-                  >
+                  <a key={sample.id} href={`/runs/${id}/clips?sample=${sample.id}`}>
                     <figure class={verdictOf(sample, reward)}>
                       <Player
                         film={filmOf(sample)}

@@ -1,9 +1,10 @@
 import { create } from '@bufbuild/protobuf';
 import { SampleFilterSchema, Verdict } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { Run, SampleFilter } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import { Category } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
+import type { Category } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { isTyping } from '../page/keys.ts';
+import { rewardsOf } from './rewards.ts';
 import { categoryNames } from './sample-words.ts';
 
 /** The filter as it stands in the address, so that a view can be passed on. */
@@ -161,18 +162,6 @@ export function Filters(props: {
       )}
     </form>
   );
-}
-
-/** The rewards that samples of a run may have a score of. */
-export function rewardsOf({ spec }: Run): readonly string[] {
-  return [
-    ...new Set([
-      ...(spec?.rewards ?? []),
-      spec?.evaluation?.reward ?? '',
-      spec?.evaluation?.heldOutReward ?? '',
-      ...(spec?.evaluation?.guards ?? []),
-    ]),
-  ].filter((reward) => reward !== '');
 }
 
 function Choice(props: {

@@ -66,14 +66,14 @@ export function Player({
   useEffect(() => {
     if (film === undefined || !strip) return undefined;
     let shown = true;
-    stripOf(film.url).then(
-      (made) => {
+    void (async () => {
+      try {
+        const made = await stripOf(film.url);
         if (shown) setImage(made);
-      },
-      () => {
+      } catch {
         if (shown) setBroken(true);
-      },
-    );
+      }
+    })();
     return () => {
       shown = false;
     };

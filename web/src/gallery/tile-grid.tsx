@@ -50,6 +50,10 @@ export function TileGrid(props: {
   useLayoutEffect(() => virtualizer._didMount(), []);
   useLayoutEffect(() => virtualizer._willUpdate());
   useLayoutEffect(() => virtualizer.measure(), [tile]);
+  // A clip that is opened makes room for what is known of it, and must not get lost by that.
+  useLayoutEffect(() => {
+    if (focused > 0) virtualizer.scrollToIndex(Math.floor(focused / columns), { align: 'center' });
+  }, [columns]);
   useLayoutEffect(() => {
     const element = scroller.current;
     if (element === null) return undefined;

@@ -131,12 +131,14 @@ function copyFields(view: HTMLElement, copy: HTMLElement): void {
 
 async function dataUrl(url: string): Promise<string> {
   const blob = await (await fetch(url)).blob();
-  return await new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(String(reader.result));
-    reader.onerror = () => reject(reader.error ?? new Error(`${url} cannot be read`));
-    reader.readAsDataURL(blob);
+  const reader = new FileReader();
+  const read = new Promise<void>((resolve, reject) => {
+    reader.addEventListener('load', () => resolve());
+    reader.addEventListener('error', () => reject(reader.error ?? new Error(`${url} cannot be read`)));
   });
+  reader.readAsDataURL(blob);
+  await read;
+  return typeof reader.result === 'string' ? reader.result : '';
 }
 
 function escapeXml(text: string): string {

@@ -1,6 +1,6 @@
 import { signal } from '@preact/signals';
 import { useEffect } from 'preact/hooks';
-import { errorText, isAway, signedOut } from '../api.ts';
+import { errorText, isAway, isUnknownCaller, signedOut } from '../api.ts';
 
 /** Whether what is shown follows what happens. */
 export const connection = signal<'idle' | 'waiting' | 'live'>('idle');
@@ -50,7 +50,8 @@ async function follow<Message>(
       if (signal.aborted) return;
       connection.value = 'waiting';
       if (!isAway(thrown)) {
-        if (!signedOut.value) onError?.(errorText(thrown));
+        if (isUnknownCaller(thrown)) signedOut.value = true;
+        else onError?.(errorText(thrown));
         connection.value = 'idle';
         return;
       }

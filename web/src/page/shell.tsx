@@ -34,7 +34,7 @@ export function Shell({ children }: { readonly children: ComponentChildren }) {
           </svg>
           Plumb
         </a>
-        <span class={`live ${connection.value}`} role="status">
+        <span class={`stream ${connection.value}`} role="status">
           {{ live: 'Live', waiting: 'Connecting', idle: '' }[connection.value]}
         </span>
         <div class="tools">

@@ -43,7 +43,8 @@ export class AnswerQueue {
   readonly #rater: string;
   readonly #stop = new AbortController();
   #database: IDBPDatabase<Answers> | undefined;
-  #sending: Promise<void> | undefined;
+  #sending = false;
+  #added = 0;
   #awake: AbortController = new AbortController();
 
   private constructor(session: string, rater: string) {
@@ -69,7 +70,7 @@ export class AnswerQueue {
     return (await this.#mine()).map(({ answer }) => answer);
   }
 
-  /** Keeps an answer; when this resolves it is on the disk. */
+  /** Keeps an answer; when this resolves it is in the browser's database. */
   async add(answer: Omit<WaitingAnswer, 'session' | 'rater' | 'idempotencyKey'>): Promise<void> {
     await this.#database?.add('answers', {
       ...answer,
@@ -78,6 +79,7 @@ export class AnswerQueue {
       idempotencyKey: crypto.randomUUID(),
     });
     waiting.value += 1;
+    this.#added += 1;
     this.#send();
   }
 
@@ -109,17 +111,21 @@ export class AnswerQueue {
   }
 
   #send(): void {
-    this.#sending ??= this.#sendAll().finally(() => {
-      this.#sending = undefined;
-    });
+    if (this.#sending) return;
+    this.#sending = true;
+    void this.#sendAll();
   }
 
   async #sendAll(): Promise<void> {
     let pauseMs = firstPauseMs;
     while (!this.#stop.signal.aborted) {
+      const added = this.#added;
       const [next] = await this.#mine();
       if (next === undefined) {
+        // One that came while the last look was under way is still to be sent.
+        if (added !== this.#added) continue;
         waiting.value = 0;
+        this.#sending = false;
         return;
       }
       try {

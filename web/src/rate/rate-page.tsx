@@ -1,6 +1,6 @@
 import { LabelKind } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import type { GetRatingQueueResponse, RatingClip, RatingItem } from '@plumb/proto/plumb/loop/v1/label_pb.js';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { errorText, labels, signedOut } from '../api.ts';
 import { stripOf } from '../gallery/film.ts';
 import type { Film } from '../gallery/film.ts';
@@ -116,6 +116,7 @@ export function RatePage() {
   };
   return (
     <main class="rate">
+      <Keys kind={queue.kind} give={give} undo={undo} />
       <header>
         <h1>{queue.name}</h1>
         <span
@@ -148,7 +149,6 @@ export function RatePage() {
           <button type="button" onClick={undo}>
             Undo the last answer (u)
           </button>
-          <Keys kind={queue.kind} give={give} undo={undo} done />
         </section>
       ) : (
         <Question
@@ -157,7 +157,6 @@ export function RatePage() {
           upcoming={items.slice(at + 1, at + 1 + ahead)}
           kind={queue.kind}
           give={give}
-          undo={undo}
         />
       )}
     </main>
@@ -169,9 +168,8 @@ function Question(props: {
   readonly upcoming: readonly RatingItem[];
   readonly kind: LabelKind;
   readonly give: (given: Given) => void;
-  readonly undo: () => void;
 }) {
-  const { item, upcoming, kind, give, undo } = props;
+  const { item, upcoming, kind, give } = props;
   const first = item.clips[0];
   const playback = usePlayback(first?.frameCount ?? 1, first?.fps ?? 8);
   useEffect(() => {
@@ -228,34 +226,29 @@ function Question(props: {
       <p class="soft keys">
         <kbd>u</kbd> undo · <kbd>space</kbd> play, stop · <kbd>,</kbd> <kbd>.</kbd> frame by frame
       </p>
-      <Keys kind={kind} give={give} undo={undo} />
     </section>
   );
 }
 
-/** Answers by key. */
+/** Answers by key. One listener for all clips: between one clip and the next no key is lost. */
 function Keys(props: {
   readonly kind: LabelKind;
   readonly give: (given: Given) => void;
   readonly undo: () => void;
-  readonly done?: true;
 }) {
   const latest = useRef(props);
   latest.current = props;
-  useEffect(() => {
+  useLayoutEffect(() => {
     const onKey = (event: KeyboardEvent): void => {
       if (isTyping(event) || event.repeat) return;
-      const { kind, give, undo, done } = latest.current;
+      const { kind, give, undo } = latest.current;
       const key = event.key.toLowerCase();
+      const mode = modes.find(([digit]) => digit === key)?.[1];
       if (key === 'u' || key === 'backspace') undo();
-      else if (done === true) return;
-      else if (kind === LabelKind.VERDICT) {
-        const mode = modes.find(([digit]) => digit === key)?.[1];
-        if (key === 'a') give({ accept: true, failureMode: '' });
-        else if (mode !== undefined) give({ accept: false, failureMode: mode });
-        else return;
-      } else if (key === 'arrowleft') give({ preferred: 0, failureMode: '' });
-      else if (key === 'arrowright') give({ preferred: 1, failureMode: '' });
+      else if (kind === LabelKind.VERDICT && key === 'a') give({ accept: true, failureMode: '' });
+      else if (kind === LabelKind.VERDICT && mode !== undefined) give({ accept: false, failureMode: mode });
+      else if (kind === LabelKind.PREFERENCE && key === 'arrowleft') give({ preferred: 0, failureMode: '' });
+      else if (kind === LabelKind.PREFERENCE && key === 'arrowright') give({ preferred: 1, failureMode: '' });
       else return;
       event.preventDefault();
     };

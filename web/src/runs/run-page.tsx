@@ -3,11 +3,13 @@ import { differenceText, durationText, points, rateText } from '@plumb/charts/nu
 import { RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { IterationReport, Report, Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { useRoute } from 'preact-iso';
 import { useEffect, useState } from 'preact/hooks';
 import { errorText, loop } from '../api.ts';
 import { Chart } from '../chart.tsx';
 import { useStream } from '../page/live.ts';
+import { rewardsOf } from '../gallery/rewards.ts';
 import { useTitle } from '../page/title.ts';
 import { DeadLetters } from './dead-letters.tsx';
 import { Gate } from './gate.tsx';
@@ -95,7 +97,10 @@ export function RunPage() {
       )}
       <div class="grid two-one">
         <Stages run={run} iteration={iteration} />
-        <Queues run={run} />
+        <div class="side">
+          {!hasEnded(run) && <Queues run={run} />}
+          <SetUp run={run} />
+        </div>
       </div>
       {current !== undefined && Object.keys(current.after).length > 0 && <Acceptance current={current} />}
       {report !== undefined && <LearningCurve report={report} />}
@@ -169,7 +174,7 @@ function Facts({ run }: { readonly run: Run }) {
     ],
     [
       'Judge',
-      `${count(spend?.judgeTokens ?? 0n)}`,
+      count(spend?.judgeTokens ?? 0n),
       spend?.currency === undefined || spend.currency === ''
         ? 'tokens'
         : `tokens, ${spend.cost.toFixed(2)} ${spend.currency}`,
@@ -259,6 +264,46 @@ function Queues({ run }: { readonly run: Run }) {
         </ul>
       )}
       <p class="note">Shared with other runs on this system.</p>
+    </section>
+  );
+}
+
+function SetUp({ run }: { readonly run: Run }) {
+  const { spec, budgets } = run;
+  if (spec === undefined) return null;
+  const { objective, optimisation, sampler, evaluation } = spec;
+  const prompts = (split: Split): number => spec.prompts.filter((prompt) => prompt.split === split).length;
+  const limits = [
+    (budgets?.samples ?? 0n) > 0n && `${count(budgets?.samples ?? 0n)} clips`,
+    (budgets?.judgeTokens ?? 0n) > 0n && `${count(budgets?.judgeTokens ?? 0n)} tokens`,
+    (budgets?.cost ?? 0) > 0 && `cost ${budgets?.cost}`,
+    (budgets?.trainingSteps ?? 0n) > 0n && `${count(budgets?.trainingSteps ?? 0n)} steps`,
+    (budgets?.seconds ?? 0) > 0 && durationText(budgets?.seconds ?? 0),
+  ].filter((limit) => limit !== false);
+  const rows: (readonly [string, string])[] = [
+    ['Objective', `${objective?.algorithm ?? ''} on ${objective?.reward ?? ''}`],
+    [
+      'Training',
+      `${optimisation?.steps ?? 0} steps of ${optimisation?.batchSize ?? 0}, learning rate ${optimisation?.learningRate ?? 0}`,
+    ],
+    ['Prompts', `${prompts(Split.TRAIN)} to train, ${prompts(Split.HELDOUT)} held out`],
+    ['Clips a prompt', `${spec.samplesPerPrompt} to train, ${evaluation?.samplesPerPrompt ?? 0} held out`],
+    ['Sampler', `${sampler?.steps ?? 0} steps, guidance ${sampler?.guidance ?? 0}`],
+    ['Rewards', rewardsOf(run).join(', ')],
+    ...(limits.length > 0 ? [['Budget', limits.join(', ')] as const] : []),
+    ['Seed', String(spec.seed)],
+  ];
+  return (
+    <section class="card" aria-labelledby="set-up">
+      <h2 id="set-up">Set-up</h2>
+      <dl class="set-up">
+        {rows.map(([name, value]) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>{value}</dd>
+          </div>
+        ))}
+      </dl>
     </section>
   );
 }

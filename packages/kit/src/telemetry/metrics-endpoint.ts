@@ -25,7 +25,7 @@ export async function serveMetrics(
 ): Promise<MetricsEndpoint> {
   const server = createServer((request, response) => {
     const path = request.method === 'GET' ? request.url?.split('?')[0] : undefined;
-    switch (path) {
+    switch (path ?? '') {
       case '/metrics':
         exporter.getMetricsRequestHandler(request, response);
         break;

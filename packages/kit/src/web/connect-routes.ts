@@ -2,7 +2,7 @@ import { context } from '@opentelemetry/api';
 import { ATTR_ENDUSER_ID } from '@opentelemetry/semantic-conventions/incubating';
 import type { DescMethod, DescService } from '@bufbuild/protobuf';
 import { ConnectError, createContextKey } from '@connectrpc/connect';
-import type { Code, ConnectRouter, HandlerContext, ServiceImpl } from '@connectrpc/connect';
+import type { ConnectRouter, HandlerContext, ServiceImpl } from '@connectrpc/connect';
 import { Metadata } from '@grpc/grpc-js';
 import type { Admission, Doorkeeper } from '../access/access.ts';
 import { PlumbError } from '../errors/plumb-error.ts';
@@ -160,7 +160,7 @@ function failed(method: DescMethod, entered: Entered | undefined, thrown: unknow
   }
   const status = toStatus(error);
   // Connect's codes are gRPC's.
-  const connectError = new ConnectError(status.message, status.code as number as Code);
+  const connectError = new ConnectError(status.message, status.code);
   connectError.details = status.details.map(({ typeUrl, value }) => ({
     type: typeUrl.slice(typeUrl.lastIndexOf('/') + 1),
     value,

@@ -158,7 +158,7 @@ export async function startWebServer(options: WebServerOptions): Promise<WebServ
       response.writeHead(304).end();
       return;
     }
-    const [coding, body] = bodyFor(file, String(request.headers['accept-encoding'] ?? ''));
+    const [coding, body] = bodyFor(file, request.headers['accept-encoding'] ?? '');
     if (coding !== 'identity') response.setHeader('content-encoding', coding);
     response.writeHead(200, { 'content-type': file.mediaType, 'content-length': body.length });
     response.end(request.method === 'HEAD' ? undefined : body);

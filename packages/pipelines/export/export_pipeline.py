@@ -131,7 +131,10 @@ def write_onnx(module, inputs, output, folder, precision, check=True):
     model = program.model_proto
     # Traces of the Python source are large and name paths of this machine.
     for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
-        node.ClearField("metadata_props")
+        # The names of modules are what adapters are put on by; stack traces are several times the size of a small model.
+        scopes = [entry for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
+        del node.metadata_props[:]
+        node.metadata_props.extend(scopes)
         node.ClearField("doc_string")
     for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
         value.ClearField("metadata_props")

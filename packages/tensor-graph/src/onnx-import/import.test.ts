@@ -173,6 +173,7 @@ test('layers are called after their modules, whatever exporters call their weigh
       val_3: matrix,
       'net.a.to_v.weight': matrix,
       'net.b.proj.weight': matrix,
+      'net.a.to_out.bias': vector(1, 2),
     },
     nodes: [
       { opType: 'MatMul', name: '/net/a/to_q/MatMul', input: ['x', 'onnx::MatMul_7'], output: ['q'] },
@@ -191,7 +192,9 @@ test('layers are called after their modules, whatever exporters call their weigh
         output: ['t'],
         attribute: attributes({ perm: [1, 0] }),
       },
-      { opType: 'MatMul', name: 'product', input: ['k', 't'], output: ['v'] },
+      { opType: 'MatMul', name: 'product', input: ['k', 't'], output: ['u'] },
+      { opType: 'MatMul', name: 'biased', input: ['u', 'val_3'], output: ['w'] },
+      { opType: 'Add', name: 'add', input: ['w', 'net.a.to_out.bias'], output: ['v'] },
       {
         opType: 'Gemm',
         name: 'last',
@@ -205,7 +208,7 @@ test('layers are called after their modules, whatever exporters call their weigh
   const { linearLayers } = await importOnnx(path, { rootModule: 'net' });
   assert.deepEqual(
     linearLayers.map(({ module }) => module),
-    ['a.to_q', 'a.to_k', 'a.to_v', 'b.proj'],
+    ['a.to_q', 'a.to_k', 'a.to_v', 'a.to_out', 'b.proj'],
   );
   const network = await importOnnx(path);
   const graph = new Graph();
@@ -220,7 +223,7 @@ test('layers are called after their modules, whatever exporters call their weigh
       },
     },
   );
-  assert.deepEqual(seen, ['net.a.to_q', 'net.a.to_k', 'net.a.to_v', 'net.b.proj']);
+  assert.deepEqual(seen, ['net.a.to_q', 'net.a.to_k', 'net.a.to_v', 'net.a.to_out', 'net.b.proj']);
   assert.ok(y?.source.kind === 'node' && y.source.node.operator === 'Add');
 });
 

@@ -9,7 +9,7 @@ import { cast } from '../operators/layout.ts';
 import { extentAt, sameShape } from '../shape.ts';
 import { canFold, fold } from './fold.ts';
 import type { LinearLayer } from './linear-layers.ts';
-import { layerName, moduleOf, withoutRoot } from './linear-layers.ts';
+import { biasesOf, layerName, moduleOf, withoutRoot } from './linear-layers.ts';
 import type { OnnxFile, OnnxFileOptions } from './model-file.ts';
 import { dtypeOfElement, nameOfNode, readOnnxFile, readTensor } from './model-file.ts';
 import { NodeContext } from './node-context.ts';
@@ -21,7 +21,7 @@ export { hashFile } from './model-file.ts';
 
 /** How a model is imported. */
 export interface OnnxImportOptions extends OnnxFileOptions {
-  /** Extents of symbolic dimensions by name, such as `{ batch: 2 }`. */
+  /** Extents of symbolic dimensions by name, such as `{ batch: 2 }`; `*` is for all that are not named. */
   readonly dimensions?: Readonly<Record<string, number>>;
   /** Whole shapes of inputs by name, for those whose dimensions have no names or are to be others. */
   readonly shapes?: Readonly<Record<string, readonly number[]>>;
@@ -181,7 +181,9 @@ function bindInputs(file: OnnxFile, options: OnnxImportOptions): ValueSpec[] {
     const { dtype, extents } = typeOfInput(file, input);
     const shape =
       shapes[name] ??
-      extents.map((extent) => (typeof extent === 'number' ? extent : (dimensions[extent] ?? -1)));
+      extents.map((extent) =>
+        typeof extent === 'number' ? extent : (dimensions[extent] ?? dimensions['*'] ?? -1),
+      );
     for (const extent of extents) if (typeof extent === 'string') symbols.add(extent);
     if (
       shape.length !== extents.length ||
@@ -198,7 +200,7 @@ function bindInputs(file: OnnxFile, options: OnnxImportOptions): ValueSpec[] {
     specs.push({ name, dtype: readAs(options).get(dtype) ?? dtype, shape });
   }
   for (const name of Object.keys(dimensions)) {
-    if (!symbols.has(name)) {
+    if (!symbols.has(name) && name !== '*') {
       complain(
         `dimensions.${name}`,
         `is no dimension; there are ${[...symbols].filter(Boolean).join(', ') || 'none'}`,
@@ -298,6 +300,8 @@ class Construction {
   readonly #readAs: ReadonlyMap<DType, DType>;
   /** Values that are a weight matrix, as it is or transposed, with the weight's name. */
   readonly #matrices = new Map<string, string>();
+  /** Biases that are added to products, by product. */
+  readonly #biases: ReadonlyMap<string, string>;
 
   constructor(
     file: OnnxFile,
@@ -319,6 +323,7 @@ class Construction {
     for (const [name, { dtype, shape, data }] of Object.entries(options.constants ?? {})) {
       this.set(name, graph.constant(data, shape, dtype));
     }
+    this.#biases = biasesOf(file.graph, (name) => file.weights.has(name));
     for (const [name, { shape }] of file.weights) if (shape.length === 2) this.#matrices.set(name, name);
   }
 
@@ -421,7 +426,8 @@ class Construction {
     if (attribute('transA') === 1) return undefined;
     const { shape } = this.valueOf(node.input[1] ?? '');
     const transposed = attribute('transB') === 1;
-    const module = layerName(node, weight, this.#options.rootModule ?? '');
+    const bias = this.#biases.get(node.output[0] ?? '');
+    const module = layerName(node, weight, bias, this.#options.rootModule ?? '');
     return module === ''
       ? undefined
       : { module, inputs: extentAt(shape, transposed ? 1 : 0), outputs: extentAt(shape, transposed ? 0 : 1) };

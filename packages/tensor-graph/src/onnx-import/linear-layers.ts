@@ -1,4 +1,4 @@
-import type { NodeProto } from '@plumb/proto/onnx/onnx_pb.js';
+import type { GraphProto, NodeProto } from '@plumb/proto/onnx/onnx_pb.js';
 
 /** A fully connected layer of a model: a product with a weight matrix that is part of the model. */
 export interface LinearLayer {
@@ -24,13 +24,36 @@ export function moduleOf(node: NodeProto): string {
 }
 
 /**
- * The name of a layer: that of its weight where the weight kept it, of the node's module otherwise (exporters transpose
- * weights and then call them `onnx::MatMul_123` or `val_184`).
+ * The name of a layer: that of its weight or of its bias where they kept it, of the node's module otherwise (exporters
+ * transpose weights and then call them `onnx::MatMul_123` or `val_184`).
+ * @param bias the initialiser that is added to the product, where there is one
  * @param rootModule what all names begin with and layers are called without, when a wrapper was exported
+ * @returns '' where nothing says it
  */
-export function layerName(node: NodeProto, weight: string, rootModule: string): string {
-  const own = weight.endsWith('.weight') ? weight.slice(0, -'.weight'.length) : moduleOf(node);
+export function layerName(
+  node: NodeProto,
+  weight: string,
+  bias: string | undefined,
+  rootModule: string,
+): string {
+  const own = nameOf(weight, '.weight') ?? nameOf(bias, '.bias') ?? moduleOf(node);
   return withoutRoot(own, rootModule);
+}
+
+function nameOf(tensor: string | undefined, ending: string): string | undefined {
+  return tensor?.endsWith(ending) === true ? tensor.slice(0, -ending.length) : undefined;
+}
+
+/** For each product, the initialiser that an Add puts onto it. */
+export function biasesOf(graph: GraphProto, isWeight: (name: string) => boolean): Map<string, string> {
+  const biases = new Map<string, string>();
+  for (const { opType, input } of graph.node) {
+    const [a = '', b = ''] = input;
+    if (opType !== 'Add' || isWeight(a) === isWeight(b)) continue;
+    const [product, bias] = isWeight(b) ? [a, b] : [b, a];
+    biases.set(product, bias);
+  }
+  return biases;
 }
 
 /** A module's name below the root. */

@@ -1,5 +1,6 @@
 import { serviceSettings } from '@plumb/kit/config';
 import { z } from 'zod';
+import { backendNames } from './domain/training-backend.ts';
 
 /** Settings of the trainer, from the environment (PLUMB_*). */
 export const trainerSettings = z.object({
@@ -36,4 +37,73 @@ export const trainerSettings = z.object({
     .min(1)
     .default(8 * 2 ** 30)
     .describe('a number of bytes'),
+  /** Where jobs run: in this process, or in pods of a Kubernetes cluster. docs/kubernetes-training.md explains what follows. */
+  trainingBackend: z.enum(backendNames).default('local').describe('local, kubernetes-job or kubeflow'),
+  /** Outside of a pod, the path of a kubeconfig; in a pod, its service account is used. */
+  kubeconfig: z.string().min(1).optional().describe('the path of a kubeconfig'),
+  kubeContext: z.string().min(1).optional().describe('a context of the kubeconfig'),
+  kubeNamespace: z.string().min(1).optional().describe('the namespace of the training pods'),
+  /** What training pods are made from. */
+  trainingPodTemplate: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('the path of a YAML file with a pod template (docs/kubernetes-training.md)'),
+  /** Keeps apart trainers that share a namespace; part of the names of their jobs. */
+  trainingInstance: z
+    .string()
+    .regex(/^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$/, 'must be a DNS label of at most 40 characters')
+    .default('plumb')
+    .describe('a name such as plumb, of lower-case letters, digits and -'),
+  /** The jobs go when it goes. */
+  trainingOwner: z
+    .string()
+    .regex(/^Deployment\/[-a-z0-9.]+$/, 'must be Deployment/<name>')
+    .optional()
+    .describe('Deployment/<name of the Deployment of the trainer>'),
+  trainingNodes: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(1024)
+    .default(1)
+    .describe('pods that train one job together'),
+  trainingQueue: z.string().min(1).optional().describe('the name of a LocalQueue of Kueue'),
+  trainingPriorityClass: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('the name of a WorkloadPriorityClass of Kueue'),
+  trainingBackoffLimit: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(100)
+    .default(3)
+    .describe('failures of pods before a job has failed, 0 to 100'),
+  trainingActiveDeadlineSeconds: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .optional()
+    .describe('longest time that a job may be active, in seconds'),
+  trainingTtlSeconds: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .default(86_400)
+    .describe('seconds that a finished job stays in the cluster'),
+  trainingImageDeadlineSeconds: z.coerce
+    .number()
+    .positive()
+    .default(600)
+    .describe('seconds after which an image that cannot be had fails the job'),
+  /** Kubeflow's ClusterTrainingRuntime. */
+  trainingRuntime: z
+    .string()
+    .min(1)
+    .default('torch-distributed')
+    .describe('the name of a ClusterTrainingRuntime'),
 });
+
+export type TrainerConfig = z.output<typeof trainerSettings>;

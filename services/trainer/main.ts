@@ -7,10 +7,12 @@ import { openEngine } from '@plumb/tensor-graph/engine';
 import { openJobStore } from './adapters/job-store.ts';
 import { progressEvents } from './adapters/progress-events.ts';
 import { rewardScores } from './adapters/reward-scores.ts';
+import type { openClusterBackend } from './adapters/cluster/open-cluster-backend.ts';
 import { trainingPorts } from './adapters/training-artifacts.ts';
 import { trainerSettings } from './config.ts';
 import { Jobs } from './domain/jobs.ts';
 import { localBackend } from './domain/training-backend.ts';
+import type { TrainingBackend } from './domain/training-backend.ts';
 import { stepMetrics } from './metrics.ts';
 import { trainerService } from './service.ts';
 
@@ -39,16 +41,17 @@ await runService({
       scoreClips,
     });
     const { checkpointEverySteps } = config;
-    const backend = localBackend({
-      store,
-      ports,
-      checkpointEverySteps,
-      logger: ctx.logger,
-      onPoint: (point) => {
-        record(point);
-        events.offer(point);
-      },
-    });
+    const runner = { store, ports, checkpointEverySteps, logger: ctx.logger };
+    const backend =
+      config.trainingBackend === 'local'
+        ? localBackend({
+            ...runner,
+            onPoint: (point) => {
+              record(point);
+              events.offer(point);
+            },
+          })
+        : await openBackend(ctx, bus, config, config.trainingBackend, runner);
     const jobs = new Jobs({
       store,
       backend,
@@ -59,10 +62,16 @@ await runService({
       },
     });
     await jobs.start();
-    // The running job takes a checkpoint first, which lets the next process begin there.
+    // A job that runs here takes a checkpoint first, which lets the next process begin there.
     ctx.onStop('jobs', () => jobs.stop(), { deadlineMs: 15_000 });
 
     addService(server, TrainerService, trainerService(jobs));
     return await serve();
   },
 });
+
+/** The client of Kubernetes is large, so only those who use it load it. */
+async function openBackend(...options: Parameters<typeof openClusterBackend>): Promise<TrainingBackend> {
+  const { openClusterBackend } = await import('./adapters/cluster/open-cluster-backend.ts');
+  return await openClusterBackend(...options);
+}

@@ -24,12 +24,11 @@ export interface Cluster {
 }
 
 const serviceAccountFolder = '/var/run/secrets/kubernetes.io/serviceaccount';
-const loopback = /^http:\/\/(127(\.\d{1,3}){3}|localhost|\[::1\])(:\d+)?(\/|$)/;
 
 /**
  * Reads how the API server is reached; calls nobody.
  * @throws PlumbError FAILED_PRECONDITION where there is neither a kubeconfig nor a service account; INVALID_ARGUMENT for a
- * kubeconfig that is none, a context that it does not have, and plain http outside of loopback
+ * kubeconfig that is none, a context that it does not have, and plain http
  */
 export async function openCluster(options: ClusterOptions = {}): Promise<Cluster> {
   const config = new KubeConfig();
@@ -69,7 +68,7 @@ export async function openCluster(options: ClusterOptions = {}): Promise<Cluster
       reason: 'CONFIGURATION_INVALID',
     });
   }
-  if (cluster.server.startsWith('http:') && !loopback.test(cluster.server)) {
+  if (!cluster.server.startsWith('https:')) {
     throw invalidArgument(
       'PLUMB_KUBECONFIG',
       `names ${new URL(cluster.server).origin}, which is not encrypted; use an https:// server`,

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { CoordinationV1Api, V1MicroTime } from '@kubernetes/client-node';
-import type { V1Lease } from '@kubernetes/client-node';
+import type { V1Lease, V1LeaseSpec } from '@kubernetes/client-node';
 import { invalidArgument, unavailable } from '@plumb/kit/errors';
 import { logger } from '@plumb/kit/telemetry';
 import type { Cluster } from './cluster.ts';
@@ -90,25 +90,18 @@ export async function runForLeadership(cluster: Cluster, options: LeadershipOpti
       if (holding || now() - seen.atMs < waitMs) return false;
     }
     const changing = holder !== identity;
+    const acquireTime = changing ? new V1MicroTime() : current.spec?.acquireTime;
     // The revision goes along: of two who try, one gets 409.
     const { metadata } = await api.replaceNamespacedLease({
       name: lease,
       namespace,
-      body: {
-        ...current,
-        spec: {
-          ...current.spec,
-          holderIdentity: identity,
-          leaseDurationSeconds: Math.ceil(durationMs / 1000),
-          renewTime: new V1MicroTime(),
-          ...(changing
-            ? {
-                acquireTime: new V1MicroTime(),
-                leaseTransitions: (current.spec?.leaseTransitions ?? 0) + 1,
-              }
-            : {}),
-        },
-      },
+      body: leaseOf(current, {
+        holderIdentity: identity,
+        leaseDurationSeconds: Math.ceil(durationMs / 1000),
+        renewTime: new V1MicroTime(),
+        leaseTransitions: (current.spec?.leaseTransitions ?? 0) + (changing ? 1 : 0),
+        ...(acquireTime === undefined ? {} : { acquireTime }),
+      }),
     });
     seen = { version: metadata?.resourceVersion ?? '', atMs: now() };
     return true;
@@ -169,7 +162,11 @@ export async function runForLeadership(cluster: Cluster, options: LeadershipOpti
         await api.replaceNamespacedLease({
           name: lease,
           namespace,
-          body: { ...current, spec: { ...current.spec, holderIdentity: '', leaseDurationSeconds: 1 } },
+          body: leaseOf(current, {
+            holderIdentity: '',
+            leaseDurationSeconds: 1,
+            leaseTransitions: current.spec?.leaseTransitions ?? 0,
+          }),
         });
       } catch (thrown) {
         // It runs out by itself.
@@ -180,6 +177,11 @@ export async function runForLeadership(cluster: Cluster, options: LeadershipOpti
       }
     },
   };
+}
+
+/** The lease with another spec, at the revision that was read. */
+function leaseOf(current: V1Lease, spec: V1LeaseSpec): V1Lease {
+  return { ...(current.metadata === undefined ? {} : { metadata: current.metadata }), spec };
 }
 
 /** Gives up on a call that an unreachable server leaves hanging. */

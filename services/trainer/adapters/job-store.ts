@@ -1,14 +1,18 @@
 import type { Bus } from '@plumb/kit/bus';
 import { jsonCodec, messageCodec } from '@plumb/kit/bus';
 import { JobSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { Job } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { z } from 'zod';
 import { PlumbError } from '@plumb/kit/errors';
 import { hasEnded } from '../domain/job-feed.ts';
 import type { JobStore } from '../domain/job-store.ts';
 import { pointsCodec } from './points-codec.ts';
 
-/** The bucket of jobs: `job.<id>`, `resume.<id>` and `points.<id>.<last step>`. */
-const bucket = 'plumb_jobs';
+/**
+ * The bucket of jobs: `job.<id>`, `resume.<id>`, `points.<id>.<last step>`, and `live.<id>` with the points since then of a
+ * job that runs in another process.
+ */
+export const jobsBucket = 'plumb_jobs';
 /** Points of one value: the broker takes 1 MiB, a point needs about 120 bytes. */
 const pointsPerValue = 2000;
 
@@ -26,9 +30,26 @@ const resumePointSchema = savedStateSchema.extend({
 
 /** Jobs in JetStream's key-value store; writes wait for a broker that is away. */
 export async function openJobStore(bus: Bus): Promise<JobStore> {
-  const jobs = await bus.keyValue(bucket, messageCodec(JobSchema), { deadlineMs });
-  const resumePoints = await bus.keyValue(bucket, jsonCodec(resumePointSchema), { deadlineMs });
-  const points = await bus.keyValue(bucket, pointsCodec, { deadlineMs });
+  const jobs = await bus.keyValue(jobsBucket, messageCodec(JobSchema), { deadlineMs });
+  const resumePoints = await bus.keyValue(jobsBucket, jsonCodec(resumePointSchema), { deadlineMs });
+  const points = await bus.keyValue(jobsBucket, pointsCodec, { deadlineMs });
+  /** Changes a job that has not ended, whoever writes it at the same time; gives what is there then. */
+  const unlessEnded = async (id: string, change: (standing: Job | undefined) => Job): Promise<Job> => {
+    for (;;) {
+      const standing = await jobs.get(`job.${id}`);
+      if (standing !== undefined && hasEnded(standing.value.state)) return standing.value;
+      const job = change(standing?.value);
+      try {
+        if (standing === undefined) await jobs.create(`job.${id}`, job);
+        else await jobs.update(`job.${id}`, job, standing.revision);
+        return job;
+      } catch (thrown) {
+        // Somebody wrote in between: what they wrote decides.
+        const { code } = PlumbError.from(thrown);
+        if (code !== 'ABORTED' && code !== 'ALREADY_EXISTS') throw thrown;
+      }
+    }
+  };
   return {
     async create(job) {
       await jobs.create(`job.${job.id}`, job);
@@ -36,21 +57,8 @@ export async function openJobStore(bus: Bus): Promise<JobStore> {
     async put(job) {
       await jobs.put(`job.${job.id}`, job);
     },
-    async end(job) {
-      for (;;) {
-        const standing = await jobs.get(`job.${job.id}`);
-        if (standing !== undefined && hasEnded(standing.value.state)) return standing.value;
-        try {
-          if (standing === undefined) await jobs.create(`job.${job.id}`, job);
-          else await jobs.update(`job.${job.id}`, job, standing.revision);
-          return job;
-        } catch (thrown) {
-          // Somebody wrote in between: what they wrote decides.
-          const { code } = PlumbError.from(thrown);
-          if (code !== 'ABORTED' && code !== 'ALREADY_EXISTS') throw thrown;
-        }
-      }
-    },
+    end: (job) => unlessEnded(job.id, () => job),
+    place: (job, placement) => unlessEnded(job.id, (standing) => ({ ...(standing ?? job), placement })),
     async get(id) {
       return (await jobs.get(`job.${id}`))?.value;
     },

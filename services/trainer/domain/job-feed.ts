@@ -50,12 +50,13 @@ export class JobFeed {
   }
 
   /**
-   * The job, then its points after a step, then what comes: each point once and the job at every change of its state.
+   * The job, then its points after a step, then what comes: each point once and the job at every change of its state or of
+   * what its cluster does with it.
    * Ends when the job has ended, with the job as it ended.
    */
   async *watch(afterStep: number, signal: AbortSignal): AsyncGenerator<JobEvent, void, void> {
     let seen = afterStep;
-    let told: JobState | undefined;
+    let told: string | undefined;
     // Wakes every watcher of the job, which does the others no harm.
     const onAbort = (): void => {
       this.#wake();
@@ -65,7 +66,7 @@ export class JobFeed {
       while (!signal.aborted) {
         const changed = this.#changed.promise;
         if (told === undefined && !hasEnded(this.#job.state)) {
-          told = this.#job.state;
+          told = standingOf(this.#job);
           yield { case: 'job', value: this.#job };
         }
         // By step and not by place: after a rewind the list is shorter, and what was seen comes again.
@@ -80,8 +81,8 @@ export class JobFeed {
           yield { case: 'job', value: this.#job };
           return;
         }
-        if (state !== told) {
-          told = state;
+        if (standingOf(this.#job) !== told) {
+          told = standingOf(this.#job);
           yield { case: 'job', value: this.#job };
         }
         await changed;
@@ -102,4 +103,9 @@ export class JobFeed {
     this.#changed.resolve();
     this.#changed = Promise.withResolvers<void>();
   }
+}
+
+/** What watchers are told of when it changes. */
+function standingOf({ state, placement }: Job): string {
+  return `${state} ${placement?.phase ?? ''}`;
 }

@@ -1,4 +1,4 @@
-import type { Job, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { Job, JobPlacement, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { ResumePoint } from './training-run.ts';
 
 /** Where jobs are kept. Writes are durable when they resolve. */
@@ -8,6 +8,8 @@ export interface JobStore {
   put(job: Job): Promise<void>;
   /** Writes a job that has ended, unless one that has ended is there; gives what is there then. */
   end(job: Job): Promise<Job>;
+  /** Notes where a job is going to run, unless it has ended; gives what is there then. */
+  place(job: Job, placement: JobPlacement): Promise<Job>;
   get(id: string): Promise<Job | undefined>;
   all(): Promise<Job[]>;
   resumePoint(id: string): Promise<ResumePoint | undefined>;

@@ -4,7 +4,7 @@ import { timestampFromMs, timestampMs, timestampNow } from '@bufbuild/protobuf/w
 import { invalidArgument, notFound, PlumbError, unavailable } from '@plumb/kit/errors';
 import { contextFromCarrier, currentCarrier, tracer, withSpan } from '@plumb/kit/telemetry';
 import type { Carrier } from '@plumb/kit/telemetry';
-import { JobSchema, JobState } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { JobPlacementSchema, JobSchema, JobState } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job, JobSpec } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { hasEnded, JobFeed } from './job-feed.ts';
 import type { JobEvent } from './job-feed.ts';
@@ -201,7 +201,19 @@ export class Jobs {
       'plumb.training.backend': backend.name,
     };
     try {
-      await withSpan(this.#spans, 'train', { parent, attributes }, () => backend.run(feed, signal));
+      await withSpan(this.#spans, 'train', { parent, attributes }, async () => {
+        if (feed.job.placement?.backend !== backend.name) {
+          // Written before anything is made elsewhere; a process of another backend that still runs it sees that it is not its own.
+          const placement = create(JobPlacementSchema, { backend: backend.name });
+          const standing = await this.#options.store.place(feed.job, placement);
+          if (hasEnded(standing.state)) {
+            feed.setJob(standing);
+            return;
+          }
+          feed.setJob({ ...feed.job, placement });
+        }
+        await backend.run(feed, signal);
+      });
     } catch (error) {
       // Still running as far as `#work` can tell: nothing begins again in this process.
       this.#stopped = true;

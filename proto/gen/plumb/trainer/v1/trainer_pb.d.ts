@@ -1065,7 +1065,7 @@ export declare type WatchJobResponse = Message<"plumb.trainer.v1.WatchJobRespons
     case: "progress";
   } | {
     /**
-     * Sent at every change of state, and last.
+     * Sent at every change of state or of placement.phase, and last.
      *
      * @generated from field: plumb.trainer.v1.Job job = 2;
      */

@@ -17,9 +17,20 @@ export interface CommandLine {
   readonly ended: Promise<number | null>;
 }
 
-/** Starts `plumb` with arguments, as a script would: no terminal. */
-export function startPlumb(args: readonly string[], cwd: string): CommandLine {
-  const child = spawn(process.execPath, [program, ...args], { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
+/**
+ * Starts `plumb` with arguments, as a script would: no terminal.
+ * @param env over the test's own environment
+ */
+export function startPlumb(
+  args: readonly string[],
+  cwd: string,
+  env: Readonly<Record<string, string>> = {},
+): CommandLine {
+  const child = spawn(process.execPath, [program, ...args], {
+    cwd,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   let stdout = '';
   const lines: string[] = [];
   const waiting = new Set<{ pattern: RegExp; resolve: () => void; reject: (error: Error) => void }>();

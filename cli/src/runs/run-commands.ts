@@ -5,6 +5,7 @@ import Table from 'cli-table3';
 import { errorDetails, failedPrecondition, internal, invalidArgument } from '@plumb/kit/errors';
 import { ReportSchema, RunSchema, RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { defaultStateFolder } from '../commands/options.ts';
 import { openProgressDisplay } from '../progress/progress-display.ts';
 import { shortDuration } from '../progress/run-progress.ts';
 import { writeWhole } from '../state/state-folder.ts';
@@ -106,15 +107,26 @@ function finishWatching(
   }
   if (!detached && run.state !== RunState.SUCCEEDED) {
     throw unfinished(run, {
-      resume: `\`./plumb run resume ${run.id}\``,
+      resume: `\`${commandOn(run, 'resume', options)}\``,
       startOver: 'another --idempotency-key',
     });
   }
   print(options, jsonOf(run), () => {
     const rest = detached ? 'watch' : 'report';
-    return `${run.id}\n./plumb run ${rest} ${run.id}`;
+    return `${run.id}\n${commandOn(run, rest, options)}`;
   });
   return exitCode;
+}
+
+/** A command on a run that finds the same loop. */
+function commandOn({ id }: Run, verb: string, { address, state }: RunOptions): string {
+  const where =
+    address !== undefined
+      ? ` --address ${address}`
+      : state === defaultStateFolder
+        ? ''
+        : ` --state ${/^[\w./-]+$/.test(state) ? state : JSON.stringify(state)}`;
+  return `./plumb run ${verb} ${id}${where}`;
 }
 
 async function runOf(loop: LoopClient, id: string, signal: AbortSignal): Promise<Run> {
@@ -138,6 +150,7 @@ export async function listRuns(options: RunOptions): Promise<number> {
       pageToken = page.nextPageToken;
     } while (pageToken !== '');
   });
+  if (exitCode !== 0) return exitCode;
   print(options, { runs: runs.map(jsonOf) }, () => {
     if (runs.length === 0) return 'There is no run.';
     const table = new Table({
@@ -232,10 +245,11 @@ export async function diffRuns(a: string, b: string, options: RunOptions): Promi
       ).manifest;
     differences = await differencesOf(await read(a), await read(b), artifactFolder);
   });
+  if (exitCode !== 0) return exitCode;
   print(options, { differences }, () =>
     differences.length === 0 ? 'Nothing differs.' : differences.join('\n'),
   );
-  return exitCode !== 0 || differences.length === 0 ? exitCode : differsExitCode;
+  return differences.length === 0 ? exitCode : differsExitCode;
 }
 
 /** `plumb run override` */

@@ -83,7 +83,9 @@ export function unfinished(
   const refuse = (message: string): PlumbError => failedPrecondition(message, { reason: 'RUN_CONFLICT' });
   switch (run.state) {
     case RunState.PAUSED:
-      return refuse(`the run paused: ${why}; ${advice.resume} makes it go on`);
+      return refuse(
+        `the run ${run.error === undefined ? 'was paused by hand' : `paused: ${why}`}; ${advice.resume} makes it go on`,
+      );
     case RunState.CANCELLED:
       return refuse(`the run was cancelled; ${advice.startOver} starts over`);
     case RunState.FAILED:

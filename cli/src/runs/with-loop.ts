@@ -1,3 +1,4 @@
+import { PlumbError, unavailable } from '@plumb/kit/errors';
 import type { ConnectionOptions } from '../commands/connection-options.ts';
 import { listenForInterruption } from '../interrupt.ts';
 import { runningComponents } from '../state/running-system.ts';
@@ -18,6 +19,9 @@ export interface LoopConnection {
   readonly temporary: boolean;
   readonly signal: AbortSignal;
 }
+
+/** How long a loop at an address has for its first answer, in milliseconds. */
+const firstAnswerMs = 15_000;
 
 /** Where the loop is. */
 export interface LoopOptions extends ConnectionOptions {
@@ -80,6 +84,7 @@ async function connected(
   const clients = await openLoop(where);
   const interruption = listenForInterruption({ kill: () => {}, notice: () => {} });
   try {
+    await answers(clients.loop, where.address, interruption.signal);
     await work({ ...clients, artifactFolder, temporary: false, signal: interruption.signal });
   } catch (error) {
     if (!interruption.signal.aborted) throw error;
@@ -88,4 +93,18 @@ async function connected(
     clients.close();
   }
   return interruption.exitCode ?? 0;
+}
+
+/** A service that restarts is waited for; one that has never been there is named, with the fix. */
+async function answers(loop: LoopClient, address: string, signal: AbortSignal): Promise<void> {
+  try {
+    await loop.listRuns({ pageSize: 1 }, { signal, deadlineMs: firstAnswerMs });
+  } catch (thrown) {
+    const error = PlumbError.from(thrown);
+    if (signal.aborted || !error.retryable) throw error;
+    throw unavailable(
+      `no loop service answers at ${address} (${error.message}); see to the address, or start a system with \`./plumb up\``,
+      { reason: 'CONNECTION_FAILED', cause: thrown },
+    );
+  }
 }

@@ -21,7 +21,7 @@ export interface EmbeddedSystem {
   /** Folder of the artifact store. */
   readonly artifactFolder: string;
   /** A link to the dashboard that lets whoever has it do everything, for a day. */
-  dashboard(): Promise<string>;
+  readonly dashboard: () => Promise<string>;
   /** Stops everything, in order. */
   stop(): Promise<void>;
 }

@@ -596,15 +596,16 @@ function filtered(ledger: Ledger, options: SampleFilter & { readonly runId: stri
   if (verdict === 'error') query = query.where('state', '=', 'failed');
   if (verdict === 'pending') query = query.where('state', 'in', ['planned', 'generated']);
   if (score !== undefined) {
-    query = query.where(({ exists, selectFrom }) => {
-      let found = selectFrom('scores')
+    query = query.where((expression) => {
+      let found = expression
+        .selectFrom('scores')
         .select('reward')
         .whereRef('sample_id', '=', 'samples.id')
         .where('reward', '=', score.reward)
         .where('value', 'is not', null);
       if (score.minimum !== undefined) found = found.where('value', '>=', score.minimum);
       if (score.maximum !== undefined) found = found.where('value', '<=', score.maximum);
-      return exists(found);
+      return expression.exists(found);
     });
   }
   if (disagreeing !== undefined) {

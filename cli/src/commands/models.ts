@@ -68,7 +68,7 @@ function importCommand(finish: (exitCode: number) => void): Command {
     .addOption(
       numberOption('--guidance <x>', "guidance of the golden sample; the pipeline's own unless given"),
     )
-    .addOption(seedOption().default(1n))
+    .addOption(seedOption().default(1n, '1'))
     .option('--golden <file>', 'where the golden sample goes, as animated WebP', 'golden.webp')
     .action(async (path: string, options: ModelsOptions & ImportOptions) => {
       const { readImport } = await import('../models/import-model.ts');

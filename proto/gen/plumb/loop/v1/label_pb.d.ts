@@ -6,7 +6,7 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import type { Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Video } from "../../media/v1/video_pb.js";
-import type { Prompt } from "../../prompts/v1/prompt_pb.js";
+import type { Prompt, Split } from "../../prompts/v1/prompt_pb.js";
 
 /**
  * Describes the file plumb/loop/v1/label.proto.
@@ -157,7 +157,7 @@ export declare type CreateLabelSessionRequest = Message<"plumb.loop.v1.CreateLab
   kind: LabelKind;
 
   /**
-   * Clips, or pairs, of held-out prompts; 1 to 5,000. Chosen evenly over the models and prompts, by the session's key alone.
+   * Clips, or pairs; 1 to 5,000. Chosen evenly over the models and categories, by the session's key alone.
    *
    * @generated from field: int32 size = 4;
    */
@@ -174,6 +174,14 @@ export declare type CreateLabelSessionRequest = Message<"plumb.loop.v1.CreateLab
    * @generated from field: string idempotency_key = 6;
    */
   idempotencyKey: string;
+
+  /**
+   * Whose clips: of held-out prompts, which is also what unspecified means, or of the training prompts of the run's latest
+   * iteration; those only for verdicts.
+   *
+   * @generated from field: plumb.prompts.v1.Split split = 7;
+   */
+  split: Split;
 };
 
 /**
@@ -650,6 +658,20 @@ export declare type AgreementRow = Message<"plumb.loop.v1.AgreementRow"> & {
    * @generated from field: optional double roc_auc = 5;
    */
   rocAuc?: number | undefined;
+
+  /**
+   * Of a reward whose scores are shares, in ten bins of equal width; those without an item are left out.
+   *
+   * @generated from field: repeated plumb.loop.v1.ReliabilityBin reliability = 6;
+   */
+  reliability: ReliabilityBin[];
+
+  /**
+   * Mean distance of score and share of accepted items over the bins, weighted by items; absent without bins.
+   *
+   * @generated from field: optional double calibration_error = 7;
+   */
+  calibrationError?: number | undefined;
 };
 
 /**
@@ -657,6 +679,48 @@ export declare type AgreementRow = Message<"plumb.loop.v1.AgreementRow"> & {
  * Use `create(AgreementRowSchema)` to create a new message.
  */
 export declare const AgreementRowSchema: GenMessage<AgreementRow>;
+
+/**
+ * The items whose scores lie in one bin.
+ *
+ * @generated from message plumb.loop.v1.ReliabilityBin
+ */
+export declare type ReliabilityBin = Message<"plumb.loop.v1.ReliabilityBin"> & {
+  /**
+   * Mean score, 0 to 1.
+   *
+   * @generated from field: double score = 1;
+   */
+  score: number;
+
+  /**
+   * Share of them that most raters accept, with Wilson's 95% interval.
+   *
+   * @generated from field: double accepted = 2;
+   */
+  accepted: number;
+
+  /**
+   * @generated from field: double low = 3;
+   */
+  low: number;
+
+  /**
+   * @generated from field: double high = 4;
+   */
+  high: number;
+
+  /**
+   * @generated from field: int32 items = 5;
+   */
+  items: number;
+};
+
+/**
+ * Describes the message plumb.loop.v1.ReliabilityBin.
+ * Use `create(ReliabilityBinSchema)` to create a new message.
+ */
+export declare const ReliabilityBinSchema: GenMessage<ReliabilityBin>;
 
 /**
  * @generated from message plumb.loop.v1.Label

@@ -147,6 +147,13 @@ export declare type RunSpec = Message<"plumb.loop.v1.RunSpec"> & {
    * @generated from field: bool no_reuse = 20;
    */
   noReuse: boolean;
+
+  /**
+   * What people say of training clips, and what it is worth; absent is nothing.
+   *
+   * @generated from field: plumb.loop.v1.HumanLabels labels = 21;
+   */
+  labels?: HumanLabels | undefined;
 };
 
 /**
@@ -154,6 +161,34 @@ export declare type RunSpec = Message<"plumb.loop.v1.RunSpec"> & {
  * Use `create(RunSpecSchema)` to create a new message.
  */
 export declare const RunSpecSchema: GenMessage<RunSpec>;
+
+/**
+ * Verdicts of people on training clips.
+ *
+ * @generated from message plumb.loop.v1.HumanLabels
+ */
+export declare type HumanLabels = Message<"plumb.loop.v1.HumanLabels"> & {
+  /**
+   * none, or override: the verdict of most raters of a clip replaces the judge's in the data set. Clips on which raters are
+   * divided are excluded. It is for runs that train on the evaluation's reward.
+   *
+   * @generated from field: string use = 1;
+   */
+  use: string;
+
+  /**
+   * Training clips that need a verdict of people before the data set is frozen; until then the run pauses there.
+   *
+   * @generated from field: int32 at_least = 2;
+   */
+  atLeast: number;
+};
+
+/**
+ * Describes the message plumb.loop.v1.HumanLabels.
+ * Use `create(HumanLabelsSchema)` to create a new message.
+ */
+export declare const HumanLabelsSchema: GenMessage<HumanLabels>;
 
 /**
  * Limits of a run; a limit that is absent, or 0, does not limit.
@@ -2122,6 +2157,43 @@ export declare type SampleScore = Message<"plumb.loop.v1.SampleScore"> & {
 export declare const SampleScoreSchema: GenMessage<SampleScore>;
 
 /**
+ * @generated from message plumb.loop.v1.GetCallerRequest
+ */
+export declare type GetCallerRequest = Message<"plumb.loop.v1.GetCallerRequest"> & {
+};
+
+/**
+ * Describes the message plumb.loop.v1.GetCallerRequest.
+ * Use `create(GetCallerRequestSchema)` to create a new message.
+ */
+export declare const GetCallerRequestSchema: GenMessage<GetCallerRequest>;
+
+/**
+ * @generated from message plumb.loop.v1.GetCallerResponse
+ */
+export declare type GetCallerResponse = Message<"plumb.loop.v1.GetCallerResponse"> & {
+  /**
+   * Empty where access is not controlled.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Methods of this service's address that the caller may call, for example plumb.loop.v1.LoopService/PauseRun.
+   *
+   * @generated from field: repeated string methods = 2;
+   */
+  methods: string[];
+};
+
+/**
+ * Describes the message plumb.loop.v1.GetCallerResponse.
+ * Use `create(GetCallerResponseSchema)` to create a new message.
+ */
+export declare const GetCallerResponseSchema: GenMessage<GetCallerResponse>;
+
+/**
  * @generated from enum plumb.loop.v1.RunState
  */
 export enum RunState {
@@ -2407,6 +2479,16 @@ export declare const LoopService: GenService<{
     methodKind: "server_streaming";
     input: typeof ExportRunRequestSchema;
     output: typeof ExportRunResponseSchema;
+  },
+  /**
+   * Who calls, and what the caller may call: a page shows nobody what would be refused.
+   *
+   * @generated from rpc plumb.loop.v1.LoopService.GetCaller
+   */
+  getCaller: {
+    methodKind: "unary";
+    input: typeof GetCallerRequestSchema;
+    output: typeof GetCallerResponseSchema;
   },
 }>;
 

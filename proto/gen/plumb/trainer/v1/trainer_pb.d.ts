@@ -839,6 +839,18 @@ export declare type DataSetSummary = Message<"plumb.trainer.v1.DataSetSummary"> 
    * @generated from field: double largest_uncapped_weight = 10;
    */
   largestUncappedWeight: number;
+
+  /**
+   * Samples whose label is that of people, and those of them of which the judge said otherwise.
+   *
+   * @generated from field: int32 human_labels = 11;
+   */
+  humanLabels: number;
+
+  /**
+   * @generated from field: int32 human_labels_changed = 12;
+   */
+  humanLabelsChanged: number;
 };
 
 /**

@@ -291,6 +291,7 @@ export declare type Gate = Message<"plumb.loop.v1.Gate"> & {
   /**
    * The rules; when there are any, the four numbers below must be left out. When there are none, the numbers are the rules:
    * smallest-gain, largest-category-loss, not-lower where there is a held-out reward, guards-not-lower where guards are measured.
+   * When there are neither, all rules hold with their defaults; those on a held-out reward only where the evaluation names one.
    *
    * @generated from field: repeated plumb.loop.v1.GateRule rules = 5;
    */

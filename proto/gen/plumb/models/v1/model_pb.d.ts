@@ -115,6 +115,13 @@ export declare type ModelVersion = Message<"plumb.models.v1.ModelVersion"> & {
    * @generated from field: repeated string reasons = 11;
    */
   reasons: string[];
+
+  /**
+   * What the makers of a pipeline recommend; runs that say nothing else use it.
+   *
+   * @generated from field: plumb.models.v1.SamplerSettings sampler = 12;
+   */
+  sampler?: SamplerSettings | undefined;
 };
 
 /**

@@ -361,27 +361,46 @@ test('the Reward API: values, typed errors and timings', async () => {
     Array(4).fill('DATA_LOSS'),
   ]);
 
-  const wrong = await failureOf(
-    client.score({
-      rewards: ['aif'],
-      items: [
-        { id: 'a', video: first().video, prompt },
-        { id: 'a', video: { ...first().video, sha256: 'beef' }, prompt: { text: ' ' } },
-        {
-          id: 'c',
-          video: { ...first().video, source: { case: 'uri', value: 'file:///etc/passwd' } },
-          prompt,
-        },
-      ],
-    }),
+  const other = { ...first().video, source: { case: 'uri' as const, value: 'file:///etc/passwd' } };
+  const mixed = await client.score({
+    rewards: ['motion_floor'],
+    items: [
+      { id: 'a', video: first().video, prompt },
+      { id: 'a', video: first().video, prompt },
+      { id: 'hash', video: { ...first().video, sha256: 'beef' }, prompt: { text: ' ' } },
+      { id: 'uri', video: other, prompt },
+      { id: 'type', video: { ...inline, mediaType: 'image/svg+xml' }, prompt },
+      { id: '', video: first().video, prompt },
+      { id: 'nothing' },
+    ],
+  });
+  const [right, ...wrong] = mixed.items.map(({ outcomes }) => outcomes[0]);
+  assert.ok(scoreOf(right).value >= 0, 'bad neighbours fail nothing');
+  assert.deepEqual(
+    wrong.map((outcome) =>
+      errorOf(outcome)
+        .fieldViolations?.map(({ field }) => field)
+        .toSorted(),
+    ),
+    [
+      ['items[1].id'],
+      ['items[2].prompt.text', 'items[2].video.sha256'],
+      ['items[3].video.uri'],
+      ['items[4].video.media_type'],
+      ['items[5].id'],
+      ['items[6].prompt.text', 'items[6].video'],
+    ],
   );
-  assert.equal(wrong.code, 'INVALID_ARGUMENT');
-  assert.deepEqual(wrong.fieldViolations?.map(({ field }) => field).toSorted(), [
-    'items[1].id',
-    'items[1].prompt.text',
-    'items[1].video.sha256',
-    'items[2].video.uri',
-  ]);
+  for (const outcome of wrong) {
+    assert.equal(errorOf(outcome).code, 'INVALID_ARGUMENT');
+    const total = outcome?.timings?.total;
+    assert.ok(total !== undefined && total.seconds * 1_000_000_000n + BigInt(total.nanos) > 0n);
+  }
+  const none = await failureOf(client.score({ rewards: ['motion_floor'], items: [] }));
+  assert.deepEqual(
+    none.fieldViolations?.map(({ field }) => field),
+    ['items'],
+  );
   const unknown = await failureOf(
     client.score({ rewards: ['hpsv9'], items: [{ id: 'a', video: first().video, prompt }] }),
   );

@@ -75,22 +75,30 @@ export function rewardService(parts: RewardServiceParts): Implementation<typeof 
     videoViolations(video, field, refusal, clips.limits);
   const held = createByteBudget(parts.maxInlineBytesHeld);
 
-  /** Scores an item that was found to be right. */
+  /** Scores an item; whatever is wrong with it is its own outcome. */
   async function scoreItem(
-    item: ScoreItem,
+    item: ScoreItem | undefined,
     field: string,
     { rewards, priority, runId }: CallSettings,
     { signal, deadline }: CallContext,
+    found: readonly FieldViolation[] = [],
   ): Promise<ScoredItem> {
-    const { video, prompt } = item;
-    if (video === undefined || prompt === undefined)
-      throw invalidArgument(field, 'needs a video and a prompt');
-    const scored = scoringItem({ video, prompt, runId, field: `${field}.video`, signal, deadline }, clips);
-    const outcomes = await Promise.all(rewards.map((reward) => scoring.score(reward, scored, priority)));
-    return create(ScoredItemSchema, { id: item.id, outcomes: outcomes.map(outcomeMessage) });
+    const start = performance.now();
+    try {
+      const violations = [...found, ...itemViolations(item, field, violationsOf)];
+      const { video, prompt } = item ?? {};
+      if (violations.length > 0 || video === undefined || prompt === undefined)
+        throw invalidArguments(violations);
+      const source = { video, prompt, runId, field: `${field}.video`, signal, deadline };
+      const scored = scoringItem(source, clips);
+      const outcomes = await Promise.all(rewards.map((reward) => scoring.score(reward, scored, priority)));
+      return create(ScoredItemSchema, { id: item?.id ?? '', outcomes: outcomes.map(outcomeMessage) });
+    } catch (thrown) {
+      return failedItem(item?.id ?? '', rewards, PlumbError.from(thrown), performance.now() - start);
+    }
   }
 
-  /** One item of a stream: whatever is wrong with it is its own outcome, and the stream goes on. */
+  /** One item of a stream, which goes on whatever is wrong with it. */
   async function scoreStreamed(request: ScoreStreamRequest, call: CallContext): Promise<ScoredItem> {
     const { rewards, runId, item } = request;
     const wrong = rewardsViolations(rewards);
@@ -98,12 +106,10 @@ export function rewardService(parts: RewardServiceParts): Implementation<typeof 
     if (wrong.length > 0) throw invalidArguments(wrong);
     try {
       for (const reward of rewards) scoring.reward(reward);
-      const violations = itemViolations(item, 'item', violationsOf);
-      if (violations.length > 0 || item === undefined) throw invalidArguments(violations);
-      using _ = held.take(inlineBytes(item.video));
+      using _ = held.take(inlineBytes(item?.video));
       return await scoreItem(item, 'item', { rewards, priority: priorityOf(request.priority), runId }, call);
     } catch (thrown) {
-      return failedItem(item?.id ?? '', rewards, PlumbError.from(thrown));
+      return failedItem(item?.id ?? '', rewards, PlumbError.from(thrown), 0);
     }
   }
 
@@ -118,14 +124,6 @@ export function rewardService(parts: RewardServiceParts): Implementation<typeof 
           description: `has ${request.items.length} items; give at most ${maxItems}`,
         });
       }
-      const ids = new Set<string>();
-      for (const [index, item] of request.items.slice(0, maxItems).entries()) {
-        const field = `items[${index}]`;
-        violations.push(...itemViolations(item, field, violationsOf));
-        if (ids.has(item.id))
-          violations.push({ field: `${field}.id`, description: `'${item.id}' is there twice` });
-        ids.add(item.id);
-      }
       if (violations.length > 0) throw invalidArguments(violations);
       for (const reward of request.rewards) scoring.reward(reward);
       using _ = held.take(request.items.reduce((sum, { video }) => sum + inlineBytes(video), 0));
@@ -134,13 +132,14 @@ export function rewardService(parts: RewardServiceParts): Implementation<typeof 
         priority: priorityOf(request.priority),
         runId: request.runId,
       };
+      const ids = new Set<string>();
       const items = await Promise.all(
-        request.items.map(async (item, index) => {
-          try {
-            return await scoreItem(item, `items[${index}]`, settings, call);
-          } catch (thrown) {
-            return failedItem(item.id, request.rewards, PlumbError.from(thrown));
-          }
+        request.items.map((item, index) => {
+          const field = `items[${index}]`;
+          const twice = item.id !== '' && ids.has(item.id);
+          ids.add(item.id);
+          const found = twice ? [{ field: `${field}.id`, description: `'${item.id}' is there twice` }] : [];
+          return scoreItem(item, field, settings, call, found);
         }),
       );
       return { items };
@@ -227,8 +226,8 @@ function itemViolations(
 }
 
 /** An item for which no reward could be asked: each one's outcome is the error. */
-function failedItem(id: string, rewards: readonly string[], error: PlumbError): ScoredItem {
-  const timings = { queueMs: 0, inferenceMs: 0, totalMs: 0 };
+function failedItem(id: string, rewards: readonly string[], error: PlumbError, totalMs: number): ScoredItem {
+  const timings = { queueMs: 0, inferenceMs: 0, totalMs };
   return create(ScoredItemSchema, {
     id,
     outcomes: rewards.map((reward) =>

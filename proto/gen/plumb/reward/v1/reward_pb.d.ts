@@ -19,7 +19,7 @@ export declare const file_plumb_reward_v1_reward: GenFile;
  */
 export declare type ScoreItem = Message<"plumb.reward.v1.ScoreItem"> & {
   /**
-   * The caller's id, given back with the result. Unique in its request.
+   * The caller's id, given back with the result. Unique in its request: a second item of an id gets an error.
    *
    * @generated from field: string id = 1;
    */
@@ -879,7 +879,9 @@ export declare const RewardHealthSchema: GenEnum<RewardHealth>;
  */
 export declare const RewardService: GenService<{
   /**
-   * Scores up to 64 items with one or more rewards. One bad item never fails its batch.
+   * Scores up to 64 items with one or more rewards. One bad item never fails its batch: what is wrong with an item, its fields
+   * included, is the typed error of its own outcomes. The call fails for what concerns all of it: no items or too many, no reward
+   * or one that is not there, a message over the limit, more inline bytes than the service holds.
    *
    * @generated from rpc plumb.reward.v1.RewardService.Score
    */

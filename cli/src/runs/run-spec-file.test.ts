@@ -29,6 +29,14 @@ test('the shipped specs are read, with the files that they name', async () => {
   assert.equal(paper.file.spec.budgets?.seconds, 14 * 86_400);
   const toybox = await prepareRun(await readRunSpecFile(shipped('toybox')));
   assert.equal(toybox.file.spec.iterations, 3);
+  for (const { file } of [paper, toybox]) {
+    const { rewards = [], evaluation, gate } = file.spec;
+    const heldOut = evaluation?.heldOutReward ?? '';
+    assert.notEqual(heldOut, '');
+    assert.ok(!rewards.includes(heldOut));
+    const rules = gate?.rules?.map(({ rule }) => rule) ?? [];
+    assert.ok(rules.includes('not-lower') && rules.includes('no-over-optimisation'), String(rules));
+  }
 });
 
 test('what is left out has the defaults of the toybox, and paths start at the folder of the spec', async () => {
@@ -36,7 +44,12 @@ test('what is left out has the defaults of the toybox, and paths start at the fo
   const bare = parseRunSpec(least, '/specs/mine.yaml');
   assert.deepEqual(bare.model, { path: '/specs/m.safetensors' });
   assert.equal(bare.prompts.path, '/specs/p.json');
-  assert.deepEqual({ ...bare.spec, name: 'toybox', iterations: 3 }, toybox);
+  const { gate, probe, evaluation, ...rest } = toybox;
+  const { evaluation: bareEvaluation, ...bareRest } = bare.spec;
+  assert.deepEqual({ ...bareRest, name: 'toybox', iterations: 3 }, rest);
+  assert.deepEqual({ ...bareEvaluation, heldOutReward: 'clip_score' }, evaluation);
+  // Nothing but the shipped spec asks for them: the loop has a default gate, and no probe is made unless one is named.
+  assert.ok(gate !== undefined && probe !== undefined);
   assert.deepEqual(parseRunSpec(least.replace('m.safetensors', 'toybox@promoted'), 'x.yaml').model, {
     version: 'toybox@promoted',
   });

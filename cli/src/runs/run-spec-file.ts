@@ -61,12 +61,6 @@ const gateRule = z.strictObject({
   significant: z.boolean().optional(),
 });
 
-const defaultGate: z.infer<typeof gateRule>[] = [
-  { rule: 'smallest-gain', gain: 0.02, lowerBound: 0 },
-  { rule: 'largest-category-loss', loss: 0.05 },
-  { rule: 'guards-not-lower', tolerance: 0.05 },
-];
-
 /** The settings of training that the toybox needs; docs/training.md explains each. */
 const defaultOptimisation = {
   steps: 250,
@@ -115,7 +109,8 @@ const runSpecSchema = z.strictObject({
       guards: z.array(name).default([]),
     })
     .prefault({}),
-  gate: z.array(gateRule).min(1, 'has no rules; everything would be promoted').default(defaultGate),
+  /** The default gate unless given. */
+  gate: z.array(gateRule).min(1, 'has no rules; everything would be promoted').optional(),
   budgets: z
     .strictObject({
       samples: z.int().positive('must be above 0; leave it out for no limit').optional(),
@@ -123,6 +118,14 @@ const runSpecSchema = z.strictObject({
       cost: z.number().positive('must be above 0; leave it out for no limit').optional(),
       trainingSteps: z.int().positive('must be above 0; leave it out for no limit').optional(),
       wallTime: durationSchema.optional(),
+    })
+    .optional(),
+  /** What the verdicts of people on training clips are worth. */
+  labels: z
+    .strictObject({
+      use: z.enum(['none', 'override'], { error: 'must be none or override' }).default('none'),
+      /** Clips that need a verdict before the data set is frozen. */
+      atLeast: z.int().min(0, 'must be 0 or more').default(0),
     })
     .optional(),
   maxErrorShare: z.number().min(0).max(0.99).default(0.05),
@@ -187,7 +190,7 @@ export function parseRunSpec(text: string, path: string): RunSpecFile {
   }
   const data = parsed.data;
   const at = (file: string): string => resolve(dirname(path), file);
-  const { judge, heldOutJudge = '', evaluation, budgets } = data;
+  const { judge, heldOutJudge = '', evaluation, budgets, labels } = data;
   return {
     model: versionPattern.test(data.model) ? { version: data.model } : { path: at(data.model) },
     prompts: {
@@ -223,7 +226,7 @@ export function parseRunSpec(text: string, path: string): RunSpecFile {
         heldOutReward: heldOutJudge,
         guards: evaluation.guards,
       },
-      gate: { rules: data.gate.map(definedOnly) },
+      ...(data.gate === undefined ? {} : { gate: { rules: data.gate.map(definedOnly) } }),
       ...(budgets === undefined
         ? {}
         : {
@@ -235,6 +238,7 @@ export function parseRunSpec(text: string, path: string): RunSpecFile {
               seconds: budgets.wallTime ?? 0,
             },
           }),
+      ...(labels === undefined ? {} : { labels }),
       maxErrorShare: data.maxErrorShare,
       sequential: data.sequential,
       seed: data.seed,

@@ -37,7 +37,7 @@ const evidence = (changes: Partial<GateEvidence> = {}): GateEvidence => ({
 
 describe('decideGate', () => {
   test('promotes a candidate that is better everywhere, and says why', () => {
-    const { decision, checks, reasons } = decideGate(defaultGate, evidence());
+    const { decision, checks, reasons } = decideGate(defaultGate(), evidence());
     assert.equal(decision, 'promote');
     assert.ok(checks.every(({ passed }) => passed));
     assert.equal(reasons.length, checks.length);
@@ -86,7 +86,7 @@ describe('decideGate', () => {
   test('every rule can refuse alone, and all reasons are given', () => {
     const bad = compared({ OR: -3, FD: -3 });
     const refused = decideGate(
-      defaultGate,
+      defaultGate(),
       evidence({
         signals: { judge: compared({ OR: 0, FD: 0 }), 'held-out': bad },
         guards: { picture: bad },
@@ -123,11 +123,43 @@ describe('decideGate', () => {
     assert.equal(decideGate(byBound, evidence({ signals })).decision, 'refuse');
   });
 
+  test('the default leaves out what cannot be measured, and nothing else', () => {
+    const rules = (gate: ReturnType<typeof defaultGate>): string[] => gate.map(({ rule }) => rule);
+    assert.deepEqual(rules(defaultGate({ heldOut: false, guards: false })), [
+      'smallest-gain',
+      'largest-category-loss',
+    ]);
+    assert.deepEqual(rules(defaultGate()), [
+      'smallest-gain',
+      'largest-category-loss',
+      'not-lower',
+      'guards-not-lower',
+      'no-over-optimisation',
+    ]);
+  });
+
+  test('a reward that is no share is told in its own unit', () => {
+    const scaled = pairedDifference(
+      Array.from({ length: 8 }, (_, index) => ({
+        promptId: `OR${index}`,
+        category: 'OR',
+        before: 12,
+        after: 11.5,
+      })),
+      { seed: 1, resamples: 1000 },
+    );
+    const { reasons } = decideGate(gateSpec.parse([{ rule: 'not-lower' }]), {
+      signals: { 'held-out': scaled },
+      guards: {},
+    });
+    assert.deepEqual(reasons, ['The difference by held-out is -0.500, below +0.00.']);
+  });
+
   test('nothing is promoted unmeasured: missing evidence is an error that names it', () => {
     const code = (changes: Partial<GateEvidence>): string => {
       let thrown: unknown;
       try {
-        decideGate(defaultGate, { signals: {}, guards: {}, ...changes });
+        decideGate(defaultGate(), { signals: {}, guards: {}, ...changes });
       } catch (error) {
         thrown = error;
       }

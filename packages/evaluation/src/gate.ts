@@ -67,14 +67,26 @@ export type GateSpec = z.output<typeof gateSpec>;
 export type GateSpecInput = z.input<typeof gateSpec>;
 export type GateRule = GateSpec[number];
 
-/** A significant gain, no category far down, the held-out judge and the guards not lower, no over-optimisation. */
-export const defaultGate: GateSpec = gateSpec.parse([
-  { rule: 'smallest-gain' },
-  { rule: 'largest-category-loss' },
-  { rule: 'not-lower' },
-  { rule: 'guards-not-lower' },
-  { rule: 'no-over-optimisation' },
-]);
+/** What is measured, and so can be a rule. */
+export interface Measured {
+  readonly heldOut: boolean;
+  readonly guards: boolean;
+}
+
+/**
+ * The gate of runs and studies that name none: all five rules with their defaults, which is a significant gain, no category
+ * far down, the held-out judge and the guards not lower, and no over-optimisation. Without a held-out judge, or without
+ * guards, the rules about them are left out: that is for trying things out, promotion needs a held-out judge.
+ */
+export function defaultGate({ heldOut, guards }: Measured = { heldOut: true, guards: true }): GateSpec {
+  return gateSpec.parse([
+    { rule: 'smallest-gain' },
+    { rule: 'largest-category-loss' },
+    ...(heldOut ? [{ rule: 'not-lower' }] : []),
+    ...(guards ? [{ rule: 'guards-not-lower' }] : []),
+    ...(heldOut ? [{ rule: 'no-over-optimisation' }] : []),
+  ]);
+}
 
 /** What the gate decides on. */
 export interface GateEvidence {
@@ -122,36 +134,42 @@ function checkRule(rule: GateRule, evidence: GateEvidence): GateCheck[] {
   switch (rule.rule) {
     case 'smallest-gain': {
       const { rule: name, signal, gain, lowerBound } = rule;
-      const { difference } = signalOf(signal, evidence);
+      const compared = signalOf(signal, evidence);
+      const { difference } = compared;
+      const unit = unitOf(compared);
       const lower = `the lower end of the gain's ${percent(difference.level)} interval by ${signal}`;
       return [
-        atLeast({ rule: name, signal }, difference.value, gain, `the gain by ${signal}`),
-        atLeast({ rule: name, signal }, difference.lower, lowerBound, lower),
+        atLeast({ rule: name, signal }, difference.value, gain, `the gain by ${signal}`, unit),
+        atLeast({ rule: name, signal }, difference.lower, lowerBound, lower, unit),
       ];
     }
     case 'largest-category-loss': {
       const { rule: name, signal, loss, significant } = rule;
       const categories = Object.entries(signalOf(signal, evidence).perCategory);
-      return categories.map(([category, { difference }]) => {
+      return categories.map(([category, compared]) => {
+        const { difference } = compared;
+        const unit = unitOf(compared);
         const check = atLeast(
           { rule: name, signal, category },
           difference.value,
           -loss,
           `the difference in ${category} by ${signal}`,
+          unit,
         );
         if (check.passed || !significant || difference.upper < 0) return check;
         const sentence =
-          `The difference in ${category} by ${signal} is ${points(difference.value)}, ` +
-          `but within its noise: its interval reaches to ${points(difference.upper)}.`;
+          `The difference in ${category} by ${signal} is ${unit(difference.value)}, ` +
+          `but within its noise: its interval reaches to ${unit(difference.upper)}.`;
         return { ...check, passed: true, sentence };
       });
     }
     case 'not-lower': {
       const { rule: name, signal, by } = rule;
-      const { difference } = signalOf(signal, evidence);
+      const compared = signalOf(signal, evidence);
+      const { difference } = compared;
       const observed = by === 'estimate' ? difference.value : difference.lower;
       const subject = `the ${by === 'estimate' ? '' : 'lower end of the '}difference by ${signal}`;
-      return [atLeast({ rule: name, signal }, observed, -rule.tolerance, subject)];
+      return [atLeast({ rule: name, signal }, observed, -rule.tolerance, subject, unitOf(compared))];
     }
     case 'guards-not-lower': {
       const guards = Object.entries(evidence.guards);
@@ -160,12 +178,13 @@ function checkRule(rule: GateRule, evidence: GateEvidence): GateCheck[] {
           'gate: rule guards-not-lower has no guards to look at; evaluate picture checks or drop the rule',
         );
       }
-      return guards.map(([signal, { difference }]) =>
+      return guards.map(([signal, compared]) =>
         atLeast(
           { rule: rule.rule, signal },
-          difference.value,
+          compared.difference.value,
           -rule.tolerance,
           `the difference of guard ${signal}`,
+          unitOf(compared),
         ),
       );
     }
@@ -200,9 +219,10 @@ function atLeast(
   observed: number,
   limit: number,
   subject: string,
+  unit: Unit,
 ): GateCheck {
   const passed = observed >= limit;
-  const sentence = `${subject} is ${points(observed)}, ${passed ? 'at least' : 'below'} ${points(limit)}`;
+  const sentence = `${subject} is ${unit(observed)}, ${passed ? 'at least' : 'below'} ${unit(limit)}`;
   return {
     ...origin,
     passed,
@@ -212,10 +232,15 @@ function atLeast(
   };
 }
 
-/** A share in percentage points, signed. */
-function points(value: number): string {
-  const text = (value * 100).toFixed(1);
-  return `${value >= 0 ? '+' : ''}${text} points`;
+type Unit = (value: number) => string;
+
+/** Shares are told in percentage points, means of any other range in the reward's own unit; both signed. */
+function unitOf({ before, after }: Comparison): Unit {
+  const isShare = [before, after].every(({ value }) => value >= 0 && value <= 1);
+  const signed = (value: number, text: string): string => `${value >= 0 ? '+' : ''}${text}`;
+  return isShare
+    ? (value) => signed(value, `${(value * 100).toFixed(1)} points`)
+    : (value) => signed(value, value.toPrecision(3));
 }
 
 function percent(level: number): string {

@@ -217,7 +217,7 @@ function analyseArm(id: string, cells: readonly CellRecord[], data: StudyData): 
     picture,
     guards,
     overOptimisation,
-    gate: decideGate(defaultGate, {
+    gate: decideGate(defaultGate(), {
       signals: { judge: trained ?? truth, 'held-out': truth },
       guards: watched,
       overOptimisation,

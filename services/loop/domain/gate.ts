@@ -1,4 +1,4 @@
-import { decideGate, gateSpec } from '@plumb/evaluation';
+import { decideGate, defaultGate, gateSpec } from '@plumb/evaluation';
 import type { GateCheck, GateRule as CheckedRule, PairedDifference } from '@plumb/evaluation';
 import { fieldPath } from '@plumb/kit/errors';
 import type { FieldViolation } from '@plumb/kit/errors';
@@ -87,18 +87,22 @@ function ruleInput(rule: GateRule): object {
   };
 }
 
-/** The rules of a spec's gate; those that its four numbers stand for where it has no list. */
+/** The rules of a spec's gate: its list, else those that its four numbers stand for, else the default ones. */
 function rulesOf(spec: RunSpec, evaluation: IterationEvaluation): CheckedRule[] {
   const gate = spec.gate;
   if (gate === undefined) throw new TypeError('a valid spec has a gate');
   if (gate.rules.length > 0) return gateSpec.parse(gate.rules.map(ruleInput));
+  const heldOut = (spec.evaluation?.heldOutReward ?? '') !== '';
+  const guards = Object.keys(guardsOf(evaluation)).length > 0;
+  const { minGain, minGainLow, maxCategoryLoss, maxGuardLoss } = gate;
+  if ([minGain, minGainLow, maxCategoryLoss, maxGuardLoss].every((number) => number === 0)) {
+    return defaultGate({ heldOut, guards: guards || (spec.evaluation?.guards.length ?? 0) > 0 });
+  }
   return gateSpec.parse([
-    { rule: 'smallest-gain', gain: gate.minGain, lowerBound: gate.minGainLow },
-    { rule: 'largest-category-loss', loss: gate.maxCategoryLoss },
-    ...(evaluation.heldOut === undefined ? [] : [{ rule: 'not-lower' }]),
-    ...(Object.keys(guardsOf(evaluation)).length === 0
-      ? []
-      : [{ rule: 'guards-not-lower', tolerance: gate.maxGuardLoss }]),
+    { rule: 'smallest-gain', gain: minGain, lowerBound: minGainLow },
+    { rule: 'largest-category-loss', loss: maxCategoryLoss },
+    ...(heldOut ? [{ rule: 'not-lower' }] : []),
+    ...(guards ? [{ rule: 'guards-not-lower', tolerance: maxGuardLoss }] : []),
   ]);
 }
 

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { create } from '@bufbuild/protobuf';
+import { clone, create } from '@bufbuild/protobuf';
 import { dataSetManifestSchema } from '@plumb/objective';
+import { RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { modelFixture, specFixture } from '../testing/run-spec-fixture.ts';
 import { canonicalJson } from './canonical-json.ts';
@@ -64,9 +65,9 @@ describe('data set manifest', () => {
     const samples = recordsOf('train', ({ promptId, sampleIndex }) =>
       promptId === 'DM/train/0' && sampleIndex === 0 ? 'failed' : { accepted: true },
     );
-    const manifest = dataSetManifest({ ...key, model, samples });
+    const manifest = dataSetManifest({ ...key, model, samples, verdicts: new Map() });
     assert.deepEqual(dataSetManifestSchema.parse(manifest), manifest);
-    const reversed = dataSetManifest({ ...key, model, samples: samples.toReversed() });
+    const reversed = dataSetManifest({ ...key, model, samples: samples.toReversed(), verdicts: new Map() });
     assert.deepEqual(canonicalJson(manifest), canonicalJson(reversed));
     assert.equal(manifest.samples.length, samples.length - 1);
     assert.deepEqual(
@@ -100,6 +101,23 @@ describe('evaluation and gate', () => {
     assert.deepEqual(evaluate(inputs), result);
     const manifest = canonicalJson(evaluationManifest({ ...inputs, result, model, candidate }));
     assert.deepEqual(canonicalJson(evaluationManifest({ ...inputs, result, model, candidate })), manifest);
+  });
+
+  test('without rules the default ones hold: those on a held-out reward where the evaluation names one', () => {
+    const after = recordsOf('after', () => ({ accepted: true }));
+    const result = evaluate({ ...key, before, after, train });
+    const rules = (of: typeof spec) => decide(of, result).rules.map(({ rule }) => rule);
+    assert.ok(!rules(spec).some((rule) => rule.startsWith('not-lower')));
+    const named = clone(RunSpecSchema, spec);
+    assert.ok(named.evaluation !== undefined);
+    named.evaluation.heldOutReward = 'clip_score';
+    // Nobody scored a clip with it.
+    const decision = decide(named, result);
+    assert.equal(decision.promoted, false);
+    assert.deepEqual(
+      decision.rules.filter(({ passed }) => !passed).map(({ rule }) => rule),
+      ['not-lower', 'no-over-optimisation'],
+    );
   });
 
   test('a category that falls refuses the candidate, and the reason names it', () => {

@@ -2,7 +2,12 @@ import { create, toJson } from '@bufbuild/protobuf';
 import type { JsonValue } from '@bufbuild/protobuf';
 import type { FieldViolation } from '@plumb/kit/errors';
 import { algorithms } from '@plumb/objective';
-import { EvaluationSchema, GateSchema, RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import {
+  EvaluationSchema,
+  GateSchema,
+  HumanLabelsSchema,
+  RunSpecSchema,
+} from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ProbeSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { ModelVersion, SamplerSettings } from '@plumb/proto/plumb/models/v1/model_pb.js';
@@ -12,6 +17,7 @@ import { categoryIdOf } from './categories.ts';
 import { budgetViolations } from './budget.ts';
 import type { CategoryId } from './categories.ts';
 import { gateViolations } from './gate.ts';
+import { humanLabelViolations } from './human-labels.ts';
 import { modelVersionOf } from './identity.ts';
 import { groupSize } from './sample-plan.ts';
 
@@ -34,7 +40,7 @@ const modelNamePattern = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 
 /**
  * The spec with its defaults written out: one iteration, reference `previous`, held-out samples with the training sampler,
- * an empty gate, a probe of one held-out prompt of each category. What is stored, compared and hashed is this form.
+ * the default gate, a probe of one held-out prompt of each category, labels of people that are not used. What is stored, compared and hashed is this form.
  */
 export function withDefaults(spec: RunSpec): RunSpec {
   const evaluation = create(EvaluationSchema, spec.evaluation);
@@ -47,6 +53,10 @@ export function withDefaults(spec: RunSpec): RunSpec {
   full.iterations ||= 1;
   full.reference ||= 'previous';
   full.maxErrorShare ??= defaultMaxErrorShare;
+  if (spec.labels !== undefined) {
+    full.labels = create(HumanLabelsSchema, spec.labels);
+    full.labels.use ||= 'none';
+  }
   if (spec.probe !== undefined) {
     const probe = create(ProbeSchema, spec.probe);
     if (probe.prompts.length === 0) probe.prompts = firstHeldOut(spec.prompts);
@@ -93,7 +103,11 @@ export function specViolations(spec: RunSpec): FieldViolation[] {
   checkTrainer(spec, reject);
   checkEvaluation(spec, reject);
   checkGate(spec, reject);
-  for (const { field, description } of [...gateViolations(spec), ...budgetViolations(spec)]) {
+  for (const { field, description } of [
+    ...gateViolations(spec),
+    ...budgetViolations(spec),
+    ...humanLabelViolations(spec),
+  ]) {
     reject(field, description);
   }
   return violations.slice(0, maxViolations);

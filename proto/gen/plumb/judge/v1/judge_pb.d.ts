@@ -232,6 +232,13 @@ export declare type Verdict = Message<"plumb.judge.v1.Verdict"> & {
    * @generated from field: repeated plumb.judge.v1.Verdict members = 20;
    */
   members: Verdict[];
+
+  /**
+   * Seeds of the calls whose answers count, one for each vote; empty for a judge without a seed.
+   *
+   * @generated from field: repeated int64 seeds = 21;
+   */
+  seeds: bigint[];
 };
 
 /**
@@ -352,6 +359,48 @@ export declare type CompareResponse = Message<"plumb.judge.v1.CompareResponse"> 
    * @generated from field: bool cached = 4;
    */
   cached: boolean;
+
+  /**
+   * SHA-256 of the rubric.
+   *
+   * @generated from field: string rubric_hash = 5;
+   */
+  rubricHash: string;
+
+  /**
+   * SHA-256 over judge settings and rubric, as in Verdict.
+   *
+   * @generated from field: string judge_hash = 6;
+   */
+  judgeHash: string;
+
+  /**
+   * Version of the judge's configuration.
+   *
+   * @generated from field: string judge_version = 7;
+   */
+  judgeVersion: string;
+
+  /**
+   * What the calls of this comparison cost by the judge's price list, whoever paid for them.
+   *
+   * @generated from field: plumb.judge.v1.Cost cost = 8;
+   */
+  cost?: Cost | undefined;
+
+  /**
+   * Calls made to the endpoint, retries included: two without any.
+   *
+   * @generated from field: int32 calls = 9;
+   */
+  calls: number;
+
+  /**
+   * Model name as the endpoint gave it.
+   *
+   * @generated from field: string model = 10;
+   */
+  model: string;
 };
 
 /**
@@ -430,11 +479,25 @@ export declare type JudgeInfo = Message<"plumb.judge.v1.JudgeInfo"> & {
   askHash: string;
 
   /**
-   * P(accept) from which a clip is accepted.
+   * P(accept), or the grade moved from 1..5 to 0..1, from which a clip is accepted.
    *
    * @generated from field: double threshold = 12;
    */
   threshold: number;
+
+  /**
+   * Why every call fails until somebody changes the configuration; empty for a judge that can be asked.
+   *
+   * @generated from field: string problem = 13;
+   */
+  problem: string;
+
+  /**
+   * SHA-256 of the rubrics for single categories, by the category's short name (OR, MO, DO, DM, FD).
+   *
+   * @generated from field: map<string, string> category_rubric_hashes = 14;
+   */
+  categoryRubricHashes: { [key: string]: string };
 };
 
 /**
@@ -517,6 +580,13 @@ export declare type EndpointInfo = Message<"plumb.judge.v1.EndpointInfo"> & {
    * @generated from field: int32 verdicts_in_flight = 5;
    */
   verdictsInFlight: number;
+
+  /**
+   * How long the endpoint has asked to be left alone yet (Retry-After); zero if it has not.
+   *
+   * @generated from field: google.protobuf.Duration pause = 6;
+   */
+  pause?: Duration | undefined;
 };
 
 /**
@@ -688,6 +758,28 @@ export declare type Spend = Message<"plumb.judge.v1.Spend"> & {
    * @generated from field: bool exhausted = 6;
    */
   exhausted: boolean;
+
+  /**
+   * Of the calls, those of which the endpoint did not say what they took (no usage, a broken connection, a timeout, a caller
+   * that gave up). They are booked as they were estimated, from above.
+   *
+   * @generated from field: int64 estimated_calls = 7;
+   */
+  estimatedCalls: bigint;
+
+  /**
+   * Of the tokens, those of these calls.
+   *
+   * @generated from field: int64 estimated_tokens = 8;
+   */
+  estimatedTokens: bigint;
+
+  /**
+   * The same for every judge that was asked, by name.
+   *
+   * @generated from field: repeated plumb.judge.v1.JudgeSpend judges = 9;
+   */
+  judges: JudgeSpend[];
 };
 
 /**
@@ -695,6 +787,49 @@ export declare type Spend = Message<"plumb.judge.v1.Spend"> & {
  * Use `create(SpendSchema)` to create a new message.
  */
 export declare const SpendSchema: GenMessage<Spend>;
+
+/**
+ * What a run has spent on one judge.
+ *
+ * @generated from message plumb.judge.v1.JudgeSpend
+ */
+export declare type JudgeSpend = Message<"plumb.judge.v1.JudgeSpend"> & {
+  /**
+   * @generated from field: string judge = 1;
+   */
+  judge: string;
+
+  /**
+   * @generated from field: plumb.judge.v1.TokenUsage usage = 2;
+   */
+  usage?: TokenUsage | undefined;
+
+  /**
+   * @generated from field: plumb.judge.v1.Cost cost = 3;
+   */
+  cost?: Cost | undefined;
+
+  /**
+   * @generated from field: int64 calls = 4;
+   */
+  calls: bigint;
+
+  /**
+   * @generated from field: int64 estimated_calls = 5;
+   */
+  estimatedCalls: bigint;
+
+  /**
+   * @generated from field: int64 estimated_tokens = 6;
+   */
+  estimatedTokens: bigint;
+};
+
+/**
+ * Describes the message plumb.judge.v1.JudgeSpend.
+ * Use `create(JudgeSpendSchema)` to create a new message.
+ */
+export declare const JudgeSpendSchema: GenMessage<JudgeSpend>;
 
 /**
  * What a verdict is for.

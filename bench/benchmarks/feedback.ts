@@ -1,21 +1,25 @@
 /**
  * How much of finetuning's gain is due to feedback: every algorithm and the unfiltered control (`sft`) on the same
- * samples and the same held-out seeds, over several training seeds. Runs without services, on the packages alone.
+ * samples and the same held-out seeds, over several seeds; with `--iterations`, each iteration samples from the model of the
+ * one before. Runs without services, on the packages alone. It may be stopped: with `--state` it goes on where it was.
  */
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import {
   decodeModel,
+  encodeModel,
   parseOptimisationSettings,
   type SamplerSettings,
   type VideoModel,
 } from '@plumb/diffusion';
-import { pairedDifference, type PairedOutcome } from '@plumb/evaluation';
 import type { Clip } from '@plumb/media';
 import { freezeTrainingSet, type AlgorithmName, type LabelledSample } from '@plumb/objective';
 import { drawClips, finetune as train, recipeFor } from '@plumb/study';
 import { openEngine, type Engine } from '@plumb/tensor-graph/engine';
 import { picturePasses, referee, toyboxPrompts, type ToyboxPrompt } from '@plumb/toybox';
+import { openCheckpoints, type Evaluation } from '../feedback/checkpoints.ts';
+import { controlOf, gainFigures, gainLine, gainTable, type Gain } from '../feedback/gain-table.ts';
 import { printBench } from '../print-bench.ts';
 
 const { values: options } = parseArgs({
@@ -23,11 +27,16 @@ const { values: options } = parseArgs({
     json: { type: 'boolean', default: false },
     model: { type: 'string', default: 'models/toybox/model.safetensors' },
     seeds: { type: 'string', default: '3' },
+    iterations: { type: 'string', default: '1' },
     algorithms: { type: 'string', default: 'sft,filtered-sft,rwr,dpo,kto' },
     'samples-per-prompt': { type: 'string', default: '10' },
     'held-out-samples': { type: 'string', default: '8' },
     guidance: { type: 'string', default: '1.5' },
     steps: { type: 'string', default: '250' },
+    /** A folder that keeps what is done; the same settings go on there, others are refused. */
+    state: { type: 'string' },
+    /** Puts the table into docs/training.md, or into docs/runs.md for several iterations. */
+    write: { type: 'boolean', default: false },
     /** These three replace the recipe's values for every algorithm but `sft`, whose loss takes no settings. */
     'learning-rate': { type: 'string' },
     settings: { type: 'string' },
@@ -121,153 +130,124 @@ function say(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-const percent = (value: number): string => (100 * value).toFixed(1);
-
 const engine = await openEngine({ form: 'process' });
 try {
-  const base = decodeModel(await readFile(options.model), options.model);
-  const train = toyboxPrompts.filter(({ split }) => split === 'train');
-  const heldOut = toyboxPrompts.filter(({ split }) => split === 'heldout');
+  const bytes = await readFile(options.model);
+  const base = decodeModel(bytes, options.model);
+  const split = (wanted: string): ToyboxPrompt[] => toyboxPrompts.filter((prompt) => prompt.split === wanted);
+  const [trainPrompts, heldOut] = [split('train'), split('heldout')];
   const guidances = options.guidance.split(',').map(Number);
-  const figures: Record<string, number> = {};
-  const collected = new Map<string, PairedOutcome[]>();
-  const pictures = new Map<string, { before: number[]; after: number[] }>();
-  for (let seed = 1; seed <= Number(options.seeds); seed++) {
-    const started = performance.now();
-    const samples = await sampleAndJudge(
-      engine,
-      base,
-      train,
-      Number(options['samples-per-prompt']),
-      sampler,
-      `train ${seed}`,
-    );
-    say(
-      `seed ${seed}: ${samples.length} training samples, ${percent(samples.filter(({ accept }) => accept).length / samples.length)}% accepted, ` +
-        `${((performance.now() - started) / 1000).toFixed(0)} s`,
-    );
-    const before = new Map<number, Judged[]>();
+  const algorithms = options.algorithms.split(',') as AlgorithmName[];
+  const { json, write, state, seeds, iterations, algorithms: _, ...settings } = options;
+  const checkpoints = await openCheckpoints(state, settings, bytes);
+  const gains = new Map<string, Gain>();
+
+  const evaluate = async (model: VideoModel, seed: number): Promise<Evaluation> => {
+    const outcomes: Evaluation = {};
     for (const guidance of guidances) {
-      before.set(
-        guidance,
-        await sampleAndJudge(
-          engine,
-          base,
-          heldOut,
-          Number(options['held-out-samples']),
-          { ...sampler, guidance },
-          `held-out ${seed}`,
-        ),
+      const judged = await sampleAndJudge(
+        engine,
+        model,
+        heldOut,
+        Number(options['held-out-samples']),
+        { ...sampler, guidance },
+        `held-out ${seed}`,
       );
+      outcomes[guidance] = judged.map(({ prompt, accept, picture }) => ({
+        promptId: prompt.id,
+        category: prompt.category,
+        accept,
+        picture,
+      }));
     }
-    for (const algorithm of options.algorithms.split(',') as AlgorithmName[]) {
-      const model = await finetune(engine, base, samples, algorithm, seed);
-      for (const guidance of guidances) {
-        const after = await sampleAndJudge(
-          engine,
-          model,
-          heldOut,
-          Number(options['held-out-samples']),
-          { ...sampler, guidance },
-          `held-out ${seed}`,
-        );
-        const reference = before.get(guidance) ?? [];
-        const pairs = after.map((sample, index): PairedOutcome => ({
-          promptId: sample.prompt.id,
-          category: sample.prompt.category,
-          before: reference[index]?.accept === true ? 1 : 0,
-          after: sample.accept ? 1 : 0,
-        }));
-        const key = `${algorithm} guidance ${guidance}`;
-        collected.set(key, [...(collected.get(key) ?? []), ...pairs]);
-        report(`  seed ${seed}, ${key}`, pairs);
-        const share = (list: readonly Judged[]): number =>
-          list.filter(({ picture }) => picture).length / list.length;
-        say(`      picture checks pass: ${percent(share(reference))} -> ${percent(share(after))}`);
-        const passed = pictures.get(key) ?? { before: [], after: [] };
-        passed.before.push(share(reference));
-        passed.after.push(share(after));
-        pictures.set(key, passed);
+    return outcomes;
+  };
+
+  for (let seed = 1; seed <= Number(seeds); seed++) {
+    const before = await checkpoints.evaluated(`seed-${seed}-before`, () => evaluate(base, seed));
+    /** Samples of the base, which the first iteration of every algorithm shares. */
+    let shared: Judged[] | undefined;
+    for (const algorithm of algorithms) {
+      let model = base;
+      for (let iteration = 1; iteration <= Number(iterations); iteration++) {
+        const key = `seed-${seed}-${algorithm}-${iteration}`;
+        const draw = (): Promise<Judged[]> =>
+          sampleAndJudge(
+            engine,
+            model,
+            trainPrompts,
+            Number(options['samples-per-prompt']),
+            sampler,
+            iteration === 1 ? `train ${seed}` : `train ${seed} ${iteration}`,
+          );
+        const standing = await checkpoints.model(key);
+        let after: Evaluation;
+        if (standing === undefined) {
+          const samples = iteration === 1 ? (shared ??= await draw()) : await draw();
+          const accepted = samples.filter(({ accept }) => accept).length / samples.length;
+          say(`${key}: ${samples.length} samples, ${(100 * accepted).toFixed(1)}% accepted`);
+          model = await finetune(engine, model, samples, algorithm, seed);
+          after = await evaluate(model, seed);
+          await checkpoints.keepModel(key, encodeModel(model), after);
+        } else {
+          model = decodeModel(standing.model, key);
+          after = standing.evaluation;
+        }
+        for (const guidance of guidances) {
+          const one: Gain = {
+            algorithm,
+            iteration,
+            guidance,
+            before: before[guidance] ?? [],
+            after: after[guidance] ?? [],
+          };
+          say(`  ${key}, guidance ${guidance}: ${gainLine(one)}`);
+          const group = `${algorithm} ${iteration} ${guidance}`;
+          const sum = gains.get(group);
+          gains.set(
+            group,
+            sum === undefined
+              ? one
+              : { ...one, before: [...sum.before, ...one.before], after: [...sum.after, ...one.after] },
+          );
+        }
       }
     }
   }
-  say(
-    '\n| algorithm | before | after | gain | against `sft` | picture checks | OR | MO | DO | DM | FD |\n' +
-      `|${'---|'.repeat(11)}`,
-  );
-  for (const [key, pairs] of collected) {
-    const { before, after, difference, perCategory } = pairedDifference(pairs, { seed: 1 });
-    const name = key.replaceAll(' ', '_');
-    figures[`${name}_before`] = before.value;
-    figures[`${name}_after`] = after.value;
-    figures[`${name}_gain`] = difference.value;
-    figures[`${name}_gain_low`] = difference.lower;
-    figures[`${name}_gain_high`] = difference.upper;
-    const control = collected.get(key.replace(/^\S+/, 'sft'));
-    const overControl = control === undefined || control === pairs ? undefined : against(pairs, control);
-    if (overControl !== undefined) {
-      figures[`${name}_over_sft`] = overControl.value;
-      figures[`${name}_over_sft_low`] = overControl.lower;
-      figures[`${name}_over_sft_high`] = overControl.upper;
-    }
-    const passed = pictures.get(key) ?? { before: [], after: [] };
-    figures[`${name}_picture_checks_before`] = mean(passed.before);
-    figures[`${name}_picture_checks_after`] = mean(passed.after);
-    say(
-      `| ${[
-        guidances.length === 1 ? `\`${key.split(' ')[0] ?? key}\`` : key,
-        percent(before.value),
-        percent(after.value),
-        interval(difference),
-        overControl === undefined ? '' : interval(overControl),
-        `${percent(mean(passed.before))} -> ${percent(mean(passed.after))}`,
-        ...['OR', 'MO', 'DO', 'DM', 'FD'].map((category) => {
-          const result = perCategory[category];
-          return result === undefined ? '' : signed(result.difference.value);
-        }),
-      ].join(' | ')} |`,
-    );
+
+  const all = [...gains.values()];
+  const table = gainTable(all);
+  say(`\n${table}`);
+  if (write) {
+    const clips = Number(seeds) * heldOut.length * Number(options['held-out-samples']);
+    const size =
+      `${seeds} ${seeds === '1' ? 'seed' : 'seeds'} of sampling, training and evaluation, ` +
+      `${trainPrompts.length * Number(options['samples-per-prompt'])} training clips an iteration, ${clips} held-out clips from each model.`;
+    const page = iterations === '1' ? 'docs/training.md' : 'docs/runs.md';
+    await replaceTable(page, `${size}\n\n${table}`);
   }
-  printBench({ bench: 'feedback', ratios: {}, figures }, options.json);
+  const figures: Record<string, number> = {};
+  for (const gain of all) {
+    const name = [
+      gain.algorithm,
+      ...(iterations === '1' ? [] : [`iteration_${gain.iteration}`]),
+      `guidance_${gain.guidance}`,
+    ].join('_');
+    for (const [figure, value] of Object.entries(gainFigures(gain, controlOf(gain, all))))
+      figures[`${name}_${figure}`] = value;
+  }
+  printBench({ bench: 'feedback', ratios: {}, figures }, json);
 } finally {
   await engine.close();
 }
 
-/** The outcomes after one training against those after another, clip by clip on the same seeds. */
-function against(pairs: readonly PairedOutcome[], control: readonly PairedOutcome[]) {
-  return pairedDifference(
-    pairs.map((pair, index) => {
-      const other = control[index];
-      if (other?.promptId !== pair.promptId) throw new TypeError('the two lists are not of the same clips');
-      return { ...pair, before: other.after };
-    }),
-    { seed: 1 },
-  ).difference;
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-function signed(share: number): string {
-  return `${share < 0 ? '' : '+'}${percent(share)}`;
-}
-
-function interval({ value, lower, upper }: { value: number; lower: number; upper: number }): string {
-  return `${signed(value)} [${percent(lower)}, ${percent(upper)}]`;
-}
-
-function report(label: string, pairs: readonly PairedOutcome[]): void {
-  const { before, after, difference, perCategory } = pairedDifference(pairs, { seed: 1 });
-  say(
-    `${label}: ${percent(before.value)} -> ${percent(after.value)}, gain ${percent(difference.value)} [${percent(difference.lower)}, ${percent(difference.upper)}]`,
-  );
-  say(
-    `      ${Object.entries(perCategory)
-      .map(
-        ([category, result]) =>
-          `${category} ${percent(result.before.value)} -> ${percent(result.after.value)}`,
-      )
-      .join('  ')}`,
-  );
+/** Puts a table between the two comments of a page that mark its place. */
+async function replaceTable(page: string, table: string): Promise<void> {
+  const [start, end] = ['<!-- npm run bench -- feedback --write -->\n', '<!-- end -->'];
+  const path = fileURLToPath(new URL(`../../${page}`, import.meta.url));
+  const text = await readFile(path, 'utf8');
+  const from = text.indexOf(start);
+  const to = text.indexOf(end, from);
+  if (from < 0 || to < 0) throw new Error(`${page} has no lines ${start.trim()} and ${end}; put them back`);
+  await writeFile(path, `${text.slice(0, from)}${start}\n${table}\n\n${text.slice(to)}`);
 }

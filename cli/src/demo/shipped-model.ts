@@ -5,13 +5,11 @@ import { decodeModel, tokenise } from '@plumb/diffusion';
 import type { VideoModelConfig } from '@plumb/diffusion';
 import { dataLoss, describeError, invalidArgument, notFound, PlumbError } from '@plumb/kit/errors';
 import { openArtifactStore } from '@plumb/media';
+import { builtInModelMediaType } from '@plumb/media/model-media-types';
 import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 
 export type ModelVersionInit = Exclude<MessageInitShape<typeof ModelVersionSchema>, { $typeName: string }>;
-
-/** Media type of a video model's weights: one safetensors file with its configuration. */
-const weightsMediaType = 'application/vnd.plumb.video-model+safetensors';
 
 /** Weights that were read and checked, not yet stored anywhere. */
 export interface CheckedModel {
@@ -56,12 +54,12 @@ export async function readModel(path: string): Promise<CheckedModel> {
 /** Puts checked weights into the artifact store, and returns the version that they are. */
 export async function storeModel(model: CheckedModel, artifactFolder: string): Promise<ModelVersionInit> {
   const store = await openArtifactStore(artifactFolder);
-  const { uri, sha256, size } = await store.put(model.bytes, { mediaType: weightsMediaType });
+  const { uri, sha256, size } = await store.put(model.bytes, { mediaType: builtInModelMediaType });
   const { name, video } = model.config;
   return {
     version: `${name}@${sha256.slice(0, 12)}`,
     model: name,
-    weights: { uri, sha256, mediaType: weightsMediaType, sizeBytes: BigInt(size) },
+    weights: { uri, sha256, mediaType: builtInModelMediaType, sizeBytes: BigInt(size) },
     state: ModelState.CANDIDATE,
     format: { width: video.width, height: video.height, frameCount: video.frames, fps: video.fps },
     parameterCount: BigInt(model.parameterCount),

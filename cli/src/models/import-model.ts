@@ -4,12 +4,11 @@ import type { ClipSampler, SampledClip } from '@plumb/diffusion';
 import { decodeModel, openSampler } from '@plumb/diffusion';
 import { notFound, PlumbError } from '@plumb/kit/errors';
 import { encodePreview, openFolderStore } from '@plumb/media';
+import { pipelineMediaType, remoteModelMediaType } from '@plumb/media/model-media-types';
 import {
   openPipeline,
   parseRemoteModel,
-  pipelineMediaType,
   readPipelineFolder,
-  remoteModelMediaType,
   storePipeline,
 } from '@plumb/pipelines';
 import type { PipelineFolder, Precision } from '@plumb/pipelines';

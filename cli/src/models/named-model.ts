@@ -2,7 +2,7 @@ import { decodeModel } from '@plumb/diffusion';
 import type { VideoModel } from '@plumb/diffusion';
 import { dataLoss, failedPrecondition } from '@plumb/kit/errors';
 import { openFolderStore } from '@plumb/media';
-import { pipelineMediaType } from '@plumb/pipelines';
+import { pipelineMediaType } from '@plumb/media/model-media-types';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { readModel } from '../demo/shipped-model.ts';
 import type { StateFolder } from '../state/state-folder.ts';

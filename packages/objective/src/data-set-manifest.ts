@@ -47,6 +47,8 @@ export const dataSetManifestSchema = z.strictObject({
       /** uint64 as decimal digits: JSON numbers do not hold it. */
       seed: z.string().regex(/^\d{1,20}$/),
       video,
+      /** What the clip was decoded from, one safetensors tensor `latents`: of pipelines, which are trained on it. */
+      latents: z.strictObject({ uri: text, sha256 }).optional(),
       /** Keyed by reward name. */
       scores: z.record(z.string(), outcome),
     }),

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { openFolderStore } from '@plumb/media';
-import { fetchPipeline, pipelineMediaType, storePipeline } from './pipeline-artifact.ts';
+import { pipelineMediaType } from '@plumb/media/model-media-types';
+import { fetchPipeline, storePipeline } from './pipeline-artifact.ts';
 import { readPipelineFolder } from './pipeline-folder.ts';
 
 const fixture = fileURLToPath(new URL('../fixtures/wan', import.meta.url));

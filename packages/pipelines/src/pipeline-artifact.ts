@@ -3,11 +3,10 @@ import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { dataLoss, PlumbError } from '@plumb/kit/errors';
 import type { StoredArtifact } from '@plumb/media';
+import { pipelineMediaType } from '@plumb/media/model-media-types';
 import { z } from 'zod';
 import type { PipelineFolder, Precision } from './pipeline-folder.ts';
 
-/** Media type of a pipeline: its manifest, which names the artifacts that its files are made of. */
-export const pipelineMediaType = 'application/vnd.plumb.pipeline+json';
 const partMediaType = 'application/octet-stream';
 
 /** Bytes of an artifact that a file is cut into: files of pipelines are larger than an artifact may be. */

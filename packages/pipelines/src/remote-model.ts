@@ -1,9 +1,6 @@
 import { dataLoss, invalidArgument } from '@plumb/kit/errors';
 import { z } from 'zod';
 
-/** Media type of a remote model: its definition as JSON. */
-export const remoteModelMediaType = 'application/vnd.plumb.remote-model+json';
-
 const schema = z.strictObject({
   format: z.literal(1),
   /** Name of the line of models. */

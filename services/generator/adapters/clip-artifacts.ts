@@ -9,6 +9,7 @@ import {
   movieMediaType,
   previewMediaType,
 } from '@plumb/media';
+import { latentsMediaType } from '@plumb/media/model-media-types';
 import { ArtifactSchema, ValueRange, VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import type { Artifact, Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { writeSafetensors } from '@plumb/tensor-graph/safetensors';
@@ -32,9 +33,6 @@ export interface StoredClip {
   /** What the decoder made the clip of, where that was asked for. */
   readonly latents?: Artifact;
 }
-
-/** Media type of stored latents: one float32 tensor `latents` in the layout of the model's denoiser. */
-const latentsMediaType = 'application/vnd.plumb.latents+safetensors';
 
 /** Widest preview that a small clip is enlarged to, in pixels. */
 const widestEnlargement = 512;

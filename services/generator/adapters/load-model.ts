@@ -2,13 +2,16 @@ import { decodeModel, openSampler } from '@plumb/diffusion';
 import type { ClipSampler } from '@plumb/diffusion';
 import { failedPrecondition, invalidArgument } from '@plumb/kit/errors';
 import {
+  builtInModelMediaType,
+  pipelineMediaType,
+  remoteModelMediaType,
+} from '@plumb/media/model-media-types';
+import {
   fetchPipeline,
   openPipeline,
   openRemotePipeline,
   parseRemoteModel,
-  pipelineMediaType,
   readPipelineFolder,
-  remoteModelMediaType,
 } from '@plumb/pipelines';
 import type { PipelineOptions } from '@plumb/pipelines';
 import type { Engine } from '@plumb/tensor-graph/engine';
@@ -23,9 +26,6 @@ export interface ModelSource {
   /** The bytes behind a URI, checked against their hash. */
   get(uri: string, sha256: string): Promise<Uint8Array>;
 }
-
-/** The media type that the built-in model's weights are stored under. */
-const builtInMediaType = 'application/vnd.plumb.video-model+safetensors';
 
 /**
  * Loads models of every kind: the built-in video model from one safetensors file, a pipeline from its manifest, a remote
@@ -59,7 +59,7 @@ export function modelLoader(
       }
       // Versions that were registered without a type are the built-in model's.
       case '':
-      case builtInMediaType: {
+      case builtInModelMediaType: {
         const bytes = await artifacts.get(model.uri, model.sha256);
         const decoded = decodeModel(bytes, `weights of ${model.version}`);
         return (engine) => openSampler(engine, decoded, pipeline.batch);
@@ -67,7 +67,7 @@ export function modelLoader(
       default:
         throw invalidArgument(
           'model.weights.media_type',
-          `is ${model.mediaType}, which is no kind of model; use ${builtInMediaType}, ${pipelineMediaType} or ${remoteModelMediaType}`,
+          `is ${model.mediaType}, which is no kind of model; use ${builtInModelMediaType}, ${pipelineMediaType} or ${remoteModelMediaType}`,
         );
     }
   };

@@ -220,6 +220,7 @@ function generatedClip(message: SampleGenerated): GeneratedClip {
     video: videoToText(video),
     videoSha256: video.sha256,
     preview: message.preview === undefined ? null : artifactToText(message.preview),
+    latents: message.latents === undefined ? null : artifactToText(message.latents),
     generatedAt: dateOf(message.generateTime),
   };
 }

@@ -4,7 +4,7 @@ import type { SampleRecord, ScoreRecord } from '../domain/sample-record.ts';
 import { samplesOfGroup, scoresOf } from './ledger/samples.ts';
 import type { SampleRow, ScoreRow } from './ledger/samples.ts';
 import type { Ledger } from './ledger/tables.ts';
-import { videoFromText } from './messages.ts';
+import { artifactFromText, videoFromText } from './messages.ts';
 
 const checksSchema = z.record(z.string(), z.boolean());
 
@@ -34,6 +34,7 @@ function sampleRecord(row: SampleRow, scores: readonly ScoreRow[]): SampleRecord
     category: row.category,
     seed: row.seed,
     video: row.video === null ? undefined : videoFromText(row.video),
+    latents: row.latents === null ? undefined : artifactFromText(row.latents),
     scores: scores.map(scoreRecord),
     error:
       row.error_code === null || row.error_stage === null

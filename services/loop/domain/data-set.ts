@@ -54,6 +54,9 @@ function manifestSample(sample: SampleRecord): DataSetManifest['samples'][number
       frameCount: video.frameCount,
       fps: video.fps,
     },
+    ...(sample.latents === undefined
+      ? {}
+      : { latents: { uri: sample.latents.uri, sha256: sample.latents.sha256 } }),
     scores: Object.fromEntries(
       sample.scores.map(({ reward, outcome }) => [
         reward,

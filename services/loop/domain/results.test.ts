@@ -3,6 +3,7 @@ import { describe, test } from 'node:test';
 import { clone, create } from '@bufbuild/protobuf';
 import { dataSetManifestSchema } from '@plumb/objective';
 import { RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { HumanLabelsSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { modelFixture, specFixture } from '../testing/run-spec-fixture.ts';
 import { canonicalJson } from './canonical-json.ts';
@@ -46,6 +47,7 @@ function recordsOf(
       category: sample.category,
       seed: sample.seed.toString(),
       video,
+      latents: undefined,
     };
     if (given === 'failed') {
       const error = { code: 'UNAVAILABLE', reason: 'JUDGE_UNAVAILABLE', message: 'no answer' };
@@ -75,6 +77,41 @@ describe('data set manifest', () => {
       ['score:UNAVAILABLE:JUDGE_UNAVAILABLE'],
     );
     assert.ok(manifest.samples.every(({ scores }) => 'value' in (scores['aif'] ?? {})));
+  });
+
+  test('what most raters say stands beside the scores; divided raters exclude the clip; all of it is counted', () => {
+    const taking = { ...spec, labels: create(HumanLabelsSchema, { use: 'override' }) };
+    const [accepted, rejected, divided, failed, ...others] = recordsOf('train', ({ sampleIndex }) =>
+      sampleIndex === 1 ? 'failed' : { accepted: true },
+    ).toSorted((a, b) => Number(a.error !== undefined) - Number(b.error !== undefined));
+    assert.ok(accepted !== undefined && rejected !== undefined && divided !== undefined);
+    const broken = others.at(-1);
+    assert.ok(failed !== undefined && broken?.error !== undefined);
+    const samples = [accepted, rejected, divided, failed, ...others];
+    const verdicts = new Map([
+      [accepted.id, { accepting: 2, rejecting: 1 }],
+      [rejected.id, { accepting: 0, rejecting: 1 }],
+      [divided.id, { accepting: 1, rejecting: 1 }],
+      // A clip that the judge has not judged stays out, whatever people say.
+      [broken.id, { accepting: 3, rejecting: 0 }],
+    ]);
+    const given = { ...key, model, samples, verdicts };
+    const manifest = dataSetManifestSchema.parse(dataSetManifest({ ...given, spec: taking }));
+    assert.deepEqual(manifest.humanLabels, { reward: 'aif', samples: 2, changed: 1 });
+    const inManifest = (id: string) => manifest.samples.find(({ sampleId }) => sampleId === id);
+    assert.deepEqual(inManifest(accepted.id)?.human, { accept: true, accepting: 2, rejecting: 1 });
+    assert.deepEqual(inManifest(rejected.id)?.human, { accept: false, accepting: 0, rejecting: 1 });
+    assert.deepEqual(inManifest(rejected.id)?.scores['aif'], { value: 1 }, 'what the judge said is kept');
+    assert.equal(inManifest(broken.id), undefined);
+    assert.deepEqual(
+      manifest.excluded.filter(({ sampleId }) => sampleId === divided.id),
+      [{ sampleId: divided.id, reason: 'label:divided' }],
+    );
+    assert.equal(manifest.samples.length + manifest.excluded.length, samples.length);
+
+    const judged = dataSetManifest(given);
+    assert.equal(judged.humanLabels, undefined, 'a spec that does not say so takes none');
+    assert.ok(judged.samples.every(({ human }) => human === undefined));
   });
 });
 

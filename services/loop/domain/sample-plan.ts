@@ -1,3 +1,4 @@
+import { hasLatents } from '@plumb/media/model-media-types';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { ModelVersion, SamplerSettings } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { Prompt } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
@@ -31,6 +32,11 @@ export function samplerOf(spec: RunSpec, group: Group): SamplerSettings {
   // A spec in the ledger has been validated: this cannot happen without a defect.
   if (sampler === undefined) throw new TypeError('the spec has no sampler');
   return sampler;
+}
+
+/** Whether a group's samples keep their latents: what a latent pipeline is trained on. */
+export function needsLatents(model: ModelVersion, group: Group): boolean {
+  return group === 'train' && hasLatents(model.weights?.mediaType ?? '');
 }
 
 /** Clips of each prompt in a group. */

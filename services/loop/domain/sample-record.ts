@@ -1,4 +1,4 @@
-import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
+import type { Artifact, Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import type { CategoryId } from './categories.ts';
 
 /** A sample as the ledger holds it, with its scores: what data sets and evaluations are made of. */
@@ -10,6 +10,8 @@ export interface SampleRecord {
   /** uint64 as decimal digits. */
   readonly seed: string;
   readonly video: Video | undefined;
+  /** What the decoder made the clip of; undefined for models that work on pixels. */
+  readonly latents: Artifact | undefined;
   readonly scores: readonly ScoreRecord[];
   /** Why it has no clip, or no score. */
   readonly error: SampleFailure | undefined;

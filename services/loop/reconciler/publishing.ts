@@ -13,7 +13,7 @@ import { categoryOf } from '../domain/categories.ts';
 import { splitOf } from '../domain/groups.ts';
 import type { Group } from '../domain/groups.ts';
 import type { Queue } from '../domain/plan.ts';
-import { rewardsOf, samplerOf } from '../domain/sample-plan.ts';
+import { needsLatents, rewardsOf, samplerOf } from '../domain/sample-plan.ts';
 import { loopTracer } from './context.ts';
 import type { LoopContext } from './context.ts';
 import { iterationAttributes } from './iteration-trace.ts';
@@ -169,6 +169,7 @@ async function publishTask(loop: LoopContext, options: PublishOptions, row: DueS
         seed: BigInt(row.seed),
         model,
         sampler: samplerOf(options.spec, row.grp),
+        storeLatents: needsLatents(model, row.grp),
       },
       { id: `${row.id}.generate.${row.generate_attempts + 1}`, signal },
     );

@@ -2,7 +2,8 @@ import { findDonors, recordScored, scoresOf, takeOverClips } from '../adapters/l
 import type { Donor, DueSample, ScoreRow, ScoredClip } from '../adapters/ledger/samples.ts';
 import type { RewardVersion } from '../adapters/reward-versions.ts';
 import { checksOfRow } from '../adapters/sample-records.ts';
-import { rewardsOf } from '../domain/sample-plan.ts';
+import { needsLatents, rewardsOf } from '../domain/sample-plan.ts';
+import { artifactFromText } from '../adapters/messages.ts';
 import { describeError } from '@plumb/kit/errors';
 import { z } from 'zod';
 import { loopLogger } from './context.ts';
@@ -29,6 +30,10 @@ export async function reuseSamples(
   for (const row of rows) {
     const donor = donors.get(row.clip_key);
     if (donor === undefined || donor.id === row.id) continue;
+    const model = options.models[row.grp];
+    const latents = donor.latents === null ? undefined : artifactFromText(donor.latents).sha256;
+    const needed = model !== undefined && needsLatents(model, row.grp);
+    if (needed && (latents === undefined || !(await loop.artifacts.has(latents)))) continue;
     if (await loop.artifacts.has(donor.videoSha256)) pairs.push({ sampleId: row.id, row, donor });
   }
   if (pairs.length === 0) return new Set();

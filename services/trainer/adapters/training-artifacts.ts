@@ -9,6 +9,7 @@ import {
 import { dataLoss, failedPrecondition, invalidArguments, fieldPath, PlumbError } from '@plumb/kit/errors';
 import { clipBytes, decodeClip } from '@plumb/media';
 import type { Clip } from '@plumb/media';
+import { builtInModelMediaType } from '@plumb/media/model-media-types';
 import { dataSetManifestSchema } from '@plumb/objective';
 import type { DataSetManifest } from '@plumb/objective';
 import type { Engine } from '@plumb/tensor-graph/engine';
@@ -29,7 +30,6 @@ export interface ArtifactAccess {
   remove(uri: string): Promise<void>;
 }
 
-const modelMediaType = 'application/vnd.plumb.video-model+safetensors';
 const adaptersMediaType = 'application/vnd.plumb.adapters+safetensors';
 const stateMediaType = 'application/vnd.plumb.training-state+safetensors';
 
@@ -120,7 +120,7 @@ export function trainingPorts(
       return { step: state.step, state: await write(encodeTrainingState(state), stateMediaType), threads };
     },
     removeState: ({ uri }) => artifacts.remove(uri),
-    writeModel: (model) => write(encodeModel(model), modelMediaType),
+    writeModel: (model) => write(encodeModel(model), builtInModelMediaType),
     writeAdapters: (model, adapters) => write(encodeAdapters(model.config, adapters), adaptersMediaType),
     writeManifest: (bytes) => write(bytes, jobManifestMediaType),
   };

@@ -10,6 +10,7 @@ import * as ledgerMigration from './migrations/0001-ledger.ts';
 import * as countsMigration from './migrations/0002-counts.ts';
 import * as labelSessionsMigration from './migrations/0003-label-sessions.ts';
 import * as cheaperChecksMigration from './migrations/0004-cheaper-checks.ts';
+import * as latentsMigration from './migrations/0005-latents.ts';
 import { recordQuery } from './query-telemetry.ts';
 import type { Tables } from './tables.ts';
 
@@ -19,6 +20,7 @@ const migrations = {
   '0002-counts': countsMigration,
   '0003-label-sessions': labelSessionsMigration,
   '0004-cheaper-checks': cheaperChecksMigration,
+  '0005-latents': latentsMigration,
 };
 
 /** Connections to PostgreSQL; the loop's writes are short and few run at a time. */

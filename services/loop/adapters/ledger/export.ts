@@ -71,6 +71,7 @@ export const exportTables: Readonly<Record<string, ExportTable>> = {
       video: 'json',
       video_sha256: 'text',
       preview: 'json',
+      latents: 'json',
       accepted: 'boolean',
       error_stage: 'text',
       error_code: 'text',

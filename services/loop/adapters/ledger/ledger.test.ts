@@ -67,6 +67,7 @@ const clip = (sampleId: string, hash = 'c'.repeat(64)) => ({
   video: `{"uri":"artifact:sha256/${hash}"}`,
   videoSha256: hash,
   preview: null,
+  latents: null,
   generatedAt: now,
 });
 
@@ -232,7 +233,7 @@ function ledgerTests(open: () => Database): void {
     const takers = await newSamples(database, 'taker');
     const [donorId = ''] = donors;
     const [takerId = ''] = takers;
-    await recordGenerated(database, [clip(donorId, 'e'.repeat(64))]);
+    await recordGenerated(database, [{ ...clip(donorId, 'e'.repeat(64)), latents: '{"uri":"l"}' }]);
     const [taker] = await findSamples(database, [takerId]);
     const found = await findDonors(database, [taker?.clip_key ?? '', 'nobody']);
     assert.equal(found.size, 1);
@@ -243,6 +244,7 @@ function ledgerTests(open: () => Database): void {
     assert.equal(row?.state, 'generated');
     assert.equal(row.reused_from, donor.id);
     assert.equal(row.video_sha256, donor.videoSha256);
+    assert.equal(row.latents, '{"uri":"l"}');
   });
 
   test('runs move between states, iterations advance once, and both are listed page by page', async () => {

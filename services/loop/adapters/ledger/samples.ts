@@ -205,6 +205,7 @@ export interface GeneratedClip {
   readonly video: string;
   readonly videoSha256: string;
   readonly preview: string | null;
+  readonly latents: string | null;
   readonly generatedAt: Date;
 }
 
@@ -219,10 +220,11 @@ export async function recordGenerated(ledger: Ledger, clips: readonly GeneratedC
     first.map((clip) => clip[key]);
   await sql`update samples
     set state = 'generated', video = given.video, video_sha256 = given.sha256, preview = given.preview,
-      generated_at = given.generated_at, error_stage = null, error_code = null, error_reason = null, error_message = null
+      latents = given.latents, generated_at = given.generated_at, error_stage = null, error_code = null, error_reason = null, error_message = null
     from unnest(${column('sampleId')}::text[], ${column('video')}::text[], ${column('videoSha256')}::text[],
-        ${column('preview')}::text[], ${first.map(({ generatedAt }) => generatedAt.toISOString())}::timestamptz[])
-      as given (id, video, sha256, preview, generated_at)
+        ${column('preview')}::text[], ${column('latents')}::text[],
+        ${first.map(({ generatedAt }) => generatedAt.toISOString())}::timestamptz[])
+      as given (id, video, sha256, preview, latents, generated_at)
     where samples.id = given.id
       and (samples.state = 'planned' or (samples.state = 'failed' and samples.error_stage = 'generate'))`.execute(
     ledger,
@@ -472,20 +474,22 @@ export interface Donor {
   readonly video: string;
   readonly videoSha256: string;
   readonly preview: string | null;
+  readonly latents: string | null;
   readonly traceparent: string | null;
 }
 
-/** For each clip key, the oldest sample that has the clip. */
+/** For each clip key, the oldest sample that has the clip; one with latents where there is one. */
 export async function findDonors(ledger: Ledger, clipKeys: readonly string[]): Promise<Map<string, Donor>> {
   const donors = new Map<string, Donor>();
   for (const batch of chunks(clipKeys, idBatch)) {
     const rows = await ledger
       .selectFrom('samples')
-      .select(['id', 'clip_key', 'video', 'video_sha256', 'preview', 'traceparent'])
+      .select(['id', 'clip_key', 'video', 'video_sha256', 'preview', 'latents', 'traceparent'])
       .distinctOn('clip_key')
       .where('clip_key', 'in', batch)
       .where('video', 'is not', null)
       .orderBy('clip_key')
+      .orderBy(sql`latents is null`)
       .orderBy('created_at')
       .orderBy('id')
       .execute();
@@ -497,6 +501,7 @@ export async function findDonors(ledger: Ledger, clipKeys: readonly string[]): P
         video: row.video,
         videoSha256: row.video_sha256,
         preview: row.preview,
+        latents: row.latents,
         traceparent: row.traceparent,
       });
     }
@@ -513,10 +518,11 @@ export async function takeOverClips(
   const column = <Key extends keyof Donor>(key: Key): Donor[Key][] => pairs.map(({ donor }) => donor[key]);
   await sql`update samples
     set state = 'generated', video = given.video, video_sha256 = given.sha256, preview = given.preview,
-      reused_from = given.donor, traceparent = given.traceparent, generated_at = ${now.toISOString()}::timestamptz
+      latents = given.latents, reused_from = given.donor, traceparent = given.traceparent, generated_at = ${now.toISOString()}::timestamptz
     from unnest(${pairs.map(({ sampleId }) => sampleId)}::text[], ${column('id')}::text[], ${column('video')}::text[],
-        ${column('videoSha256')}::text[], ${column('preview')}::text[], ${column('traceparent')}::text[])
-      as given (id, donor, video, sha256, preview, traceparent)
+        ${column('videoSha256')}::text[], ${column('preview')}::text[], ${column('latents')}::text[],
+        ${column('traceparent')}::text[])
+      as given (id, donor, video, sha256, preview, latents, traceparent)
     where samples.id = given.id and samples.state = 'planned'`.execute(ledger);
 }
 

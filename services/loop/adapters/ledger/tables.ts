@@ -77,6 +77,8 @@ interface SamplesTable {
   video_sha256: Optional<string | null>;
   /** plumb.media.v1.Artifact */
   preview: Optional<string | null>;
+  /** plumb.media.v1.Artifact; of training clips of latent pipelines. */
+  latents: Optional<string | null>;
   /** The verdict of the evaluation's reward; null where there is none. */
   accepted: Optional<boolean | null>;
   error_stage: Optional<'generate' | 'score' | null>;

@@ -56,6 +56,8 @@ interface CallSettings {
   readonly rewards: readonly string[];
   readonly priority: Priority;
   readonly runId: string;
+  /** Nothing learns from the scores. */
+  readonly evaluation?: boolean;
 }
 
 /** What the service is made of. */
@@ -79,7 +81,7 @@ export function rewardService(parts: RewardServiceParts): Implementation<typeof 
   async function scoreItem(
     item: ScoreItem | undefined,
     field: string,
-    { rewards, priority, runId }: CallSettings,
+    { rewards, priority, runId, evaluation = false }: CallSettings,
     { signal, deadline }: CallContext,
     found: readonly FieldViolation[] = [],
   ): Promise<ScoredItem> {
@@ -89,7 +91,7 @@ export function rewardService(parts: RewardServiceParts): Implementation<typeof 
       const { video, prompt } = item ?? {};
       if (violations.length > 0 || video === undefined || prompt === undefined)
         throw invalidArguments(violations);
-      const source = { video, prompt, runId, field: `${field}.video`, signal, deadline };
+      const source = { video, prompt, runId, field: `${field}.video`, signal, deadline, evaluation };
       const scored = scoringItem(source, clips);
       const outcomes = await Promise.all(rewards.map((reward) => scoring.score(reward, scored, priority)));
       return create(ScoredItemSchema, { id: item?.id ?? '', outcomes: outcomes.map(outcomeMessage) });
@@ -131,6 +133,7 @@ export function rewardService(parts: RewardServiceParts): Implementation<typeof 
         rewards: request.rewards,
         priority: priorityOf(request.priority),
         runId: request.runId,
+        evaluation: request.evaluation,
       };
       const ids = new Set<string>();
       const items = await Promise.all(

@@ -71,6 +71,13 @@ export declare type ScoreRequest = Message<"plumb.reward.v1.ScoreRequest"> & {
    * @generated from field: string run_id = 4;
    */
   runId: string;
+
+  /**
+   * The scores are for an evaluation and nothing learns from them: held-out judges may be asked.
+   *
+   * @generated from field: bool evaluation = 5;
+   */
+  evaluation: boolean;
 };
 
 /**

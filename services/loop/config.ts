@@ -27,6 +27,12 @@ export const loopSettings = z.object({
     .min(1)
     .optional()
     .describe('the path of a file with 32 random bytes or more, for example of openssl rand -hex 32'),
+  /** What the dashboard's page of studies shows. */
+  studies: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('the folder that `plumb study` keeps its studies in, for example .plumb-studies'),
   /** More keeps workers busier between two looks at the ledger; less loses less work when a run is cancelled. */
   maxOutstandingTasks: z.coerce
     .number()

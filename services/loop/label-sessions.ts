@@ -22,6 +22,7 @@ import type {
   RatingClipSchema,
 } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
+import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import {
   findSession,
   findSessionByKey,
@@ -43,7 +44,7 @@ import { failureModes } from './domain/label.ts';
 import { choosePairs, chooseSamples, mixed, raterOrder, sidesSwapped } from './domain/label-session.ts';
 import type { RateableSample } from './domain/label-session.ts';
 import { raterAgreement } from './domain/rater-agreement.ts';
-import type { RatedItem, ScoredItem } from './domain/rater-agreement.ts';
+import type { RatedItem, RowOfAgreement, ScoredItem } from './domain/rater-agreement.ts';
 import { checkKey } from './loop-service.ts';
 import type { LoopContext } from './reconciler/context.ts';
 import { currentTraceId } from './reconciler/iteration-trace.ts';
@@ -125,13 +126,20 @@ export function labelSessions({
     });
   }
 
-  async function rateableSamples(runId: string): Promise<RateableSample[]> {
+  /** Clips of held-out prompts of all iterations, or of the training prompts of one. */
+  async function rateableSamples(
+    runId: string,
+    wanted: {
+      readonly groups: readonly ['before', 'after'] | readonly ['train'];
+      readonly iteration?: number;
+    },
+  ): Promise<RateableSample[]> {
     const found: RateableSample[] = [];
     let last: SampleRow | undefined;
     do {
       const rows = await listSamples(database, {
         runId,
-        groups: ['before', 'after'],
+        ...wanted,
         limit: readBatch,
         ...(last === undefined
           ? {}
@@ -179,17 +187,24 @@ export function labelSessions({
       const violations = sessionViolations(request);
       if (violations.length > 0) throw invalidArguments(violations);
       const { runId, kind, size } = request;
-      if ((await findRun(database, runId)) === undefined) {
+      const run = await findRun(database, runId);
+      if (run === undefined) {
         throw notFound('run', runId, { reason: 'RUN_NOT_FOUND', fix: 'list the runs to see what there is' });
       }
       await checkKnown(request.known);
       const id = labelSessionIdOf(request.idempotencyKey);
-      const samples = await rateableSamples(runId);
+      const training = request.split === Split.TRAIN;
+      const samples = await rateableSamples(
+        runId,
+        training ? { groups: ['train'], iteration: run.iteration } : { groups: ['before', 'after'] },
+      );
       const choose = kind === LabelKind.VERDICT ? chooseSamples : choosePairs;
       const chosen = choose(id, samples, size);
       if (chosen.length === 0) {
         throw failedPrecondition(
-          `run '${runId}' has no ${kind === LabelKind.VERDICT ? 'clips' : 'pairs of different clips'} of held-out prompts yet; wait for its evaluation`,
+          training
+            ? `run '${runId}' has no clips of training prompts in iteration ${run.iteration} yet; wait for some`
+            : `run '${runId}' has no ${kind === LabelKind.VERDICT ? 'clips' : 'pairs of different clips'} of held-out prompts yet; wait for its evaluation`,
         );
       }
       const row = await insertSession(
@@ -352,7 +367,7 @@ export function labelSessions({
       });
       const figures = raterAgreement(rated, await scoresOfItems(rateable, session));
       const { fleissKappa, krippendorffAlpha } = figures;
-      const row = ({ name, items: count, accuracy, kappa, rocAuc }: (typeof figures.raters)[number]) => ({
+      const row = ({ name, items: count, accuracy, kappa, rocAuc }: RowOfAgreement) => ({
         name,
         items: count,
         accuracy,
@@ -366,7 +381,16 @@ export function labelSessions({
         ...(fleissKappa === null ? {} : { fleissKappa }),
         ...(krippendorffAlpha === null ? {} : { krippendorffAlpha }),
         raters: figures.raters.map(row),
-        rewards: figures.rewards.map(row),
+        rewards: figures.rewards.map(({ reliability, ...reward }) => ({
+          ...row(reward),
+          // Of pairs a reward only says which is better.
+          ...(reliability === undefined || session.kind === 'preference'
+            ? {}
+            : {
+                reliability: reliability.bins.map(({ count, ...bin }) => ({ ...bin, items: count })),
+                calibrationError: reliability.error,
+              }),
+        })),
       };
     },
   };
@@ -481,7 +505,7 @@ function checkRater(rater: string): void {
 
 function sessionViolations(request: CreateLabelSessionRequest): FieldViolation[] {
   const violations: FieldViolation[] = [];
-  const { kind, size, known, name } = request;
+  const { kind, size, known, name, split } = request;
   if (kind !== LabelKind.VERDICT && kind !== LabelKind.PREFERENCE) {
     violations.push({ field: 'kind', description: 'give LABEL_KIND_VERDICT or LABEL_KIND_PREFERENCE' });
   }
@@ -489,6 +513,15 @@ function sessionViolations(request: CreateLabelSessionRequest): FieldViolation[]
     violations.push({
       field: 'size',
       description: `${size} and ${known.length} known clips are out of range; use 1 to ${largestSession} together`,
+    });
+  }
+  if (split !== Split.UNSPECIFIED && split !== Split.HELDOUT && split !== Split.TRAIN) {
+    violations.push({ field: 'split', description: 'give SPLIT_HELDOUT or SPLIT_TRAIN' });
+  }
+  if (kind === LabelKind.PREFERENCE && split === Split.TRAIN) {
+    violations.push({
+      field: 'split',
+      description: 'pairs are of the two models, which draw held-out prompts only; ask for verdicts',
     });
   }
   if (kind === LabelKind.PREFERENCE && known.length > 0) {

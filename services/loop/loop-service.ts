@@ -9,14 +9,16 @@ import {
   unavailable,
 } from '@plumb/kit/errors';
 import type { Implementation } from '@plumb/kit/rpc';
-import { RunState, Verdict } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
+import { LoopService, RunState, Verdict } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type {
   Budgets,
-  LoopService,
   Run,
   RunSpec,
   SampleFilter as SampleFilterMessage,
 } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { ModelRegistryService } from '@plumb/proto/plumb/loop/v1/model_registry_pb.js';
+import { StudyService } from '@plumb/proto/plumb/loop/v1/study_pb.js';
 import { ModelState, ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
@@ -66,6 +68,11 @@ const samplePosition = z.object({
   position: z.int(),
   id: z.string(),
 });
+
+/** All calls of this service's address. */
+const callableMethods = [LoopService, LabelService, ModelRegistryService, StudyService].flatMap((service) =>
+  service.methods.map(({ name }) => `${service.typeName}/${name}`),
+);
 
 /** LoopService: what callers say, in terms of the ledger and the reconciler. */
 export function loopService(loop: LoopContext, reconciler: Reconciler): Implementation<typeof LoopService> {
@@ -273,6 +280,10 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
       }
       if (!signal.aborted)
         throw unavailable('the loop service is stopping; watch again', { reason: 'SHUTTING_DOWN' });
+    },
+
+    getCaller(_request, { caller, allows }) {
+      return { name: caller ?? '', methods: callableMethods.filter(allows) };
     },
 
     ...deadLetterMethods(loop.bus),

@@ -9,6 +9,7 @@ import { artifactUri, openArtifactStore } from '@plumb/media';
 import { LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import { LoopService } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ModelRegistryService } from '@plumb/proto/plumb/loop/v1/model_registry_pb.js';
+import { StudyService } from '@plumb/proto/plumb/loop/v1/study_pb.js';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
@@ -20,6 +21,7 @@ import { openModelRegistry } from './adapters/model-registry.ts';
 import { queueDepthsOf } from './adapters/queue-depths.ts';
 import { noRewardVersions, rewardVersionsOf } from './adapters/reward-versions.ts';
 import { consumeSampleEvents } from './adapters/sample-events.ts';
+import { studyResultsIn } from './adapters/study-results.ts';
 import { trainerOf } from './adapters/trainer.ts';
 import { loopSettings } from './config.ts';
 import { parseBudgets } from './domain/stall.ts';
@@ -29,6 +31,7 @@ import { modelRegistryService } from './model-registry-service.ts';
 import { Arrivals } from './reconciler/arrivals.ts';
 import { RunChanges } from './reconciler/changes.ts';
 import { Reconciler } from './reconciler/reconciler.ts';
+import { studyService } from './study-service.ts';
 
 /** Everything that waits for somebody between the services. */
 const observedQueues: readonly ObservedQueue[] = [
@@ -115,9 +118,11 @@ await runService({
     const runs = withLedgerErrors(loopService(loop, reconciler));
     const models = modelRegistryService(registry, artifacts);
     const labels = withLedgerErrors(labelService(loop));
+    const studies = studyService(studyResultsIn(config.studies));
     addService(server, LoopService, runs);
     addService(server, ModelRegistryService, models);
     addService(server, LabelService, labels);
+    addService(server, StudyService, studies);
     const addresses = await serve();
     const web =
       links === undefined
@@ -131,6 +136,7 @@ await runService({
               webService(LoopService, runs),
               webService(ModelRegistryService, models),
               webService(LabelService, labels),
+              webService(StudyService, studies),
             ],
             folder: fileURLToPath(new URL('../../web/dist', import.meta.url)),
             artifact: async (sha256) => await artifacts.get(artifactUri(sha256), sha256),

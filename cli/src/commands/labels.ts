@@ -11,11 +11,19 @@ export function labelsCommand(finish: (exitCode: number) => void): Command {
 
   labels.addCommand(
     subcommand('open', 'choose clips of a run for people to rate; prints a link for each rater')
-      .argument('<run>', 'id of a run that has an evaluation')
+      .argument('<run>', 'id of a run that has clips')
       .addOption(
         new Option('--kind <name>', 'verdict: accept or reject a clip; preference: the better of two')
           .choices(['verdict', 'preference'])
           .default('verdict'),
+      )
+      .addOption(
+        new Option(
+          '--prompts <split>',
+          "whose clips: of held-out prompts, or of training prompts, for a spec's labels",
+        )
+          .choices(['heldout', 'train'])
+          .default('heldout'),
       )
       .addOption(countOption('--size <number>', 'clips, or pairs').default(100))
       .option('--name <text>', 'shown to the raters', 'Clips')
@@ -30,6 +38,7 @@ export function labelsCommand(finish: (exitCode: number) => void): Command {
           run: string,
           options: LabelOptions & {
             kind: 'verdict' | 'preference';
+            prompts: 'heldout' | 'train';
             size: number;
             name: string;
             raters?: readonly string[];

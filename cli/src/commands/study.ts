@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import type { StudyOptions } from '../studies/study-commands.ts';
+import { defaultStudies } from '../studies/default-studies.ts';
 import { countOption } from './options.ts';
 
 /** `plumb study`: a matrix of trainings on shared samples, and one report of what follows. */
@@ -46,6 +47,6 @@ export function studyCommand(finish: (exitCode: number) => void): Command {
 function subcommand(name: string, description: string): Command {
   return new Command(name)
     .description(description)
-    .option('--studies <folder>', 'where studies keep what they have', '.plumb-studies')
+    .option('--studies <folder>', 'where studies keep what they have', defaultStudies)
     .option('--json', 'print the result as one JSON object, the last line of standard output');
 }

@@ -12,6 +12,7 @@ import {
   LabelSessionSchema,
 } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import type { AgreementRow, KnownClip, Label, LabelSession } from '@plumb/proto/plumb/loop/v1/label_pb.js';
+import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { points } from '@plumb/charts/numbers';
 import { webAddress } from '../dashboard/web-address.ts';
 import { categoryOf, readLabels, toyboxLabels } from '../judging/labelled-set.ts';
@@ -50,6 +51,7 @@ export async function openSession(
   runId: string,
   options: LabelOptions & {
     readonly kind: 'verdict' | 'preference';
+    readonly prompts: 'heldout' | 'train';
     readonly size: number;
     readonly name: string;
     readonly raters?: readonly string[];
@@ -68,6 +70,7 @@ export async function openSession(
       name: options.name,
       kind: options.kind === 'verdict' ? LabelKind.VERDICT : LabelKind.PREFERENCE,
       size: options.size,
+      split: options.prompts === 'train' ? Split.TRAIN : Split.HELDOUT,
       known,
       idempotencyKey: options.idempotencyKey ?? randomUUID(),
     });

@@ -1,8 +1,9 @@
 import { mkdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describeError } from '@plumb/kit/errors';
 import type { StateFolder } from '../state/state-folder.ts';
+import { defaultStudies } from '../studies/default-studies.ts';
 import { writeWhole } from '../state/state-folder.ts';
 import type { ComponentSpec } from './component.ts';
 import { findNatsServer, natsComponent } from './nats-server.ts';
@@ -117,6 +118,7 @@ export async function embeddedSystem(options: {
         PLUMB_DATABASE_URL: `pglite:${state.entry('ledger')}`,
         PLUMB_WEB_LISTEN: addresses.web,
         PLUMB_WEB_KEY_FILE: await webKeyFile(state),
+        PLUMB_STUDIES: process.env['PLUMB_STUDIES'] ?? resolve(defaultStudies),
       },
       ['trainer', 'generator', 'reward'],
     ),

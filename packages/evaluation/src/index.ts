@@ -16,8 +16,18 @@ export {
 export type { CalibrationMapping, LabelledConfidence } from './calibration.ts';
 export type { BootstrapOptions, ClusteredEstimates } from './cluster-bootstrap.ts';
 export type { Estimate } from './estimate.ts';
-export { decideGate, defaultGate, gateSpec } from './gate.ts';
-export type { GateCheck, GateDecision, GateEvidence, GateRule, GateSpec, GateSpecInput } from './gate.ts';
+export { applyGate, decideGate, defaultGate, gateSpec, ruleResultSchema } from './gate.ts';
+export type {
+  GateCheck,
+  GateDecision,
+  GateEvidence,
+  GateRule,
+  GateSpec,
+  GateSpecInput,
+  RuleResult,
+} from './gate.ts';
+export { acceptThreshold, compareModels } from './model-comparison.ts';
+export type { MeasuredClip, ModelComparison, Signals } from './model-comparison.ts';
 export { holm } from './holm.ts';
 export { acceptance, meanReward } from './outcomes.ts';
 export type { Outcome } from './outcomes.ts';
@@ -39,4 +49,6 @@ export type {
 } from './paired-difference.ts';
 export { fleissKappa, krippendorffAlpha } from './raters.ts';
 export type { LabelMetric } from './raters.ts';
+export { reliability } from './reliability.ts';
+export type { Reliability, ReliabilityBin } from './reliability.ts';
 export { wilsonInterval } from './wilson.ts';

@@ -37,6 +37,11 @@ export const dataSetManifestSchema = z.strictObject({
   sampler: z.strictObject({ steps: z.int().positive(), guidance: z.number(), shift: z.number().positive() }),
   /** What scored the samples; a reward whose version changed in the middle is listed once a version. */
   rewards: z.array(z.strictObject({ name: text, version: z.string(), weightsHash: z.string() })),
+  /**
+   * There when people's verdicts stand in place of a reward's: which one's, for how many samples, and of how many of them
+   * the reward said otherwise.
+   */
+  humanLabels: z.strictObject({ reward: text, samples: z.int().min(0), changed: z.int().min(0) }).optional(),
   samples: z.array(
     z.strictObject({
       sampleId: text,
@@ -51,6 +56,10 @@ export const dataSetManifestSchema = z.strictObject({
       latents: z.strictObject({ uri: text, sha256 }).optional(),
       /** Keyed by reward name. */
       scores: z.record(z.string(), outcome),
+      /** What most raters of the clip say, with their numbers. Scores stay as they were given. */
+      human: z
+        .strictObject({ accept: z.boolean(), accepting: z.int().min(0), rejecting: z.int().min(0) })
+        .optional(),
     }),
   ),
   excluded: z.array(z.strictObject({ sampleId: text, reason: text })),

@@ -1,13 +1,17 @@
 import type { DataSetManifest } from '@plumb/objective';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { majorityVerdict, takesHumanLabels } from './human-labels.ts';
+import type { ClipVerdicts } from './human-labels.ts';
 import { samplerOf } from './sample-plan.ts';
-import { exclusionOf } from './sample-record.ts';
+import { acceptThreshold, exclusionOf, valueOf } from './sample-record.ts';
 import type { SampleRecord } from './sample-record.ts';
 
 /**
  * The manifest of an iteration's data set. Samples and exclusions are sorted by sample id: equal ledgers give equal
- * manifests. A sample with an error is excluded with its reason; the counts of both lists add up to the samples given.
+ * manifests. A sample with an error is excluded with its reason, and so is one on whose clip raters are divided, where the
+ * spec takes their verdicts; the counts of both lists add up to the samples given.
+ * @param options.verdicts what people say of the clips, by sample id
  */
 export function dataSetManifest(options: {
   readonly runId: string;
@@ -15,10 +19,22 @@ export function dataSetManifest(options: {
   readonly spec: RunSpec;
   readonly model: ModelVersion;
   readonly samples: readonly SampleRecord[];
+  readonly verdicts: ReadonlyMap<string, ClipVerdicts>;
 }): DataSetManifest {
   const { runId, iteration, spec, model } = options;
   const samples = options.samples.toSorted((a, b) => compare(a.id, b.id));
   const { steps, guidance, shift } = samplerOf(spec, 'train');
+  const verdicts = takesHumanLabels(spec) ? options.verdicts : new Map<string, ClipVerdicts>();
+  const reasonOf = (sample: SampleRecord): string | undefined =>
+    exclusionOf(sample) ?? (isDivided(verdicts.get(sample.id)) ? 'label:divided' : undefined);
+  const kept = samples.filter((sample) => reasonOf(sample) === undefined);
+  const human = new Map(
+    kept.flatMap(({ id }) => {
+      const said = verdicts.get(id);
+      const accept = said === undefined ? undefined : majorityVerdict(said);
+      return said === undefined || accept === undefined ? [] : [[id, { accept, ...said }] as const];
+    }),
+  );
   return {
     kind: 'plumb.data-set',
     version: 1,
@@ -28,12 +44,36 @@ export function dataSetManifest(options: {
     promptSetHash: spec.promptSetHash,
     sampler: { steps, guidance, shift },
     rewards: rewardVersions(samples),
-    samples: samples.filter((sample) => sample.error === undefined).map(manifestSample),
+    ...(takesHumanLabels(spec) ? { humanLabels: humanLabelsOf(spec, kept, human) } : {}),
+    samples: kept.map((sample) => {
+      const said = human.get(sample.id);
+      return { ...manifestSample(sample), ...(said === undefined ? {} : { human: said }) };
+    }),
     excluded: samples.flatMap((sample) => {
-      const reason = exclusionOf(sample);
+      const reason = reasonOf(sample);
       return reason === undefined ? [] : [{ sampleId: sample.id, reason }];
     }),
   };
+}
+
+type HumanLabel = ClipVerdicts & { readonly accept: boolean };
+
+function isDivided(said: ClipVerdicts | undefined): boolean {
+  return said !== undefined && majorityVerdict(said) === undefined;
+}
+
+function humanLabelsOf(
+  spec: RunSpec,
+  kept: readonly SampleRecord[],
+  human: ReadonlyMap<string, HumanLabel>,
+): NonNullable<DataSetManifest['humanLabels']> {
+  const reward = spec.evaluation?.reward ?? '';
+  const changed = kept.filter((sample) => {
+    const said = human.get(sample.id);
+    const judged = valueOf(sample, reward);
+    return said !== undefined && judged !== undefined && judged >= acceptThreshold !== said.accept;
+  });
+  return { reward, samples: human.size, changed: changed.length };
 }
 
 function manifestSample(sample: SampleRecord): DataSetManifest['samples'][number] {

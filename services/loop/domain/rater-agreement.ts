@@ -1,4 +1,5 @@
-import { agreement, fleissKappa, krippendorffAlpha } from '@plumb/evaluation';
+import { agreement, fleissKappa, krippendorffAlpha, reliability } from '@plumb/evaluation';
+import type { Reliability } from '@plumb/evaluation';
 
 /** A standing answer to an item whose truth is not known. */
 export interface RatedItem {
@@ -27,6 +28,11 @@ export interface RowOfAgreement {
   readonly rocAuc: number | null;
 }
 
+/** How a reward agrees with raters, and, where its scores are shares, how far they are probabilities. */
+export interface RewardRow extends RowOfAgreement {
+  readonly reliability: Reliability | undefined;
+}
+
 /** How raters agree with each other, and rewards with them. */
 export interface RaterAgreement {
   readonly answers: number;
@@ -40,7 +46,7 @@ export interface RaterAgreement {
   /** Against the majority of the other raters; ties of theirs are left out. */
   readonly raters: readonly RowOfAgreement[];
   /** Against the majority of all raters. */
-  readonly rewards: readonly RowOfAgreement[];
+  readonly rewards: readonly RewardRow[];
 }
 
 /** The figures of a session. Sources of the statistics: see `@plumb/evaluation`. */
@@ -78,7 +84,11 @@ export function raterAgreement(answers: readonly RatedItem[], scores: readonly S
         const truth = majority(byItem.get(item) ?? []);
         return truth === undefined ? [] : [{ truth, score }];
       });
-      return row(reward, judged) ?? [];
+      const found = row(reward, judged);
+      const areShares = judged.every(({ score }) => score >= 0 && score <= 1);
+      return found === undefined
+        ? []
+        : [{ ...found, reliability: areShares ? reliability(judged) : undefined }];
     }),
   };
 }

@@ -27,6 +27,7 @@ import { loadIteration, snapshotOf } from '../adapters/loaded-iteration.ts';
 import type { LoadedIteration } from '../adapters/loaded-iteration.ts';
 import {
   applyDecision,
+  awaitedHumanLabels,
   decideCandidate,
   evaluateCandidate,
   freezeDataSet,
@@ -158,9 +159,12 @@ export class RunDriver {
         return await this.#publish(action, loaded);
       case 'republish':
         return await this.#takeBack(action.queue, iteration);
-      case 'freeze':
-        await freezeDataSet(loop, loaded);
+      case 'freeze': {
+        const awaited = await awaitedHumanLabels(loop, loaded);
+        if (awaited === undefined) await freezeDataSet(loop, loaded);
+        else await this.#stopRun('paused', awaited);
         return true;
+      }
       case 'train':
         await createTrainingJob(loop, loaded, this.#signal);
         return true;

@@ -1,3 +1,4 @@
+import type { PlumbError } from '@plumb/kit/errors';
 import { withSpan } from '@plumb/kit/telemetry';
 import { dataSetManifestSchema, dataSetMediaType } from '@plumb/objective';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
@@ -11,6 +12,7 @@ import {
   insertModel,
   markDecisionApplied,
 } from '../adapters/ledger/iterations.ts';
+import { clipVerdicts } from '../adapters/ledger/labels.ts';
 import { latestOverride } from '../adapters/ledger/overrides.ts';
 import { artifactMessage, artifactToText, modelToText } from '../adapters/messages.ts';
 import { sampleRecords } from '../adapters/sample-records.ts';
@@ -20,6 +22,8 @@ import { dataSetManifest } from '../domain/data-set.ts';
 import { evaluate, evaluationManifest, evaluationMediaType, parseEvaluation } from '../domain/evaluation.ts';
 import type { IterationEvaluation } from '../domain/evaluation.ts';
 import { decide, parseRules, reasonsOf } from '../domain/gate.ts';
+import { humanLabelsMissing, takesHumanLabels } from '../domain/human-labels.ts';
+import type { ClipVerdicts } from '../domain/human-labels.ts';
 import { loopMetrics } from '../metrics.ts';
 import { loopTracer } from './context.ts';
 import type { LoopContext } from './context.ts';
@@ -48,13 +52,15 @@ async function step(
 export async function freezeDataSet(loop: LoopContext, loaded: LoadedIteration): Promise<void> {
   await step(loop, loaded, 'freeze', async (key, span) => {
     const samples = await sampleRecords(loop.database, { ...key, group: 'train' });
+    const verdicts = await verdictsOn(loop, loaded);
     const manifest = dataSetManifestSchema.parse(
-      dataSetManifest({ ...key, spec: loaded.spec, model: loaded.model, samples }),
+      dataSetManifest({ ...key, spec: loaded.spec, model: loaded.model, samples, verdicts }),
     );
     const stored = await loop.artifacts.put(canonicalJson(manifest), { mediaType: dataSetMediaType });
     span.setAttributes({
       'plumb.data_set.samples': manifest.samples.length,
       'plumb.data_set.excluded': manifest.excluded.length,
+      'plumb.data_set.human_labels': manifest.humanLabels?.samples ?? 0,
       'plumb.data_set.sha256': stored.sha256,
     });
     await insertDataSet(loop.database, {
@@ -66,6 +72,24 @@ export async function freezeDataSet(loop: LoopContext, loaded: LoadedIteration):
       now: new Date(),
     });
   });
+}
+
+/** Why the data set has to wait for people; undefined when it has not. */
+export async function awaitedHumanLabels(
+  loop: LoopContext,
+  loaded: LoadedIteration,
+): Promise<PlumbError | undefined> {
+  const verdicts = await verdictsOn(loop, loaded);
+  return humanLabelsMissing(loaded.spec, loaded.row.iteration, verdicts.values());
+}
+
+/** What people say of the iteration's training clips, by sample; nothing where the spec does not take it. */
+async function verdictsOn(
+  loop: LoopContext,
+  { run, row, spec }: LoadedIteration,
+): Promise<ReadonlyMap<string, ClipVerdicts>> {
+  if (!takesHumanLabels(spec)) return new Map();
+  return await clipVerdicts(loop.database, { runId: run.id, iteration: row.iteration });
 }
 
 /** Puts the trained model into the registry, as a candidate. */
@@ -101,8 +125,9 @@ export async function evaluateCandidate(loop: LoopContext, loaded: LoadedIterati
     const manifest = evaluationManifest({ ...inputs, result, model: loaded.model, candidate });
     const stored = await loop.artifacts.put(canonicalJson(manifest), { mediaType: evaluationMediaType });
     span.setAttribute('plumb.evaluation.gain', result.verdict.difference.value);
-    loopMetrics.evaluationGain.record(result.verdict.difference.value);
-    loopMetrics.overOptimised.record((result.overOptimisation ?? []).length > 0 ? 1 : 0);
+    const run = { 'plumb.run.id': key.runId };
+    loopMetrics.evaluationGain.record(result.verdict.difference.value, run);
+    loopMetrics.overOptimised.record((result.overOptimisation ?? []).length > 0 ? 1 : 0, run);
     await insertEvaluation(loop.database, {
       ...key,
       beforeVersion: loaded.model.version,

@@ -8,13 +8,15 @@ import { create } from '@bufbuild/protobuf';
 export type ManifestSample = DataSetManifest['samples'][number];
 
 /**
- * The samples of a data set with the outcome of one reward. A sample without that outcome counts as an error and is
+ * The samples of a data set with the outcome of one reward, or with what people say in its place. A sample without that outcome counts as an error and is
  * excluded, with its reason, by the data step.
  * @throws PlumbError FAILED_PRECONDITION (DATASET_UNUSABLE) when no sample has an outcome of that reward
  */
 export function labelledSamples(manifest: DataSetManifest, reward: string): LabelledSample[] {
-  const labelled = manifest.samples.map(({ sampleId, promptId, category, scores }): LabelledSample => {
+  const byPeople = manifest.humanLabels?.reward === reward;
+  const labelled = manifest.samples.map(({ sampleId, promptId, category, scores, human }): LabelledSample => {
     const origin = { sampleId, promptId, category };
+    if (byPeople && human !== undefined) return { ...origin, reward: Number(human.accept) };
     const outcome = scores[reward];
     if (outcome === undefined) {
       return { ...origin, error: { reason: 'MISSING_FIELD', message: `it was not scored by ${reward}` } };
@@ -55,6 +57,8 @@ export function summarise(set: TrainingSet, manifest: DataSetManifest): DataSetS
     used: usedSampleIds(set).length,
     pairs: set.items.filter(({ kind }) => kind === 'pair').length,
     excluded,
+    humanLabels: manifest.humanLabels?.samples ?? 0,
+    humanLabelsChanged: manifest.humanLabels?.changed ?? 0,
     uninformativePromptRatio: set.statistics.uninformativePromptRatio,
     effectiveSampleSize: set.statistics.effectiveSampleSize,
     ...(cap === undefined

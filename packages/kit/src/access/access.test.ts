@@ -53,7 +53,7 @@ const promised: Readonly<Record<Exclude<Role, 'admin'>, readonly RegExp[]>> = {
   read: [/\/(Get|List|Watch|ExportRun$)/],
   label: [
     /LabelService\/(CreateLabel|ListLabels|GetRatingQueue|Rate)$/,
-    /LoopService\/(GetRun|ListRuns|WatchRuns?|ListSamples)$/,
+    /LoopService\/(GetRun|ListRuns|WatchRuns?|ListSamples|GetCaller)$/,
     /Registry\S+\/(Get|List)/,
   ],
   train: [
@@ -61,6 +61,7 @@ const promised: Readonly<Record<Exclude<Role, 'admin'>, readonly RegExp[]>> = {
     /JudgeService\/(SetBudget|GetSpend)$/,
     /TrainerService/,
     /LoopService\/(?!OverrideDecision)/,
+    /StudyService/,
     /Registry\S+\/(Get|List|Create)/,
     /LabelService\/(List|Get|CreateLabelSession|CreateRaterLink)/,
   ],

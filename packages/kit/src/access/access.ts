@@ -11,6 +11,7 @@ import { createLimits } from './limits.ts';
 import type { DefaultLimits, Limits } from './limits.ts';
 import type { Caller } from './roles.ts';
 import { rpcRule } from './rpc-access.ts';
+import type { RpcRule } from './rpc-access.ts';
 import { watchFiles } from './watched-files.ts';
 
 /** Where callers and their rights come from. At least one of the two. */
@@ -56,6 +57,8 @@ export interface Admission {
   readonly caller: string;
   /** The label session that the caller is confined to. */
   readonly session: string | undefined;
+  /** Whether the caller's roles let it make a call, by its path. */
+  allows(path: string): boolean;
   /** Counts the items of a request message. @throws PlumbError RESOURCE_EXHAUSTED */
   spend(request: unknown): void;
 }
@@ -148,13 +151,12 @@ export function createDoorkeeper(identify: Doorkeeper['identify'], limits: Limit
         const caller = await identify(presented);
         if (caller === undefined) throw unauthenticated();
         const rule = rpcRule(path);
-        if (!caller.roles.has('admin') && rule?.roles.some((role) => caller.roles.has(role)) !== true) {
-          throw permissionDenied(caller);
-        }
+        if (!mayCall(caller, rule)) throw permissionDenied(caller);
         limits.call(caller);
         return {
           caller: caller.name,
           session: caller.session,
+          allows: (other) => mayCall(caller, rpcRule(other)),
           spend: (request) => {
             limits.items(caller, rule?.items?.(request) ?? 0);
           },
@@ -170,6 +172,10 @@ export function createDoorkeeper(identify: Doorkeeper['identify'], limits: Limit
       }
     },
   };
+}
+
+function mayCall({ roles }: Caller, rule: RpcRule | undefined): boolean {
+  return roles.has('admin') || rule?.roles.some((role) => roles.has(role)) === true;
 }
 
 /** Probes need health without credentials; reflection is there only when it is switched on, and the contracts are public. */

@@ -4,6 +4,7 @@ import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import { LoopService } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { ModelRegistryService } from '@plumb/proto/plumb/loop/v1/model_registry_pb.js';
+import { StudyService } from '@plumb/proto/plumb/loop/v1/study_pb.js';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Role } from './roles.ts';
@@ -77,6 +78,11 @@ const table: ReadonlyMap<string, RpcRule> = new Map([
     watchRuns: { roles: ['read', 'label', 'train'] },
     listDeadLetters: { roles: ['read', 'train'] },
     replayDeadLetter: { roles: ['train'] },
+    getCaller: { roles: ['read', 'label', 'train'] },
+  }),
+  ...rulesOf(StudyService, {
+    listStudies: { roles: ['read', 'train'] },
+    getStudy: { roles: ['read', 'train'] },
   }),
   ...rulesOf(ModelRegistryService, {
     createModelVersion: { roles: ['train'] },

@@ -75,6 +75,7 @@ export const errorReasons = [
   'RUN_CONFLICT',
   'LEDGER_FAILED',
   'TOO_MANY_ERRORS',
+  'HUMAN_LABELS_MISSING',
   'BUDGET_EXHAUSTED',
 ] as const;
 

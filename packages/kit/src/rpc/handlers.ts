@@ -105,7 +105,8 @@ async function guard(
   const record = serverCall(method, call.metadata);
   const name = `${method.parent.typeName}/${method.name}`;
   const log = logger('rpc');
-  const { caller, session } = admissionOf(call.metadata) ?? {};
+  const admission = admissionOf(call.metadata);
+  const { caller, session } = admission ?? {};
   const abort = new AbortController();
   const deadline = deadlineOf(call);
   const events: EventEmitter = call;
@@ -129,6 +130,7 @@ async function guard(
     peer: call.getPeer(),
     caller,
     session,
+    allows: (other) => admission?.allows(`/${other}`) ?? true,
   };
   const cutOff = (error: PlumbError): void => {
     if (abort.signal.aborted) return;

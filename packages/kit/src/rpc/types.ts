@@ -23,6 +23,8 @@ export interface CallContext {
   readonly caller: string | undefined;
   /** The label session that the caller is confined to; undefined for callers that are not. */
   readonly session: string | undefined;
+  /** Whether the caller may make a call, named as `method` is; true for all where access is not controlled. */
+  readonly allows: (method: string) => boolean;
 }
 
 type Init<M extends DescMessage> = MessageInitShape<M>;

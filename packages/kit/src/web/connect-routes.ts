@@ -91,6 +91,7 @@ async function enter(method: DescMethod, doorkeeper: Doorkeeper, ctx: HandlerCon
       peer,
       caller: admission.caller,
       session: admission.session,
+      allows: (other) => admission.allows(`/${other}`),
     },
   };
 }

@@ -1,0 +1,2 @@
+/** Where studies keep what they have unless told otherwise. From the working folder. */
+export const defaultStudies = '.plumb-studies';

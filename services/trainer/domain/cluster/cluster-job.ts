@@ -1,3 +1,4 @@
+import { invalidArgument } from '@plumb/kit/errors';
 import { exitCodes } from '../exit-codes.ts';
 import { labels, manager, objectName, trainerContainer } from './job-name.ts';
 import { podOf } from './pod-template.ts';
@@ -9,7 +10,7 @@ export interface ClusterJobSettings {
   /** Name of the trainer among those of the namespace. */
   readonly instance: string;
   readonly template: PodTemplate;
-  /** Pods that train one job together. More than one needs an image whose engine can. */
+  /** Pods that train one job together; `checkNodes` says when more than one can. */
   readonly nodes: number;
   /** Kueue's LocalQueue; undefined is no Kueue. */
   readonly queue: string | undefined;
@@ -39,12 +40,37 @@ export interface JobIdentity {
 
 const hasKeys = (value: object): boolean => Object.keys(value).length > 0;
 
+/** The program of our own image, which trains a job in one pod. */
+const oneNodeProgram = /(^|\/)services\/trainer\/job\.ts$/;
+
+/**
+ * Refuses several pods for a job where they would run our own program: all but the first would end at once.
+ * @throws PlumbError INVALID_ARGUMENT (CONFIGURATION_INVALID)
+ */
+export function checkNodes(nodes: number, template: PodTemplate): void {
+  if (nodes === 1) return;
+  const container = template.spec.containers.find(({ name }) => name === trainerContainer);
+  const program = [...(container?.command ?? []), ...(container?.args ?? [])];
+  // Without a command it is the image's own, and that of our image is this program as well.
+  if (program.length > 0 && !program.some((word) => oneNodeProgram.test(word))) return;
+  throw invalidArgument(
+    'PLUMB_TRAINING_NODES',
+    `is ${nodes}, and services/trainer/job.ts trains a job in one pod; set it to 1, or let the pod template's container ${trainerContainer} run a program that trains across pods`,
+    { reason: 'CONFIGURATION_INVALID' },
+  );
+}
+
 /** The metadata of a job's object, and what its pods are told. */
 function partsOf(settings: ClusterJobSettings, job: JobIdentity, backend: string) {
   const name = objectName(settings.instance, job.jobId);
-  const own = {
+  // The template's own go before: network policies select pods by them.
+  const named = {
     'app.kubernetes.io/name': 'plumb',
     'app.kubernetes.io/component': 'training-job',
+    ...settings.template.metadata?.labels,
+  };
+  const own: Record<string, string> = {
+    ...named,
     [labels.managedBy]: manager,
     [labels.trainer]: settings.instance,
     [labels.jobId]: job.jobId,

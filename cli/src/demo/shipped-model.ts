@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { decodeModel, tokenise } from '@plumb/diffusion';
-import type { VideoModelConfig } from '@plumb/diffusion';
+import type { VideoModel, VideoModelConfig } from '@plumb/diffusion';
 import { dataLoss, describeError, invalidArgument, notFound, PlumbError } from '@plumb/kit/errors';
 import { openArtifactStore } from '@plumb/media';
 import { builtInModelMediaType } from '@plumb/media/model-media-types';
@@ -39,11 +39,22 @@ export async function readModel(path: string): Promise<CheckedModel> {
     throw new PlumbError({ code: status, reason, message: `${path} cannot be read (${code})`, cause: error });
   }
   try {
-    const { config, parameters } = decodeModel(bytes, path);
-    const parameterCount = [...parameters.values()].reduce((sum, values) => sum + values.length, 0);
-    return { bytes, sha256: createHash('sha256').update(bytes).digest('hex'), config, parameterCount };
+    const model = decodeModel(bytes, path);
+    return {
+      bytes,
+      sha256: createHash('sha256').update(bytes).digest('hex'),
+      config: model.config,
+      parameterCount: parameterCountOf(model),
+    };
   } catch (error) {
     const what = describeError(error);
+    if (path.endsWith('.onnx')) {
+      throw invalidArgument(
+        path,
+        'is an ONNX file, and a weights file of the built-in model is needed; bring other models as pipelines (docs/models.md)',
+        { cause: error },
+      );
+    }
     throw dataLoss(
       `the weights file ${path} is corrupt (${what}); get it again (the shipped one: git checkout -- models)`,
       { reason: 'MODEL_CORRUPT', cause: error },
@@ -51,8 +62,15 @@ export async function readModel(path: string): Promise<CheckedModel> {
   }
 }
 
+export function parameterCountOf({ parameters }: VideoModel): number {
+  return [...parameters.values()].reduce((sum, values) => sum + values.length, 0);
+}
+
 /** Puts checked weights into the artifact store, and returns the version that they are. */
-export async function storeModel(model: CheckedModel, artifactFolder: string): Promise<ModelVersionInit> {
+export async function storeModel(
+  model: Omit<CheckedModel, 'sha256'>,
+  artifactFolder: string,
+): Promise<ModelVersionInit> {
   const store = await openArtifactStore(artifactFolder);
   const { uri, sha256, size } = await store.put(model.bytes, { mediaType: builtInModelMediaType });
   const { name, video } = model.config;

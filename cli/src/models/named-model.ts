@@ -20,7 +20,7 @@ export interface NamedModel {
 }
 
 /** True for what can only be a path: versions have an @ and no slash. */
-function isPath(name: string): boolean {
+export function isModelPath(name: string): boolean {
   return !name.includes('@') || name.includes('/') || name.endsWith('.safetensors');
 }
 
@@ -32,11 +32,11 @@ export async function readNamedModels(
   names: readonly string[],
   stateFolder: string,
 ): Promise<readonly NamedModel[]> {
-  if (names.every(isPath)) return Promise.all(names.map(fromFile));
+  if (names.every(isModelPath)) return Promise.all(names.map(fromFile));
   const found: NamedModel[] = [];
   await withRegistry(stateFolder, async (registry, state) => {
     for (const name of names) {
-      found.push(isPath(name) ? await fromFile(name) : await fromRegistry(name, registry, state));
+      found.push(isModelPath(name) ? await fromFile(name) : await fromRegistry(name, registry, state));
     }
   });
   return found;

@@ -12,15 +12,18 @@ import {
 import type { Adapters, Objective, Optimisation, Probe } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { parse } from 'yaml';
 import { z } from 'zod';
+import { isModelPath } from '../models/named-model.ts';
 
 const section = z.record(z.string(), z.unknown(), { error: 'must be a mapping of settings' });
 
 const fileSchema = z.strictObject({
   /** Path of a data-set manifest, or artifact:sha256/<hash> of one in the state folder. */
   dataSet: z.string({ error: 'is missing; give the path or the artifact URI of a data-set manifest' }).min(1),
-  /** Path of the model to start from. */
-  base: z.string({ error: 'is missing; give the path of a model file' }).min(1),
-  /** Path of the reference p_ref; the base unless given. */
+  /** Path or registered version of the model to start from. */
+  base: z
+    .string({ error: 'is missing; give the path of a model file, or a version such as toybox@promoted' })
+    .min(1),
+  /** Path or registered version of the reference p_ref; the base unless given. */
   reference: z.string().min(1).optional(),
   objective: section,
   optimisation: section,
@@ -39,6 +42,7 @@ const fileSchema = z.strictObject({
 export interface JobSpecFile {
   /** An artifact URI or a path. */
   readonly dataSet: string;
+  /** A path or a registered version, as the reference is. */
   readonly base: string;
   readonly reference: string | undefined;
   readonly objective: Objective;
@@ -82,10 +86,11 @@ export async function readJobSpecFile(path: string): Promise<JobSpecFile> {
   }
   const { dataSet, base, reference, objective, optimisation, adapters, probe, seed } = parsed.data;
   const at = (name: string): string => resolve(dirname(path), name);
+  const modelAt = (name: string): string => (isModelPath(name) ? at(name) : name);
   return {
     dataSet: dataSet.startsWith(artifactScheme) ? dataSet : at(dataSet),
-    base: at(base),
-    reference: reference === undefined ? undefined : at(reference),
+    base: modelAt(base),
+    reference: reference === undefined ? undefined : modelAt(reference),
     objective: message(ObjectiveSchema, objective, `${path}: objective`),
     optimisation: message(OptimisationSchema, optimisation, `${path}: optimisation`),
     adapters: adapters === undefined ? undefined : message(AdaptersSchema, adapters, `${path}: adapters`),

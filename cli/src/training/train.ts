@@ -11,10 +11,12 @@ import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { JobSpecSchema, JobState, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job, JobSpec } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { persistently } from '../runs/loop-client.ts';
-import { readModel, storeModel } from '../demo/shipped-model.ts';
-import type { CheckedModel, ModelVersionInit } from '../demo/shipped-model.ts';
+import { parameterCountOf, storeModel } from '../demo/shipped-model.ts';
+import type { ModelVersionInit } from '../demo/shipped-model.ts';
 import { listenForInterruption } from '../interrupt.ts';
 import { openModelRegistry } from '../models/model-registry.ts';
+import { readNamedModels } from '../models/named-model.ts';
+import type { NamedModel } from '../models/named-model.ts';
 import { openProgressDisplay } from '../progress/progress-display.ts';
 import type { ProgressDisplay } from '../progress/progress-display.ts';
 import { createRateMeter } from '../progress/rate-meter.ts';
@@ -69,8 +71,11 @@ export async function train(file: string, options: TrainOptions): Promise<number
     }
     await requireWritableFile(resolve(options.adaptersOutput), '--adapters-output');
   }
-  const base = await readModel(spec.base);
-  const reference = spec.reference === undefined ? undefined : await readModel(spec.reference);
+  const [base, reference] = await readNamedModels(
+    [spec.base, ...(spec.reference === undefined ? [] : [spec.reference])],
+    options.state,
+  );
+  if (base === undefined) throw internal(new Error('no model was read'));
   const display = openProgressDisplay(process.stderr);
   const prepare = (state: StateFolder): Promise<PreparedJob> => storeInputs(spec, { base, reference }, state);
   let result: TrainResult | undefined;
@@ -159,12 +164,12 @@ interface PreparedJob {
 
 async function storeInputs(
   file: JobSpecFile,
-  models: { readonly base: CheckedModel; readonly reference: CheckedModel | undefined },
+  models: { readonly base: NamedModel; readonly reference: NamedModel | undefined },
   state: StateFolder,
 ): Promise<PreparedJob> {
   const folder = state.entry('artifacts');
-  const imported = async (model: CheckedModel): Promise<ModelVersionInit> => ({
-    ...(await storeModel(model, folder)),
+  const imported = async ({ bytes, model }: NamedModel): Promise<ModelVersionInit> => ({
+    ...(await storeModel({ bytes, config: model.config, parameterCount: parameterCountOf(model) }, folder)),
     reasons: ['imported by plumb train'],
   });
   const base = await imported(models.base);
@@ -196,6 +201,7 @@ async function runJob(
   display.begin(`Training, job ${created.id}`);
   const meter = createRateMeter();
   let loss = Number.NaN;
+  let margins = '';
   let anchor = '';
   let probed = '';
   let skipped = '';
@@ -215,6 +221,11 @@ async function runJob(
       },
       point: (point) => {
         ({ loss } = point);
+        const { implicitRewardMargin: margin, implicitRewardAccuracy: accuracy } = point;
+        margins =
+          margin === undefined || accuracy === undefined
+            ? ''
+            : `, margin ${margin.toFixed(3)} (${(100 * accuracy).toFixed(0)}% right)`;
         if (point.anchorDistance !== undefined) anchor = `, anchor ${point.anchorDistance.toFixed(5)}`;
         if (point.skippedSteps !== undefined && point.skippedSteps > 0) {
           skipped = `, ${point.skippedSteps} skipped (float16 overflow)`;
@@ -237,7 +248,7 @@ async function runJob(
             total: point.totalSteps,
             rate: perSecond === undefined ? '' : `${perSecond.toFixed(1)}/s`,
             left: perSecond === undefined || left === 0 ? '' : `${shortDuration(left / perSecond)} left`,
-            detail: `loss ${loss.toFixed(4)}${anchor}${skipped}${probed}`,
+            detail: `loss ${loss.toFixed(4)}${margins}, gradient ${point.gradientNorm.toFixed(2)}${anchor}${skipped}${probed}`,
           },
         ]);
       },

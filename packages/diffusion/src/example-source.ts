@@ -10,12 +10,15 @@ import type { TrainingExample } from './training-batch.ts';
 /** One batch as the training step takes it. */
 export interface ExampleBatch {
   readonly examples: readonly TrainingExample[];
-  /** Standard deviation of the weights of the items drawn; undefined where items have no weights. */
-  readonly weightSpread: number | undefined;
 }
 
 /** Examples of every step of a job; `batch(k)` follows from k alone. */
 export interface ExampleSource {
+  /**
+   * Standard deviation of the weights of the whole set, whose mean is 1: 0 says that the reward makes no difference. Of the set
+   * and not of what is drawn, which under `resample` is nearly all of one weight. Undefined where items have no weights.
+   */
+  readonly weightSpread: number | undefined;
   /** @param step from 0 */
   batch(step: number): ExampleBatch;
   /** Examples of at most `count` items, spread evenly over the set: the same for the same set. */
@@ -73,7 +76,9 @@ export function exampleSource(options: {
     }
   };
   const mismatched = settings.algorithm === 'kto' && settings.klEstimate === 'mismatched';
+  const weights = set.items.flatMap((item) => (item.kind === 'weighted-sample' ? [item.weight] : []));
   return {
+    weightSpread: weights.length > 0 ? spread(weights) : undefined,
     probe(count) {
       const size = Math.min(count, set.items.length);
       return Array.from(
@@ -93,8 +98,6 @@ export function exampleSource(options: {
           ...exampleOf(item, lossWeights[place] ?? 1),
           ...(others === undefined ? {} : { mismatchedTokens: tokensOf(prompts[others[place] ?? 0] ?? '') }),
         })),
-        weightSpread:
-          drawn[0]?.kind === 'weighted-sample' ? spread(drawn.map(({ weight }) => weight)) : undefined,
       };
     },
   };

@@ -74,6 +74,46 @@ test('a short spec is complete: the rest has defaults', () => {
   assert.equal(plan.seed, 2n ** 64n - 1n);
 });
 
+test('an absent setting has the default of the objective and of the optimiser; 0 is a value where it may be one', () => {
+  const plan = planJob(spec({}), defaults);
+  assert.equal(plan.optimisation.captionDropout, 0.1);
+  assert.equal(plan.objective.acceptThreshold, 0.5);
+  const zero = planJob(
+    spec({
+      objective: { algorithm: 'filtered-sft', reward: 'aif', threshold: 0, weighting: 'multiply' },
+      optimisation: { steps: 10, batchSize: 4, learningRate: 1e-4, captionDropout: 0 },
+    }),
+    defaults,
+  );
+  assert.equal(zero.optimisation.captionDropout, 0);
+  assert.equal(zero.objective.acceptThreshold, 0);
+  assert.ok(zero.objective.algorithm === 'filtered-sft' && zero.objective.weighting === 'multiply');
+});
+
+test('kto takes its estimate of the divergence and the balance of its classes, and nothing else does', () => {
+  const { objective } = planJob(
+    spec({ objective: { algorithm: 'kto', reward: 'aif', klEstimate: 'batch', labelBalance: 'none' } }),
+    defaults,
+  );
+  assert.ok(objective.algorithm === 'kto');
+  assert.equal(objective.klEstimate, 'batch');
+  assert.equal(objective.labelBalance, 'none');
+  assert.deepEqual(
+    fieldsOf(
+      spec({
+        objective: {
+          algorithm: 'dpo',
+          reward: 'aif',
+          klEstimate: 'batch',
+          labelBalance: 'none',
+          weighting: 'multiply',
+        },
+      }),
+    ).toSorted(),
+    ['spec.objective.kl_estimate', 'spec.objective.label_balance', 'spec.objective.weighting'],
+  );
+});
+
 test('each algorithm takes its own settings from the shared fields', () => {
   const rwr = planJob(
     spec({

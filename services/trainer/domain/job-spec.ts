@@ -253,6 +253,9 @@ function objectiveOf(objective: Objective | undefined): ObjectiveSettings {
   inapplicable('klAnchor', !forward && objective.klAnchor !== 0, forwardOnly);
   inapplicable('maxWeight', !forward && objective.maxWeight !== 0, forwardOnly);
   inapplicable('normalisation', !forward && objective.normalisation !== '', forwardOnly);
+  inapplicable('weighting', !forward && objective.weighting !== '', forwardOnly);
+  inapplicable('klEstimate', algorithm !== 'kto' && objective.klEstimate !== '', 'kto');
+  inapplicable('labelBalance', algorithm !== 'kto' && objective.labelBalance !== '', 'kto');
   inapplicable('maxPairsPerPrompt', algorithm !== 'dpo' && objective.maxPairsPerPrompt !== 0, 'dpo');
   inapplicable('pairs', algorithm !== 'dpo' && objective.pairs !== '', 'dpo');
   inapplicable('maxUsesPerSample', algorithm !== 'dpo' && objective.maxUsesPerSample !== 0, 'dpo');
@@ -287,7 +290,10 @@ function objectiveOf(objective: Objective | undefined): ObjectiveSettings {
       ...(clipLow === undefined || clipHigh === undefined ? {} : { clip: [clipLow, clipHigh] }),
     },
     ...(objective.maxUnscoredShare === undefined ? {} : { maxUnscoredShare: objective.maxUnscoredShare }),
-    ...(objective.threshold === 0 ? {} : { acceptThreshold: objective.threshold }),
+    ...(objective.threshold === undefined ? {} : { acceptThreshold: objective.threshold }),
+    ...(objective.weighting === '' ? {} : { weighting: objective.weighting }),
+    ...(objective.klEstimate === '' ? {} : { klEstimate: objective.klEstimate }),
+    ...(objective.labelBalance === '' ? {} : { labelBalance: objective.labelBalance }),
     ...(objective.balance === '' ? {} : { balance: objective.balance }),
     ...(objective.normalisation === '' ? {} : { normalisation: objective.normalisation }),
     ...(objective.maxWeight === 0 ? {} : { maxWeight: objective.maxWeight }),
@@ -342,7 +348,7 @@ function optimisationOf(optimisation: Optimisation | undefined): OptimisationSet
     ...(schedule === '' ? {} : { schedule }),
     ...(clipNorm === 0 ? {} : { clipNorm }),
     emaDecay,
-    captionDropout,
+    ...(captionDropout === undefined ? {} : { captionDropout }),
     ...(rematerialise === '' ? {} : { rematerialise }),
     ...(precision === '' ? {} : { precision }),
     ...(optimisation.timesteps === undefined ? {} : { timesteps: timestepsOf(optimisation.timesteps) }),

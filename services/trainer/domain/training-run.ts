@@ -214,7 +214,7 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
       }
       const batch = upcoming ?? source.batch(training.step);
       upcoming = undefined;
-      const point = await step(run, training, batch, (following) => {
+      const point = await step(run, training, batch, source.weightSpread, (following) => {
         // The last step has none after it.
         if (following < plan.optimisation.steps) upcoming = source.batch(following);
         return upcoming?.examples;
@@ -314,7 +314,8 @@ export async function modelAt(
 async function step(
   run: TrainingRun,
   training: Training,
-  { examples, weightSpread }: ExampleBatch,
+  { examples }: ExampleBatch,
+  weightSpread: number | undefined,
   upcoming: (step: number) => ExampleBatch['examples'] | undefined,
 ): Promise<TrainingProgress> {
   const { optimisation } = run.plan;

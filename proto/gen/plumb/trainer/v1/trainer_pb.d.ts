@@ -383,11 +383,12 @@ export declare type Objective = Message<"plumb.trainer.v1.Objective"> & {
   gamma: number;
 
   /**
-   * Reward from which filtered-sft keeps a sample.
+   * Shaped reward from which a sample counts as accepted: what filtered-sft keeps, the sides of kto and of binary pairs of
+   * dpo. Absent is 0.5.
    *
-   * @generated from field: double threshold = 7;
+   * @generated from field: optional double threshold = 7;
    */
-  threshold: number;
+  threshold?: number | undefined;
 
   /**
    * Largest weight after normalisation; 0 is the default.
@@ -473,6 +474,29 @@ export declare type Objective = Message<"plumb.trainer.v1.Objective"> & {
    * @generated from field: optional double max_unscored_share = 20;
    */
   maxUnscoredShare?: number | undefined;
+
+  /**
+   * sft, filtered-sft, rwr: resample (samples are drawn in proportion to their weights) or multiply (drawn evenly, the loss is
+   * weighted); empty is resample.
+   *
+   * @generated from field: string weighting = 21;
+   */
+  weighting: string;
+
+  /**
+   * kto: where the divergence is estimated, mismatched (under other prompts of the batch) or batch (under their own); empty
+   * is mismatched.
+   *
+   * @generated from field: string kl_estimate = 22;
+   */
+  klEstimate: string;
+
+  /**
+   * kto: classes (accepted and rejected samples have equal mass) or none; empty is classes.
+   *
+   * @generated from field: string label_balance = 23;
+   */
+  labelBalance: string;
 };
 
 /**
@@ -518,7 +542,7 @@ export declare type Optimisation = Message<"plumb.trainer.v1.Optimisation"> & {
   schedule: string;
 
   /**
-   * Largest global gradient norm.
+   * Largest global gradient norm; 0 is 1.
    *
    * @generated from field: double clip_norm = 7;
    */
@@ -537,11 +561,11 @@ export declare type Optimisation = Message<"plumb.trainer.v1.Optimisation"> & {
   checkpointEverySteps: number;
 
   /**
-   * Share of captions dropped, for classifier-free guidance.
+   * Share of captions dropped, so that classifier-free guidance keeps working; absent is 0.1.
    *
-   * @generated from field: double caption_dropout = 10;
+   * @generated from field: optional double caption_dropout = 10;
    */
-  captionDropout: number;
+  captionDropout?: number | undefined;
 
   /**
    * @generated from field: plumb.trainer.v1.TimestepDistribution timesteps = 11;
@@ -927,7 +951,7 @@ export declare type TrainingProgress = Message<"plumb.trainer.v1.TrainingProgres
   implicitRewardAccuracy?: number | undefined;
 
   /**
-   * Standard deviation of the batch's weights (forward projection).
+   * Standard deviation of the data set's weights, whose mean is 1 (forward projection): 0 is a reward that says nothing.
    *
    * @generated from field: optional double weight_spread = 12;
    */

@@ -1,5 +1,7 @@
 import { fileURLToPath } from 'node:url';
+import { reliabilityChart } from '@plumb/charts';
 import { Eta } from 'eta';
+import { chartText } from '../report/chart-text.ts';
 import type { JudgeReport } from './calibration-report.ts';
 import { numberText, percentText } from './calibration-table.ts';
 import type { LabelledSet } from './labelled-set.ts';
@@ -26,6 +28,8 @@ export function calibrationPage(reports: readonly JudgeReport[], set: LabelledSe
     headline,
     categories: unique(({ perCategory }) => perCategory),
     modes: unique(({ perFailureMode }) => perFailureMode),
+    diagram: ({ reliability: { before, after } }: JudgeReport) =>
+      chartText(reliabilityChart({ raw: before.bins, calibrated: after.bins })),
     percent: percentText,
     number: numberText,
   });

@@ -8,10 +8,16 @@ import {
   fitIsotonic,
   fitPlatt,
   recommendThreshold,
+  reliability,
   rocAuc,
   wilsonInterval,
 } from '@plumb/evaluation';
-import type { CalibrationMapping, StatisticEstimate } from '@plumb/evaluation';
+import type {
+  CalibrationMapping,
+  LabelledConfidence,
+  Reliability,
+  StatisticEstimate,
+} from '@plumb/evaluation';
 
 /** One clip that was judged. */
 export interface JudgedLabel {
@@ -46,6 +52,8 @@ export interface JudgeReport {
   readonly recommended: ReturnType<typeof recommendThreshold>;
   /** Mean squared error of P(accept): of the score as it is, and of the mapping on prompts that it was not fitted to. */
   readonly brier: { readonly before: number; readonly after: number };
+  /** Of the same two: how far they are the probabilities that they look like. */
+  readonly reliability: { readonly before: Reliability; readonly after: Reliability };
   /** Fitted to all clips. */
   readonly mapping: CalibrationMapping;
   /** Clips without a verdict, which are in no figure. */
@@ -69,6 +77,7 @@ export function reportOn(
   const fit = method === 'platt' ? fitPlatt : fitIsotonic;
   const mapping = fit(labels);
   const calibrated = labels.map(({ score, truth }) => ({ score: calibrate(mapping, score), truth }));
+  const heldOut = heldOutProbabilities(labels, fit);
   const byMode = Map.groupBy(labels, ({ truth, failureMode }) =>
     truth ? 'right' : (failureMode ?? 'not said'),
   );
@@ -87,7 +96,8 @@ export function reportOn(
       }),
     ),
     recommended: recommendThreshold(calibrated),
-    brier: { before: brierScore(labels), after: heldOutBrier(labels, fit) },
+    brier: { before: brierScore(labels), after: brierScore(heldOut) },
+    reliability: { before: reliability(labels), after: reliability(heldOut) },
     mapping,
     failed,
   };
@@ -129,10 +139,13 @@ function agreementOf(labels: readonly JudgedLabel[]): AgreementRow {
 }
 
 /** Cross-validated by prompt, so that no clip is judged by a mapping that has seen its prompt. */
-function heldOutBrier(labels: readonly JudgedLabel[], fit: typeof fitPlatt): number {
+function heldOutProbabilities(
+  labels: readonly JudgedLabel[],
+  fit: typeof fitPlatt,
+): readonly LabelledConfidence[] {
   const prompts = [...new Set(labels.map(({ prompt }) => prompt))].toSorted();
   const foldOf = new Map(prompts.map((prompt, at) => [prompt, at % folds]));
-  const predicted: { score: number; truth: boolean }[] = [];
+  const predicted: LabelledConfidence[] = [];
   for (let fold = 0; fold < folds; fold += 1) {
     const train = labels.filter(({ prompt }) => foldOf.get(prompt) !== fold);
     const test = labels.filter(({ prompt }) => foldOf.get(prompt) === fold);
@@ -144,5 +157,5 @@ function heldOutBrier(labels: readonly JudgedLabel[], fit: typeof fitPlatt): num
       predicted.push({ score: mapping === undefined ? rate : calibrate(mapping, score), truth });
     }
   }
-  return brierScore(predicted);
+  return predicted;
 }

@@ -117,7 +117,9 @@ test('external weights beyond 2 GiB stay in their file and are trained around', 
   const path = await save(productWith({ location: 'large.data', offset: String(offset), length: '16' }));
   const network = await importOnnx(path);
   assert.deepEqual(network.files, [path.split('/').at(-1), 'large.data']);
-  assert.deepEqual(network.linearLayers, [{ module: 'layers.0', inputs: 2, outputs: 2 }]);
+  assert.deepEqual(network.linearLayers, [
+    { module: 'layers.0', inputs: 2, outputs: 2, weight: 'w', layout: 'inputs-first' },
+  ]);
 
   const graph = new Graph();
   const scale = graph.parameter('scale', [2]);
@@ -251,6 +253,29 @@ test('modules that match a pattern are checkpoints of their own', async () => {
   const [before, one, two, three, behind] = graph.nodes.map((node) => graph.checkpointOf(node));
   assert.deepEqual([before, behind], [undefined, undefined]);
   assert.ok(one !== undefined && one === two && three !== undefined && three !== one);
+});
+
+test('modules to compute anew are those of the weights where nodes name none; none at all is an error', async () => {
+  const path = await save({
+    inputs: { x: { dtype: 'float32', shape: [2] } },
+    initialisers: { 'blocks.0.scale.weight': vector(1, 2), 'blocks.1.scale.weight': vector(3, 4) },
+    nodes: [
+      { opType: 'Mul', name: 'm0', input: ['x', 'blocks.0.scale.weight'], output: ['a'] },
+      { opType: 'Exp', name: 'e0', input: ['a'], output: ['b'] },
+      { opType: 'Mul', name: 'm1', input: ['b', 'blocks.1.scale.weight'], output: ['y'] },
+    ],
+    outputs: ['y'],
+  });
+  const network = await importOnnx(path);
+  const graph = new Graph();
+  const x = graph.input('x', 'float32', [2]);
+  network.apply(graph, { x }, { rematerialise: ['blocks.*'] });
+  const [first, same, other] = graph.nodes.map((node) => graph.checkpointOf(node));
+  assert.ok(first !== undefined && first === same && other !== undefined && other !== first);
+  assert.throws(() => network.apply(graph, { x }, { rematerialise: ['layers.*'] }), {
+    code: 'INVALID_ARGUMENT',
+    message: /rematerialise: looks for modules layers\.\*, but .* called, for example, blocks\.0\.scale/,
+  });
 });
 
 test('an operator without a gradient is named with its node', async () => {

@@ -8,8 +8,8 @@ import type { DType, Tensor } from '../graph.ts';
 import { cast } from '../operators/layout.ts';
 import { extentAt, sameShape } from '../shape.ts';
 import { canFold, fold } from './fold.ts';
-import type { LinearLayer } from './linear-layers.ts';
-import { biasesOf, layerName, moduleOf, withoutRoot } from './linear-layers.ts';
+import type { LinearLayer, Matrix } from './linear-layers.ts';
+import { biasesOf, layerName, moduleOf, moduleOfWeights, withoutRoot } from './linear-layers.ts';
 import type { OnnxFile, OnnxFileOptions } from './model-file.ts';
 import { dtypeOfElement, nameOfNode, readOnnxFile, readTensor } from './model-file.ts';
 import { NodeContext } from './node-context.ts';
@@ -43,7 +43,7 @@ export interface NetworkOptions {
   readonly adapt?: (layer: LinearLayer, x: Tensor, y: Tensor) => Tensor;
   /**
    * Modules whose results the gradient computes a second time in place of keeping them: names in which `*` stands for one
-   * part, such as `blocks.*`.
+   * part, such as `blocks.*`. Where a node names no module, that of its weights counts, or of the nodes before it.
    */
   readonly rematerialise?: readonly string[];
 }
@@ -65,7 +65,8 @@ export interface ImportedNetwork {
    * Builds the network on a graph. Weights are shared between calls on one graph.
    * @param inputs a tensor for each of `inputs`
    * @returns a tensor for each of `outputs`
-   * @throws PlumbError INVALID_ARGUMENT for an input that is missing, unknown or misshapen
+   * @throws PlumbError INVALID_ARGUMENT for an input that is missing, unknown or misshapen, or where no module has one of the
+   *   names of `rematerialise`
    */
   apply(
     graph: Graph,
@@ -134,7 +135,7 @@ export async function importOnnx(path: string, options: OnnxImportOptions = {}):
           `is no input of ${path}, which has ${inputs.map(({ name }) => name).join(', ')}`,
         );
       }
-      for (const node of inCheckpoints(graph, file.graph.node, options, networkOptions)) {
+      for (const node of inCheckpoints(graph, file, options, networkOptions)) {
         construct.add(node, construct.inputsOf(node));
       }
       return Object.fromEntries(outputs.map(({ name }) => [name, construct.valueOf(name)]));
@@ -256,13 +257,28 @@ function modulePattern(pattern: string): RegExp {
 /** Yields the nodes in order, each from within the checkpoint that its module asks for. */
 function* inCheckpoints(
   graph: Graph,
-  nodes: readonly NodeProto[],
+  file: OnnxFile,
   options: OnnxImportOptions,
-  { rematerialise = [] }: NetworkOptions,
+  { rematerialise }: NetworkOptions,
 ): Generator<NodeProto> {
+  const nodes = file.graph.node;
+  if (rematerialise === undefined) {
+    yield* nodes;
+    return;
+  }
   const patterns = rematerialise.map(modulePattern);
-  const groupOf = (node: NodeProto): string | undefined => {
-    const module = withoutRoot(moduleOf(node), options.rootModule ?? '');
+  const isWeight = (name: string): boolean => file.weights.has(name);
+  const modules = nodes.map((node) =>
+    withoutRoot(moduleOf(node) || moduleOfWeights(node, isWeight), options.rootModule ?? ''),
+  );
+  if (!modules.some((module) => patterns.some((pattern) => pattern.test(module)))) {
+    const names = [...new Set(modules.filter((module) => module !== ''))];
+    throw invalidArgument(
+      'rematerialise',
+      `looks for modules ${rematerialise.join(', ')}, but ${file.path} has none of them; ${names.length === 0 ? 'its nodes and weights name no modules: export it with torch.onnx.export' : `its modules are called, for example, ${names.slice(-3).join(', ')}`}`,
+    );
+  }
+  const groupOf = (module: string): string | undefined => {
     for (const pattern of patterns) {
       const group = pattern.exec(module)?.[1];
       if (group !== undefined) return group;
@@ -271,8 +287,9 @@ function* inCheckpoints(
   };
   let group: string | undefined;
   try {
-    for (const node of nodes) {
-      const next = groupOf(node);
+    for (const [index, node] of nodes.entries()) {
+      const module = modules[index] ?? '';
+      const next = module === '' ? group : groupOf(module);
       if (next !== group) {
         if (group !== undefined) graph.endCheckpoint();
         group = next;
@@ -298,8 +315,8 @@ class Construction {
   readonly #values = new Map<string, Tensor>();
   readonly #weights: Map<string, Tensor>;
   readonly #readAs: ReadonlyMap<DType, DType>;
-  /** Values that are a weight matrix, as it is or transposed, with the weight's name. */
-  readonly #matrices = new Map<string, string>();
+  /** Values that are a weight matrix, as it is or transposed. */
+  readonly #matrices = new Map<string, Matrix>();
   /** Biases that are added to products, by product. */
   readonly #biases: ReadonlyMap<string, string>;
 
@@ -324,7 +341,9 @@ class Construction {
       this.set(name, graph.constant(data, shape, dtype));
     }
     this.#biases = biasesOf(file.graph, (name) => file.weights.has(name));
-    for (const [name, { shape }] of file.weights) if (shape.length === 2) this.#matrices.set(name, name);
+    for (const [name, { shape }] of file.weights) {
+      if (shape.length === 2) this.#matrices.set(name, { weight: name, transposed: false });
+    }
   }
 
   set(name: string, tensor: Tensor): void {
@@ -413,24 +432,32 @@ class Construction {
     const [from = ''] = node.input;
     const [to = ''] = node.output;
     const matrix = this.#matrices.get(from);
-    if (matrix !== undefined && ['Transpose', 'Identity', 'Cast'].includes(node.opType))
-      this.#matrices.set(to, matrix);
+    if (matrix === undefined || !['Transpose', 'Identity', 'Cast'].includes(node.opType)) return;
+    const order = node.attribute.find(({ name }) => name === 'perm')?.ints;
+    const swaps = node.opType === 'Transpose' && order?.[0] !== 0n;
+    this.#matrices.set(to, { ...matrix, transposed: matrix.transposed !== swaps });
   }
 
   #layerOf(node: NodeProto): LinearLayer | undefined {
     if (node.opType !== 'MatMul' && node.opType !== 'Gemm') return undefined;
-    const weight = this.#matrices.get(node.input[1] ?? '');
-    if (weight === undefined) return undefined;
+    const matrix = this.#matrices.get(node.input[1] ?? '');
+    if (matrix === undefined) return undefined;
     const attribute = (name: string): number =>
       Number(node.attribute.find((each) => each.name === name)?.i ?? 0n);
     if (attribute('transA') === 1) return undefined;
     const { shape } = this.valueOf(node.input[1] ?? '');
     const transposed = attribute('transB') === 1;
     const bias = this.#biases.get(node.output[0] ?? '');
-    const module = layerName(node, weight, bias, this.#options.rootModule ?? '');
+    const module = layerName(node, matrix.weight, bias, this.#options.rootModule ?? '');
     return module === ''
       ? undefined
-      : { module, inputs: extentAt(shape, transposed ? 1 : 0), outputs: extentAt(shape, transposed ? 0 : 1) };
+      : {
+          module,
+          inputs: extentAt(shape, transposed ? 1 : 0),
+          outputs: extentAt(shape, transposed ? 0 : 1),
+          weight: matrix.weight,
+          layout: matrix.transposed === transposed ? 'inputs-first' : 'outputs-first',
+        };
   }
 
   #constant(context: NodeContext): Tensor {

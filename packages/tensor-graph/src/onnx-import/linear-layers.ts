@@ -6,6 +6,17 @@ export interface LinearLayer {
   readonly module: string;
   readonly inputs: number;
   readonly outputs: number;
+  /** The initialiser that holds its weights. */
+  readonly weight: string;
+  /** How the initialiser is laid out: [inputs, outputs], or [outputs, inputs]. */
+  readonly layout: 'inputs-first' | 'outputs-first';
+}
+
+/** A weight matrix on its way to a product. */
+export interface Matrix {
+  readonly weight: string;
+  /** Whether it was transposed an odd number of times. */
+  readonly transposed: boolean;
 }
 
 /**
@@ -54,6 +65,18 @@ export function biasesOf(graph: GraphProto, isWeight: (name: string) => boolean)
     biases.set(product, bias);
   }
   return biases;
+}
+
+/**
+ * The module that a node belongs to as far as its weights say it, for exporters that say it in no other way.
+ * @returns '' where the node has none, or none with a name of a module
+ */
+export function moduleOfWeights(node: NodeProto, isWeight: (name: string) => boolean): string {
+  for (const name of node.input) {
+    const module = isWeight(name) ? /^(.+)\.[^.]+$/.exec(name)?.[1] : undefined;
+    if (module !== undefined) return module;
+  }
+  return '';
 }
 
 /** A module's name below the root. */

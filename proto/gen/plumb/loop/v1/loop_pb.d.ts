@@ -508,6 +508,13 @@ export declare type Run = Message<"plumb.loop.v1.Run"> & {
    * @generated from field: plumb.loop.v1.Budgets budgets = 18;
    */
   budgets?: Budgets | undefined;
+
+  /**
+   * Stages that stand still now.
+   *
+   * @generated from field: repeated plumb.loop.v1.StageStall stalls = 19;
+   */
+  stalls: StageStall[];
 };
 
 /**
@@ -515,6 +522,54 @@ export declare type Run = Message<"plumb.loop.v1.Run"> & {
  * Use `create(RunSchema)` to create a new message.
  */
 export declare const RunSchema: GenMessage<Run>;
+
+/**
+ * A stage that has something to do and has done none of it for longer than its budget.
+ *
+ * @generated from message plumb.loop.v1.StageStall
+ */
+export declare type StageStall = Message<"plumb.loop.v1.StageStall"> & {
+  /**
+   * generate, score, judge, freeze, train, evaluate, gate or ledger.
+   *
+   * @generated from field: string stage = 1;
+   */
+  stage: string;
+
+  /**
+   * Short name of the likely cause, for example endpoint-silent.
+   *
+   * @generated from field: string kind = 2;
+   */
+  kind: string;
+
+  /**
+   * The likely cause and what to look at, in one sentence.
+   *
+   * @generated from field: string cause = 3;
+   */
+  cause: string;
+
+  /**
+   * Time of the last progress.
+   *
+   * @generated from field: google.protobuf.Timestamp since_time = 4;
+   */
+  sinceTime?: Timestamp | undefined;
+
+  /**
+   * Items or steps that are still to be done.
+   *
+   * @generated from field: int64 left = 5;
+   */
+  left: bigint;
+};
+
+/**
+ * Describes the message plumb.loop.v1.StageStall.
+ * Use `create(StageStallSchema)` to create a new message.
+ */
+export declare const StageStallSchema: GenMessage<StageStall>;
 
 /**
  * What a run has used of its budgets.

@@ -67,6 +67,14 @@ export const variants: readonly {
     ],
   },
   {
+    name: 'the dashboard behind an ingress',
+    on: 'one-gpu-node',
+    set: [
+      'dashboard={"enabled":true,"ingress":{"enabled":true,"className":"nginx","host":"plumb.example","tlsSecret":"plumb-dashboard","annotations":{"cert-manager.io/cluster-issuer":"public"}}}',
+      'networkPolicy.dashboard=[{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"ingress-nginx"}}}]',
+    ],
+  },
+  {
     name: 'TrainJobs of Kubeflow',
     on: 'many-gpu-nodes',
     set: ['training.backend="kubeflow"', 'migrations.hook=false', 'feedbackRuns.enabled=false'],

@@ -12,10 +12,10 @@ interface JsonSchema {
   readonly additionalProperties?: unknown;
 }
 
-/** The JSON Schema of the chart's values: unknown keys are refused. What components share stands in it once. */
+/** The JSON Schema of the chart's values: unknown keys are refused. */
 export function valuesJsonSchema(): Record<string, unknown> {
   return {
-    ...z.toJSONSchema(valuesSchema, { target: 'draft-7', reused: 'ref' }),
+    ...z.toJSONSchema(valuesSchema, { target: 'draft-7', reused: 'inline' }),
     title: 'Values of the plumb chart',
   };
 }

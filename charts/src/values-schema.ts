@@ -62,20 +62,30 @@ const probe = optional({
   failureThreshold: wholeNumber.min(1),
 });
 
+const serviceAccount = optional({
+  create: z.boolean().describe('makes a service account of its own'),
+  name: objectName.describe('name of the service account; must exist unless it is made'),
+  annotations: stringMap.describe('for example the role that gives access to the bucket'),
+}).describe('identity of the pods');
+
+const podLabels = stringMap.describe('more labels of pods');
+const podAnnotations = stringMap.describe('annotations of pods');
+const scratchSize = z.string().describe('size of `/tmp`, the only folder that can be written');
+
 /** What every component has, under `default` and again under its own name. */
 const common = {
   image,
   replicas: wholeNumber.min(0).describe('pods; an autoscaler that is on decides by itself'),
   resources,
   ...scheduling,
-  podLabels: stringMap.describe('more labels of pods'),
-  podAnnotations: stringMap.describe('annotations of pods'),
+  podLabels,
+  podAnnotations,
   env: kubernetesObjects.describe(
     'more environment variables; take secrets by `valueFrom`, for example the API key of a judge endpoint',
   ),
   volumes: kubernetesObjects.describe('more volumes'),
   volumeMounts: kubernetesObjects.describe('more mounts of the container'),
-  scratchSize: z.string().describe('size of `/tmp`, the only folder that can be written'),
+  scratchSize,
   probes: optional({
     startup: probe.describe('until the service serves for the first time: models are loaded here'),
     readiness: probe.describe('whether calls are sent to the pod'),
@@ -86,11 +96,7 @@ const common = {
   terminationGracePeriodSeconds: wholeNumber
     .min(1)
     .describe('time for a pod to end; a service takes 20 s at most, so more than that'),
-  serviceAccount: optional({
-    create: z.boolean().describe('makes a service account of its own'),
-    name: objectName.describe('name of the service account; must exist unless it is made'),
-    annotations: stringMap.describe('for example the role that gives access to the bucket'),
-  }).describe('identity of the pods'),
+  serviceAccount,
   disruptionBudget: optional({
     enabled: z.boolean().describe('makes a PodDisruptionBudget'),
     maxUnavailable: z.union([wholeNumber, z.string()]).describe('pods that may be away at a time'),
@@ -332,6 +338,7 @@ export const valuesSchema = optional({
     enabled: z.boolean().describe('allows the connections of the architecture and no others'),
     clients: peers('who may call loop, reward, generator and judge besides the services'),
     metrics: peers('who may read metrics'),
+    dashboard: peers('who may open the dashboard: the ingress controller'),
     dns: peers('where names are looked up'),
     artifacts: peers('where the bucket is'),
     artifactsPorts: z.array(wholeNumber).describe('ports of the bucket'),
@@ -359,23 +366,71 @@ export const valuesSchema = optional({
     backend: z
       .enum(['local', 'kubernetes-job', 'kubeflow'])
       .describe("where training runs: in the trainer's pod, as a batch/v1 Job, or as a TrainJob"),
-    queueName: objectName.describe("Kueue's local queue for jobs"),
-    priorityClass: z.string().describe("Kueue's priority class for jobs"),
+    queueName: objectName.describe(
+      "Kueue's LocalQueue of jobs; the one that `kueue.createQueues` makes unless given, and no Kueue without either",
+    ),
+    priorityClass: objectName.describe("Kueue's WorkloadPriorityClass of jobs"),
     job: optional({
       image,
+      command: z
+        .array(z.string())
+        .min(1)
+        .describe("the program of the container; the job's id is its last argument"),
+      nodes: wholeNumber
+        .min(1)
+        .max(1024)
+        .describe('pods of a job; more than 1 needs an image and a command that train across pods'),
       gpu,
+      models,
       resources,
       ...scheduling,
-      activeDeadlineSeconds: wholeNumber.min(0).describe('longest time of a job; 0 is no limit'),
-      backoffLimit: wholeNumber.min(0).describe('restarts after evictions and lost nodes'),
-      ttlSecondsAfterFinished: wholeNumber.min(0).describe('how long a finished Job stays'),
-      runtime: z.string().describe('name of the ClusterTrainingRuntime, for `kubeflow`'),
-    }).describe('pods of training jobs'),
+      podLabels,
+      podAnnotations,
+      env: kubernetesObjects.describe('more environment variables'),
+      scratchSize,
+      serviceAccount,
+      activeDeadlineSeconds: wholeNumber
+        .min(0)
+        .describe(
+          'longest time that a job may be active, in seconds; waiting in a queue does not count; 0 is no limit',
+        ),
+      imageDeadlineSeconds: wholeNumber
+        .min(1)
+        .describe('time after which an image that cannot be had fails the job, in seconds'),
+      backoffLimit: wholeNumber
+        .min(0)
+        .max(100)
+        .describe(
+          'failures of pods before a Job has failed; evictions, preemptions and lost nodes do not count, and bad input or bad settings fail it at once',
+        ),
+      ttlSecondsAfterFinished: wholeNumber.min(0).describe('how long a finished Job stays, in seconds'),
+      runtime: objectName.describe(
+        'name of the ClusterTrainingRuntime, for `kubeflow`, which has its own retries and time to live',
+      ),
+    }).describe(
+      "pods of training jobs; the image is the trainer's, with what stands here over it, and `components.trainer.settings` hold for them too",
+    ),
   }).describe('training on the cluster'),
 
   feedbackRuns: optional({
     enabled: z.boolean().describe('the loop reconciles FeedbackRun objects of the namespace'),
   }).describe('runs as Kubernetes objects'),
+
+  dashboard: optional({
+    enabled: z
+      .boolean()
+      .describe('the loop serves the dashboard, at the Service `<release>-dashboard`, port 80'),
+    keySecret: secretKey('32 random bytes or more, which sign the links that let people in'),
+    ingress: optional({
+      enabled: z.boolean().describe('makes an Ingress with TLS: the dashboard itself speaks plain HTTP'),
+      className: z.string().describe('class of the Ingress; the default one unless given'),
+      host: z.string().describe('the name that browsers call'),
+      tlsSecret: objectName.describe(
+        "TLS Secret of that name; the controller's own certificate unless given",
+      ),
+      annotations: stringMap.describe('for example `cert-manager.io/cluster-issuer`'),
+    }).describe('the way in from outside'),
+  }).describe('the dashboard'),
 
   kueue: optional({
     createQueues: z.boolean().describe('makes a ResourceFlavor, a ClusterQueue and a LocalQueue'),

@@ -148,6 +148,61 @@ const table: readonly { on: string; set: readonly string[]; says: RegExp }[] = [
     says: /training\.job\.gpu\.count is 1 and its image is the one for CPU/,
   },
   {
+    on: 'many-gpu-nodes',
+    set: ['training.job.gpu.count=0'],
+    says: /training\.job\.image\.variant is cuda and no GPU is asked for; set training\.job\.gpu\.count to 1/,
+  },
+  {
+    on: 'many-gpu-nodes',
+    set: ['training.job.nodes=2'],
+    says: /training\.job\.nodes is 2 and services\/trainer\/job\.ts trains a job in one pod; set it to 1/,
+  },
+  {
+    on: 'many-gpu-nodes',
+    set: ['components.trainer={"image":{"variant":"cuda"},"gpu":{"count":1}}'],
+    says: /components\.trainer\.gpu\.count is 1 and training runs in pods of its own; set it to 0/,
+  },
+  {
+    on: 'many-gpu-nodes',
+    set: ['kueue.createQueues=false', 'training.priorityClass="urgent"'],
+    says: /training\.priorityClass is set and jobs go past Kueue; set training\.queueName/,
+  },
+  {
+    on: 'many-gpu-nodes',
+    set: ['training.backend="kubeflow"', 'training.job.runtimeClassName="nvidia"'],
+    says: /training\.job\.runtimeClassName is set and a TrainJob cannot carry it; set it in the ClusterTrainingRuntime torch-distributed/,
+  },
+  {
+    on: 'many-gpu-nodes',
+    set: ['training.backend="kubeflow"', `training.job.models.preload=[{"sha256":"${'0'.repeat(64)}"}]`],
+    says: /a TrainJob carries no init container; use training\.job\.models\.existingClaim/,
+  },
+  {
+    on: 'many-gpu-nodes',
+    set: ['fullnameOverride="1.video"'],
+    says: /names of training jobs begin with a letter and have no dots; set fullnameOverride/,
+  },
+  {
+    on: 'many-gpu-nodes',
+    set: ['training.job.serviceAccount.create=false'],
+    says: /set training\.job\.serviceAccount\.name to one that exists/,
+  },
+  {
+    on: 'kind',
+    set: ['dashboard={"enabled":true,"keySecret":{"name":""}}'],
+    says: /nothing signs its links; set dashboard\.keySecret\.name to a Secret with 32 random bytes/,
+  },
+  {
+    on: 'kind',
+    set: ['dashboard={"enabled":true,"ingress":{"enabled":true}}'],
+    says: /set dashboard\.ingress\.host to the name that browsers call\n.*set networkPolicy\.dashboard to where the ingress controller is/,
+  },
+  {
+    on: 'kind',
+    set: ['dashboard.ingress.enabled=true'],
+    says: /there is no dashboard; set dashboard\.enabled to true/,
+  },
+  {
     on: 'kind',
     set: ['training.backend="kubernetes-job"'],
     says: /training jobs run on other nodes and artifacts\.volume\.accessMode is ReadWriteOnce/,

@@ -3,61 +3,11 @@ import { before, describe, test } from 'node:test';
 import { z } from 'zod';
 import { exampleFile, examples, variants } from '../src/examples.ts';
 import { render } from '../src/helm.ts';
+import { podOf, restrictedContainer, restrictedPod, restrictedVolumes } from '../src/pods.ts';
 import { objectsIn } from '../src/rendered.ts';
 import type { Rendered } from '../src/rendered.ts';
 import { serviceNames, variablesOf } from '../src/service-settings.ts';
 import { unknownFields, validate } from '../src/types-of-objects.ts';
-
-const envSchema = z.array(z.looseObject({ name: z.string(), value: z.string().optional() }));
-const containerSchema = z.looseObject({
-  name: z.string(),
-  env: envSchema.optional(),
-  resources: z.looseObject({}),
-  securityContext: z.looseObject({}),
-  volumeMounts: z.array(z.looseObject({ name: z.string(), mountPath: z.string() })),
-  readinessProbe: z.looseObject({}).optional(),
-  livenessProbe: z.looseObject({}).optional(),
-});
-const podSchema = z.looseObject({
-  containers: z.array(containerSchema).min(1),
-  initContainers: z.array(containerSchema).optional(),
-  volumes: z.array(z.looseObject({ name: z.string() })).default([]),
-  securityContext: z.looseObject({}),
-  automountServiceAccountToken: z.boolean(),
-  serviceAccountName: z.string().optional(),
-  terminationGracePeriodSeconds: z.number().optional(),
-});
-type Pod = z.infer<typeof podSchema>;
-const templated = z.looseObject({
-  template: z.looseObject({ spec: podSchema }),
-  volumeClaimTemplates: z.array(z.looseObject({ metadata: z.looseObject({ name: z.string() }) })).default([]),
-});
-
-/** The pod of an object that has one. */
-function podOf(object: Rendered): Pod | undefined {
-  if (object.kind === 'Pod') return podSchema.parse(object['spec']);
-  if (!['Deployment', 'StatefulSet', 'Job'].includes(object.kind)) return undefined;
-  const { template, volumeClaimTemplates } = templated.parse(object['spec']);
-  // A StatefulSet makes a volume of each of its claims.
-  const claims = volumeClaimTemplates.map(({ metadata }) => ({
-    name: metadata.name,
-    persistentVolumeClaim: {},
-  }));
-  return { ...template.spec, volumes: [...template.spec.volumes, ...claims] };
-}
-
-/** Of a pod of the restricted level: https://kubernetes.io/docs/concepts/security/pod-security-standards/ */
-const restrictedPod = z.looseObject({
-  runAsNonRoot: z.literal(true),
-  runAsUser: z.number().min(1),
-  seccompProfile: z.strictObject({ type: z.literal('RuntimeDefault') }),
-});
-const restrictedContainer = z.strictObject({
-  allowPrivilegeEscalation: z.literal(false),
-  readOnlyRootFilesystem: z.literal(true),
-  capabilities: z.strictObject({ drop: z.tuple([z.literal('ALL')]) }),
-});
-const restrictedVolumes = new Set(['configMap', 'secret', 'emptyDir', 'persistentVolumeClaim', 'projected']);
 
 const renderings = [
   ...examples.map((name) => ({ name, on: name, set: [] as readonly string[] })),
@@ -275,7 +225,8 @@ test('components reach each other along the arrows of the architecture, and no o
     [...grpc, ...nats, ...ledger, 'judge > referee 8791'].toSorted(),
   );
   assert.deepEqual(edgesOf(all.get('one-gpu-node') ?? []), [...grpc, ...nats, ...ledger].toSorted());
-  assert.deepEqual(edgesOf(all.get('many-gpu-nodes') ?? []), [...grpc, ...nats].toSorted());
+  const training = ['training-job > nats 4222', 'training-job > reward 50051'];
+  assert.deepEqual(edgesOf(all.get('many-gpu-nodes') ?? []), [...grpc, ...nats, ...training].toSorted());
 });
 
 test('every pod is under a policy that lets nothing in and nothing out by itself', () => {
@@ -294,6 +245,55 @@ test('every pod is under a policy that lets nothing in and nothing out by itself
       rendering,
     );
   }
+});
+
+test('browsers reach the dashboard through the ingress alone, and its links have a key', () => {
+  const objects = all.get('the dashboard behind an ingress') ?? [];
+  const named = (kind: string, name: string): Rendered =>
+    objects.find((object) => object.kind === kind && object.metadata.name === name) ?? assert.fail(kind);
+  const loop = podOf(named('Deployment', 'plumb-loop')) ?? assert.fail();
+  const env = new Map(loop.containers[0]?.env?.map(({ name, value }) => [name, value]));
+  assert.equal(env.get('PLUMB_WEB_LISTEN'), '0.0.0.0:8080');
+  // TLS ends at the ingress, and gRPC keeps its certificate.
+  assert.equal(env.get('PLUMB_INSECURE_PLAINTEXT'), 'true');
+  assert.equal(env.get('PLUMB_TLS_CERT'), '/etc/plumb/tls/tls.crt');
+  const key = env.get('PLUMB_WEB_KEY_FILE') ?? '';
+  const mount = loop.containers[0]?.volumeMounts.find(({ mountPath }) => key.startsWith(`${mountPath}/`));
+  assert.deepEqual(loop.volumes.find(({ name }) => name === mount?.name)?.['secret'], {
+    secretName: 'plumb-web',
+    defaultMode: 0o440,
+    items: [{ key: 'key', path: 'key' }],
+  });
+  const service = z
+    .object({
+      clusterIP: z.never().optional(),
+      ports: z.tuple([z.looseObject({ port: z.literal(80), targetPort: z.literal('web') })]),
+      selector: z.record(z.string(), z.string()),
+    })
+    .parse(named('Service', 'plumb-dashboard')['spec']);
+  assert.equal(service.selector['app.kubernetes.io/component'], 'loop');
+  assert.deepEqual(named('Ingress', 'plumb-dashboard')['spec'], {
+    ingressClassName: 'nginx',
+    tls: [{ hosts: ['plumb.example'], secretName: 'plumb-dashboard' }],
+    rules: [
+      {
+        host: 'plumb.example',
+        http: {
+          paths: [
+            {
+              path: '/',
+              pathType: 'Prefix',
+              backend: { service: { name: 'plumb-dashboard', port: { name: 'web' } } },
+            },
+          ],
+        },
+      },
+    ],
+  });
+  const { ingress } = policySchema.parse(named('NetworkPolicy', 'plumb-loop')['spec']);
+  assert.deepEqual(ingress.find(({ ports }) => ports.some(({ port }) => port === 8080))?.from, [
+    { namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': 'ingress-nginx' } } },
+  ]);
 });
 
 test('pods with GPUs ask for them, go where they are, and run the image with CUDA', () => {

@@ -67,7 +67,7 @@ export const trainerSettings = z.object({
     .min(1)
     .max(1024)
     .default(1)
-    .describe('pods that train one job together'),
+    .describe('pods that train one job together; our own program trains in 1'),
   trainingQueue: z.string().min(1).optional().describe('the name of a LocalQueue of Kueue'),
   trainingPriorityClass: z
     .string()

@@ -21,7 +21,7 @@ import { trainerSettings } from './config.ts';
 import { exitCodes } from './domain/exit-codes.ts';
 import { JobFeed } from './domain/job-feed.ts';
 import { runJob } from './domain/job-runner.ts';
-import { stepMetrics } from './metrics.ts';
+import { recordStep } from './metrics.ts';
 
 /** Longest time from SIGTERM to the end; less than the pod's grace period. */
 const stopDeadlineMs = 50_000;
@@ -48,7 +48,7 @@ async function run(id: string | undefined): Promise<number> {
   if ((process.env['JOB_COMPLETION_INDEX'] ?? '0') !== '0') {
     throw invalidArgument(
       'PLUMB_TRAINING_NODES',
-      'is above 1, and this engine trains a job in one pod; set it to 1, or use an image whose engine trains across pods',
+      'is above 1, and this program trains a job in one pod; set it to 1, or let the pods run a program that trains across pods',
       { reason: 'CONFIGURATION_INVALID' },
     );
   }
@@ -85,7 +85,6 @@ async function run(id: string | undefined): Promise<number> {
   sequence.add('progress events', () => events.close(), 5000);
   const live = await livePoints(bus, claimed.store, id, log);
   sequence.add('newest points', () => live.close(), 5000);
-  const record = stepMetrics();
   const resume = await store.resumePoint(id);
   const points = (await store.points(id)).filter(({ step }) => step <= (resume?.step ?? 0));
   const feed = new JobFeed({ ...claimed.job, step: resume?.step ?? 0 }, points);
@@ -107,8 +106,8 @@ async function run(id: string | undefined): Promise<number> {
       }),
       checkpointEverySteps: config.checkpointEverySteps,
       logger: log,
-      onPoint: (point) => {
-        record(point);
+      onPoint: (point, runId) => {
+        recordStep(point, runId);
         events.offer(point);
         live.offer(point);
       },

@@ -164,6 +164,12 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 {{- if gt (int $v.auth.itemsPerHour) 0 }}
 {{ include "plumb.env" (dict "name" "PLUMB_AUTH_ITEMS_PER_HOUR" "value" (int $v.auth.itemsPerHour)) }}
 {{- end }}
+{{- include "plumb.sharedEnv" . }}
+{{- end -}}
+
+{{/* Broker, artifacts and traces: for services, and for training pods in the trainer's name. */}}
+{{- define "plumb.sharedEnv" -}}
+{{- $v := .root.Values }}
 {{ include "plumb.env" (dict "name" "PLUMB_NATS_URL" "value" (include "plumb.natsUrl" .root)) }}
 {{ include "plumb.env" (dict "name" "PLUMB_NATS_REPLICAS" "value" (include "plumb.natsReplicas" .root)) }}
 {{- if $v.nats.credentialsSecret }}
@@ -199,18 +205,45 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 {{ include "plumb.env" (dict "name" "PLUMB_REFEREE_URL" "value" (printf "http://%s:8791/v1" (include "plumb.host" (dict "root" $root "name" "referee")))) }}
 {{- end }}
 {{- else if eq .name "trainer" }}
-{{ include "plumb.env" (dict "name" "PLUMB_REWARD_ADDRESS" "value" (include "plumb.target" (dict "root" $root "name" "reward"))) }}
+{{- include "plumb.trainingSettings" . }}
+{{- include "plumb.backendEnv" . }}
 {{- else if eq .name "loop" }}
 {{- range list "trainer" "reward" "judge" }}
 {{ include "plumb.env" (dict "name" (printf "PLUMB_%s_ADDRESS" (upper .)) "value" (include "plumb.target" (dict "root" $root "name" .))) }}
 {{- end }}
 {{- include "plumb.ledgerEnv" $root }}
+{{- include "plumb.dashboardEnv" $root }}
 {{- end }}
+{{- if ne .name "trainer" }}
+{{- include "plumb.settingsEnv" . }}
+{{- end }}
+{{- end -}}
+
+{{/* Where models are, and what components.<name>.settings says. */}}
+{{- define "plumb.settingsEnv" -}}
 {{- if has .name (list "generator" "reward" "trainer") }}
 {{ include "plumb.env" (dict "name" "PLUMB_MODELS_FOLDER" "value" "/models/artifacts") }}
 {{- end }}
-{{- range $key, $value := (get $v.components .name).settings }}
+{{- range $key, $value := (get .root.Values.components .name).settings }}
 {{ include "plumb.env" (dict "name" (printf "PLUMB_%s" (regexReplaceAll "([a-z0-9])([A-Z])" $key "${1}_${2}" | upper)) "value" $value) }}
+{{- end }}
+{{- end -}}
+
+{{/* What training needs wherever it runs. */}}
+{{- define "plumb.trainingSettings" -}}
+{{ include "plumb.env" (dict "name" "PLUMB_REWARD_ADDRESS" "value" (include "plumb.target" (dict "root" .root "name" "reward"))) }}
+{{- include "plumb.settingsEnv" . }}
+{{- end -}}
+
+{{/* The address of the dashboard and the key of its links. */}}
+{{- define "plumb.dashboardEnv" -}}
+{{- if .Values.dashboard.enabled }}
+{{ include "plumb.env" (dict "name" "PLUMB_WEB_LISTEN" "value" (printf "%s:8080" .Values.listenHost)) }}
+{{ include "plumb.env" (dict "name" "PLUMB_WEB_KEY_FILE" "value" "/etc/plumb/web/key") }}
+{{- if include "plumb.tls" . }}
+# The dashboard is plain HTTP behind a proxy that encrypts. gRPC keeps to TLS: it has a certificate.
+{{ include "plumb.env" (dict "name" "PLUMB_INSECURE_PLAINTEXT" "value" "true") }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -235,7 +268,7 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 - { name: token, mountPath: /etc/plumb/token, readOnly: true }
 {{- end }}
 {{- if ne .name "client" }}
-{{- if ne $v.auth.mode "insecure-none" }}
+{{- if and (ne $v.auth.mode "insecure-none") (not .training) }}
 - { name: callers, mountPath: /etc/plumb/callers, readOnly: true }
 {{- end }}
 {{- if or $v.nats.credentialsSecret $v.nats.usersSecret }}
@@ -260,6 +293,12 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 {{- if and (eq .name "judge") $v.components.judge.judgesConfigMap }}
 - { name: judges, mountPath: /etc/plumb/judges, readOnly: true }
 {{- end }}
+{{- if and (eq .name "loop") $v.dashboard.enabled }}
+- { name: web, mountPath: /etc/plumb/web, readOnly: true }
+{{- end }}
+{{- if and (eq .name "trainer") (ne $v.training.backend "local") (not .training) }}
+- { name: training, mountPath: /etc/plumb/training, readOnly: true }
+{{- end }}
 {{- if has .name (list "generator" "reward" "trainer") }}
 - { name: models, mountPath: /models, readOnly: {{ not .preloading }} }
 {{- end }}
@@ -277,7 +316,8 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
   {{- include "plumb.secretItem" (dict "secret" $v.auth.tokensSecret "key" .name "path" "token") | nindent 2 }}
 {{- end }}
 {{- if ne .name "client" }}
-{{- if eq $v.auth.mode "certificates" }}
+{{- if .training }}
+{{- else if eq $v.auth.mode "certificates" }}
 - name: callers
   configMap: { name: {{ include "plumb.fullname" .root }}-callers }
 {{- else if eq $v.auth.mode "tokens" }}
@@ -316,8 +356,16 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 - name: judges
   configMap: { name: {{ $v.components.judge.judgesConfigMap | quote }} }
 {{- end }}
+{{- if and (eq .name "loop") $v.dashboard.enabled }}
+- name: web
+  {{- include "plumb.secretItem" (dict "secret" $v.dashboard.keySecret.name "key" $v.dashboard.keySecret.key "path" "key") | nindent 2 }}
+{{- end }}
+{{- if and (eq .name "trainer") (ne $v.training.backend "local") (not .training) }}
+- name: training
+  configMap: { name: {{ include "plumb.name" (dict "root" .root "name" "training-job") }} }
+{{- end }}
 {{- if has .name (list "generator" "reward" "trainer") }}
-{{- $models := (get $v.components .name).models }}
+{{- $models := ternary $v.training.job.models (get $v.components .name).models (eq (toString .training) "true") }}
 - name: models
 {{- if $models.existingClaim }}
   persistentVolumeClaim: { claimName: {{ $models.existingClaim | quote }} }

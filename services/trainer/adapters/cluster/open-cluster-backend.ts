@@ -5,7 +5,7 @@ import type { ServiceContext } from '@plumb/kit/lifecycle';
 import { openCluster } from '@plumb/kubernetes';
 import { parse } from 'yaml';
 import type { TrainerConfig } from '../../config.ts';
-import { fieldsForRuntime } from '../../domain/cluster/cluster-job.ts';
+import { checkNodes, fieldsForRuntime } from '../../domain/cluster/cluster-job.ts';
 import { parsePodTemplate } from '../../domain/cluster/pod-template.ts';
 import type { PodTemplate } from '../../domain/cluster/pod-template.ts';
 import type { RunnerOptions } from '../../domain/job-runner.ts';
@@ -27,6 +27,7 @@ export async function openClusterBackend(
   runner: RunnerOptions,
 ): Promise<TrainingBackend> {
   const template = await readTemplate(config.trainingPodTemplate);
+  checkNodes(config.trainingNodes, template);
   const cluster = await openCluster({
     kubeconfig: config.kubeconfig,
     context: config.kubeContext,

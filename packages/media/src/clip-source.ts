@@ -36,14 +36,16 @@ export function openClipSource({ artifacts, prefixes, maxBytes }: ClipSourceOpti
         ? artifactsOnly(uri)
         : 'is read neither from the artifact store nor from a prefix that this service allows';
     },
-    async get(uri, sha256) {
+    async get(uri, sha256, { signal } = {}) {
       if (artifactsOnly(uri) === undefined) return artifacts.get(uri, sha256);
       const prefix = allowedBy(uri);
       const url = plainUrl(uri);
       if (prefix === undefined || url === undefined)
         throw invalidArgument('uri', 'is not one that this service reads');
       const bytes =
-        url.protocol === 'file:' ? await readFrom(url, prefix, maxBytes) : await fetchFrom(url, maxBytes);
+        url.protocol === 'file:'
+          ? await readFrom(url, prefix, maxBytes)
+          : await fetchFrom(url, maxBytes, signal);
       const found = createHash('sha256').update(bytes).digest('hex');
       if (found !== sha256) {
         throw dataLoss(`the bytes behind the uri have the hash ${found}, not ${sha256}`, {
@@ -111,11 +113,14 @@ async function readFrom(url: URL, prefix: string, maxBytes: number): Promise<Uin
   }
 }
 
-async function fetchFrom(url: URL, maxBytes: number): Promise<Uint8Array> {
+async function fetchFrom(url: URL, maxBytes: number, caller: AbortSignal | undefined): Promise<Uint8Array> {
+  const late = AbortSignal.timeout(fetchDeadlineMs);
+  const signal = caller === undefined ? late : AbortSignal.any([caller, late]);
   let response: Response;
   try {
-    response = await fetch(url, { redirect: 'error', signal: AbortSignal.timeout(fetchDeadlineMs) });
+    response = await fetch(url, { redirect: 'error', signal });
   } catch (error) {
+    caller?.throwIfAborted();
     throw unavailable(`the clip could not be fetched from ${url.host}`, { cause: error });
   }
   if (response.status === 404 || response.status === 410) throw missing(url, undefined);
@@ -132,6 +137,7 @@ async function fetchFrom(url: URL, maxBytes: number): Promise<Uint8Array> {
     }
   } catch (error) {
     if (error instanceof PlumbError) throw error;
+    caller?.throwIfAborted();
     throw unavailable(`the clip from ${url.host} broke off`, { cause: error });
   }
   return Buffer.concat(parts);

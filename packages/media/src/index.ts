@@ -28,6 +28,7 @@ export type { ClipSourceOptions } from './clip-source.ts';
 export {
   artifactsOnly,
   decodeFile,
+  decodeVideo,
   maxInlineClipBytes,
   readVideo,
   readVideoBytes,
@@ -35,6 +36,7 @@ export {
   videoViolations,
 } from './video.ts';
 export type { ArtifactSource, VideoViolation } from './video.ts';
+export { isMovie } from './media-types.ts';
 export { artifactUri } from './artifact.ts';
 export type { ArtifactStore, StoredArtifact } from './artifact.ts';
 export { openFolderStore } from './folder-store.ts';

@@ -40,13 +40,14 @@ const running = new PQueue({ concurrency: Math.max(1, Math.floor(availableParall
  *
  * @param fps frames a second, where the caller knows better than the file
  * @throws PlumbError FAILED_PRECONDITION when there is no ffmpeg on the PATH; INVALID_ARGUMENT over the limits; DATA_LOSS
- *   when the bytes are no intact video; DEADLINE_EXCEEDED when it takes more than 30 s
+ *   when the bytes are no intact video; DEADLINE_EXCEEDED when it takes more than 30 s; the signal's reason
  */
 export async function decodeMovie(
   bytes: Uint8Array,
   mediaType: MovieMediaType,
   limits: ClipLimits,
   fps?: number,
+  signal?: AbortSignal,
 ): Promise<Clip> {
   const name = mediaType === 'video/mp4' ? 'MP4' : 'WebM';
   if (!looksLike(mediaType, bytes)) throw dataLoss(`a clip of ${bytes.length} bytes is not a ${name}`);
@@ -55,7 +56,8 @@ export async function decodeMovie(
       `${mediaType} needs ffmpeg, ${reason}; install ffmpeg, or send image/webp, image/gif, ` +
       'image/apng, an image/png film strip or video/raw',
   );
-  return running.add(() => runFfmpeg(ffmpeg, bytes, demuxers[mediaType], name, limits, fps));
+  const work = () => runFfmpeg(ffmpeg, bytes, demuxers[mediaType], name, limits, fps, signal);
+  return running.add(work, signal === undefined ? {} : { signal });
 }
 
 function looksLike(mediaType: MovieMediaType, bytes: Uint8Array): boolean {
@@ -92,7 +94,9 @@ async function runFfmpeg(
   name: string,
   limits: ClipLimits,
   fps: number | undefined,
+  signal: AbortSignal | undefined,
 ): Promise<Clip> {
+  signal?.throwIfAborted();
   const child = spawn(
     '/bin/sh',
     [
@@ -109,6 +113,10 @@ async function runFfmpeg(
     late = true;
     child.kill('SIGKILL');
   }, longestSeconds * 1000);
+  const stop = (): void => {
+    child.kill('SIGKILL');
+  };
+  signal?.addEventListener('abort', stop, { once: true });
   const ended = once(child, 'close');
   ended.catch(() => undefined);
   try {
@@ -125,6 +133,7 @@ async function runFfmpeg(
       readText(times),
       ended,
     ]);
+    signal?.throwIfAborted();
     if (late)
       throw deadlineExceeded(`the ${name} of a clip took more than ${longestSeconds} s to decode; cut it`);
     if (child.exitCode !== 0 || frames.length === 0) {
@@ -143,11 +152,13 @@ async function runFfmpeg(
   } catch (error) {
     child.kill('SIGKILL');
     await ended.catch(() => undefined);
+    signal?.throwIfAborted();
     if (late)
       throw deadlineExceeded(`the ${name} of a clip took more than ${longestSeconds} s to decode; cut it`);
     throw PlumbError.from(error);
   } finally {
     clearTimeout(timer);
+    signal?.removeEventListener('abort', stop);
   }
 }
 

@@ -28,7 +28,7 @@ const sha256Pattern = /^[0-9a-f]{64}$/;
 /** The part of an artifact store that reading needs. */
 export type ArtifactSource = {
   /** The bytes behind a URI, checked against their hash. */
-  get(uri: string, sha256: string): Promise<Uint8Array>;
+  get(uri: string, sha256: string, options?: { readonly signal?: AbortSignal }): Promise<Uint8Array>;
   /** Why a URI is not read at all, to follow its name in a sentence; `artifactsOnly` without it. */
   refusal?(uri: string): string | undefined;
 };
@@ -153,8 +153,24 @@ export async function readVideo(
   field = 'video',
   limits: ClipLimits = defaultClipLimits,
 ): Promise<Clip> {
-  const bytes = await readVideoBytes(video, artifacts, field, limits);
-  const clip = await decode(bytes, video, limits);
+  return decodeVideo(await readVideoBytes(video, artifacts, field, limits), video, field, limits);
+}
+
+/**
+ * Decodes the encoded bytes of a Video message.
+ *
+ * @param field path of the message in its request, for errors
+ * @throws PlumbError INVALID_ARGUMENT for a message that does not fit its bytes or passes the limits; DATA_LOSS for damaged
+ *   bytes; FAILED_PRECONDITION for a video without ffmpeg; the signal's reason
+ */
+export async function decodeVideo(
+  bytes: Uint8Array,
+  video: Video,
+  field = 'video',
+  limits: ClipLimits = defaultClipLimits,
+  signal?: AbortSignal,
+): Promise<Clip> {
+  const clip = await decode(bytes, video, limits, signal);
   for (const [name, said, found] of [
     ['width', video.width, clip.width],
     ['height', video.height, clip.height],
@@ -183,12 +199,14 @@ export async function readVideoBytes(
   artifacts: ArtifactSource,
   field = 'video',
   limits: ClipLimits = defaultClipLimits,
+  signal?: AbortSignal,
 ): Promise<Uint8Array> {
   const refusal = artifacts.refusal?.bind(artifacts) ?? artifactsOnly;
   const violations = videoViolations(video, field, refusal, limits);
   if (violations.length > 0) throw invalidArguments(violations);
   const hash = videoHash(video, field);
-  if (video.source.case === 'uri') return artifacts.get(video.source.value, hash);
+  if (video.source.case === 'uri')
+    return artifacts.get(video.source.value, hash, signal === undefined ? {} : { signal });
   return video.source.value ?? new Uint8Array();
 }
 
@@ -215,11 +233,16 @@ export async function decodeFile(
   );
 }
 
-async function decode(bytes: Uint8Array, video: Video, limits: ClipLimits): Promise<Clip> {
+async function decode(
+  bytes: Uint8Array,
+  video: Video,
+  limits: ClipLimits,
+  signal: AbortSignal | undefined,
+): Promise<Clip> {
   const { mediaType, width, height, frameCount: frames, fps } = video;
   const rate = fps === 0 ? undefined : fps;
   if (isAnimation(mediaType)) return decodeAnimation(bytes, mediaType, limits, rate);
-  if (isMovie(mediaType)) return decodeMovie(bytes, mediaType, limits, rate);
+  if (isMovie(mediaType)) return decodeMovie(bytes, mediaType, limits, rate, signal);
   const shape = { frames, height, width, fps };
   if (mediaType !== rawMediaType) return decodeClip(bytes, shape);
   const clip = { ...shape, data: bytes };

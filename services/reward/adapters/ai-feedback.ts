@@ -122,7 +122,7 @@ function stateOf(judge: JudgeInfo | undefined, name: string): RewardState {
   if (judge.mode === JudgeMode.COMPARE) {
     return { serving: false, reason: `judge '${name}' compares clips; a reward needs mode binary or grade` };
   }
-  return { serving: true };
+  return judge.problem === '' ? { serving: true } : { serving: false, reason: judge.problem };
 }
 
 /** A judge that is there and may not be asked: waiting does not change it. One that is away is asked, and says so itself. */

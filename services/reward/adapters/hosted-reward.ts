@@ -1,12 +1,13 @@
 /** A reward of `@plumb/rewards` in a process or thread of its own, started again when it dies. */
 
 import { availableParallelism } from 'node:os';
-import PQueue from 'p-queue';
 import { PlumbError, describeError, unavailable } from '@plumb/kit/errors';
 import { logger } from '@plumb/kit/telemetry';
+import { clipBytes } from '@plumb/media';
 import { definitionHash, openReward, weightsHash } from '@plumb/rewards';
 import type { LocatedDefinition, Reward, RewardDefinition, RewardInput } from '@plumb/rewards';
 import type { Batching, ItemResult, RewardKind, RewardState, ScoringItem } from '../domain/reward-scorer.ts';
+import { createRoom } from '../domain/room.ts';
 import type { ManagedScorer } from './reward-set.ts';
 
 /** How hosted rewards use the machine. */
@@ -33,13 +34,15 @@ const inThread: ReadonlySet<string> = new Set<HostedKind>([
   'colour-stability',
 ]);
 
-/** Two batches at a time: the clips of one are decoded while the other is scored. */
+/** Two batches at a time: one is on its way to the model while the other is scored. */
 const batching: Batching = { largestBatch: 32, largestDelayMs: 2, concurrentBatches: 2, largestQueue: 4096 };
 
-/** Clips that are decoded together: up to so many bytes, or one. */
+/** Clips that travel to the model together: up to so many bytes, or one. */
 const largestGroupBytes = 2 ** 25;
-/** Clips larger than a group are decoded one at a time in the whole process, however many rewards want some. */
-const large = new PQueue({ concurrency: 1 });
+/** Clips of each reward that are decoded and wait for a batch or are in one, in bytes: 256 MiB. */
+const preparedBytes = 2 ** 28;
+/** What a clip counts as until its file has said how large it is: 32 MiB. */
+const unknownBytes = 2 ** 25;
 
 const restartMs = { first: 500, most: 30_000 };
 
@@ -49,6 +52,7 @@ export function hostedReward(located: LocatedDefinition, options: HostedRewardOp
   if (definition.kind === 'ai-feedback') throw new TypeError('a verdict is not scored here');
   const log = logger('reward');
   const { name } = definition;
+  const room = createRoom(preparedBytes);
   const first = Promise.withResolvers<void>();
   first.promise.catch(() => undefined);
   let state: RewardState = { serving: false, reason: 'it is being loaded' };
@@ -92,7 +96,7 @@ export function hostedReward(located: LocatedDefinition, options: HostedRewardOp
   }
   void start();
 
-  async function scoreGroup(items: readonly ScoringItem[]): Promise<ItemResult[]> {
+  async function scoreGroup(inputs: readonly RewardInput[]): Promise<readonly ItemResult[]> {
     const using = reward;
     if (using === undefined) {
       const reason = state.serving ? 'it has just ended' : state.reason;
@@ -101,22 +105,7 @@ export function hostedReward(located: LocatedDefinition, options: HostedRewardOp
         retryAfterMs: 1000,
       });
     }
-    const decoded = await Promise.all(
-      items.map(async (item): Promise<RewardInput | { readonly error: unknown }> => {
-        try {
-          return { clip: await item.clip(), prompt: item.prompt.text };
-        } catch (error) {
-          return { error };
-        }
-      }),
-    );
-    const inputs = decoded.filter((input) => 'clip' in input);
-    const scored = (inputs.length === 0 ? [] : await using.score(inputs)).values();
-    return decoded.map((input): ItemResult => {
-      if ('error' in input) return input;
-      const { value } = scored.next();
-      return value ?? { error: new TypeError(`reward ${name} gave too few results`) };
-    });
+    return using.score(inputs);
   }
 
   return {
@@ -136,13 +125,24 @@ export function hostedReward(located: LocatedDefinition, options: HostedRewardOp
     batching,
     cacheable: true,
     state: () => state,
-    async score(items) {
-      const results: ItemResult[] = [];
-      for (const group of groupsOf(items)) {
-        const [only] = group;
-        const alone = group.length === 1 && only !== undefined && only.clipBytes > largestGroupBytes;
-        results.push(...(alone ? await large.add(() => scoreGroup(group)) : await scoreGroup(group)));
+    async prepare(item) {
+      const share = await room.take(item.clipBytes ?? unknownBytes, item.signal);
+      try {
+        const clip = await item.clip();
+        share.resize(clipBytes(clip));
+        const prepared: ScoringItem = { ...item, clip: () => Promise.resolve(clip) };
+        return { item: prepared, [Symbol.dispose]: () => share[Symbol.dispose]() };
+      } catch (error) {
+        share[Symbol.dispose]();
+        throw error;
       }
+    },
+    async score(items) {
+      const inputs = await Promise.all(
+        items.map(async (item) => ({ clip: await item.clip(), prompt: item.prompt.text })),
+      );
+      const results: ItemResult[] = [];
+      for (const group of groupsOf(inputs)) results.push(...(await scoreGroup(group)));
       return results;
     },
     ready: () => first.promise,
@@ -155,17 +155,18 @@ export function hostedReward(located: LocatedDefinition, options: HostedRewardOp
   };
 }
 
-/** Items in their order, cut where a group's clips would take more than is decoded together. */
-function groupsOf(items: readonly ScoringItem[]): ScoringItem[][] {
-  const groups: ScoringItem[][] = [];
+/** Inputs in their order, cut where a group's clips would take more than travels together. */
+function groupsOf(inputs: readonly RewardInput[]): RewardInput[][] {
+  const groups: RewardInput[][] = [];
   let bytes = Infinity;
-  for (const item of items) {
-    if (bytes + item.clipBytes > largestGroupBytes) {
+  for (const input of inputs) {
+    const size = clipBytes(input.clip);
+    if (bytes + size > largestGroupBytes) {
       groups.push([]);
       bytes = 0;
     }
-    groups.at(-1)?.push(item);
-    bytes += item.clipBytes;
+    groups.at(-1)?.push(input);
+    bytes += size;
   }
   return groups;
 }

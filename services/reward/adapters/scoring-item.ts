@@ -4,7 +4,6 @@ import { videoHash } from '@plumb/media';
 import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import type { Prompt } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import type { ScoringItem } from '../domain/reward-scorer.ts';
-import { decodedBytes } from './clip-reader.ts';
 import type { ClipReader } from './clip-reader.ts';
 
 /** What an item is made of. */
@@ -36,7 +35,7 @@ export function scoringItem(source: ItemSource, clips: ClipReader): ScoringItem 
     deadline,
     evaluation,
     clipHash,
-    clip: () => clips.read(video, clipHash, field),
-    clipBytes: decodedBytes(video, clips.limits),
+    clip: () => clips.read(video, clipHash, field, signal),
+    clipBytes: 3 * video.width * video.height * video.frameCount || undefined,
   };
 }

@@ -1,15 +1,19 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { setTimeout as delay } from 'node:timers/promises';
+import type { TestContext } from 'node:test';
+import { setImmediate as turn, setTimeout as delay } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
+import { randomGenerator } from '@plumb/diffusion';
 import { PlumbError } from '@plumb/kit/errors';
 import { VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { PromptSchema } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import fc from 'fast-check';
 import { createBatcher } from './batcher.ts';
+import type { Batched, BatcherParts } from './batcher.ts';
 import type { Batching, ItemResult, ScoringItem } from './reward-scorer.ts';
 
 const never = new AbortController().signal;
+const badItem = new PlumbError({ code: 'DATA_LOSS', reason: 'ARTIFACT_CORRUPT', message: 'bad item' });
 
 function item(name: string, changes: Partial<ScoringItem> = {}): ScoringItem {
   return {
@@ -26,7 +30,7 @@ function item(name: string, changes: Partial<ScoringItem> = {}): ScoringItem {
 }
 
 /** A scorer whose batches end when the test says so, and give each item its place in the whole order. */
-function gated(settings: Partial<Batching> = {}) {
+function gated(settings: Partial<Batching> = {}, parts: Pick<BatcherParts, 'prepare'> = {}) {
   const batches: string[][] = [];
   const gates: PromiseWithResolvers<undefined>[] = [];
   const batching: Batching = {
@@ -36,29 +40,25 @@ function gated(settings: Partial<Batching> = {}) {
     largestQueue: 10,
     ...settings,
   };
-  const batcher = createBatcher(
-    'r',
-    () => batching,
-    async (items): Promise<ItemResult[]> => {
+  const batcher = createBatcher('r', {
+    batching: () => batching,
+    ...parts,
+    async score(items): Promise<ItemResult[]> {
       batches.push(items.map(({ clipHash }) => clipHash));
       const gate = Promise.withResolvers<undefined>();
       gates.push(gate);
       await gate.promise;
       return items.map(({ clipHash }) =>
-        clipHash === 'bad' ? { error: new Error('bad item') } : { score: { value: clipHash.length } },
+        clipHash === 'bad' ? { error: badItem } : { score: { value: clipHash.length } },
       );
     },
-  );
+  });
   return { batcher, batches, open: (index: number) => gates[index]?.resolve(undefined) };
 }
 
-const codeOf = async (promise: Promise<unknown>): Promise<string> => {
-  try {
-    await promise;
-  } catch (error) {
-    return PlumbError.from(error).code;
-  }
-  return 'OK';
+const codeOf = async (promise: Promise<Batched>): Promise<string> => {
+  const batched = await promise;
+  return 'error' in batched ? batched.error.code : 'OK';
 };
 
 test('interactive items go before bulk ones that came first', async () => {
@@ -101,10 +101,10 @@ test('one bad item does not fail its batch', async () => {
   const { batcher, open } = gated({ largestBatch: 3, largestDelayMs: 1000 });
   const three = ['aa', 'bad', 'cccc'].map((name) => batcher.submit(item(name), 'bulk'));
   open(0);
-  const settled = await Promise.allSettled(three);
+  const settled = await Promise.all(three);
   assert.deepEqual(
-    settled.map((one) => (one.status === 'fulfilled' ? one.value.score.value : String(one.reason))),
-    [2, 'Error: bad item', 4],
+    settled.map((one) => ('score' in one ? one.score.value : one.error)),
+    [2, badItem, 4],
   );
 });
 
@@ -147,11 +147,10 @@ test('an item that could not be scored in time is told so at once, and one that 
   const running = batcher.submit(item('b'), 'interactive');
   const soon = (ms: number): Partial<ScoringItem> => ({ deadline: new Date(Date.now() + ms) });
   const hopeless = batcher.submit(item('hopeless', soon(30)), 'interactive');
-  await assert.rejects(hopeless, (error) => {
-    assert.ok(error instanceof PlumbError && error.code === 'RESOURCE_EXHAUSTED');
-    assert.match(error.message, /would miss its deadline/);
-    return (error.retryAfterMs ?? 0) >= 100;
-  });
+  const told = await hopeless;
+  assert.ok('error' in told && told.error.code === 'RESOURCE_EXHAUSTED');
+  assert.match(told.error.message, /would miss its deadline/);
+  assert.ok((told.error.retryAfterMs ?? 0) >= 100);
   const patient = batcher.submit(item('patient', soon(3_600_000)), 'interactive');
   open(1);
   await running;
@@ -170,10 +169,15 @@ test('whatever comes in, everybody gets exactly one answer, the right one', asyn
       async (work, largestBatch, concurrentBatches, largestDelayMs) => {
         const batching = { largestBatch, largestDelayMs, concurrentBatches, largestQueue: 100 };
         const seen = new Set<string>();
-        const batcher = createBatcher(
-          'r',
-          () => batching,
-          async (items) => {
+        let held = 0;
+        const batcher = createBatcher('r', {
+          batching: () => batching,
+          async prepare(one) {
+            held += 1;
+            await Promise.resolve();
+            return { item: one, [Symbol.dispose]: () => (held -= 1) };
+          },
+          async score(items) {
             assert.ok(items.length <= largestBatch);
             await Promise.resolve();
             return items.map(({ clipHash }) => {
@@ -182,7 +186,7 @@ test('whatever comes in, everybody gets exactly one answer, the right one', asyn
               return { score: { value: Number(clipHash.split(' ')[1]) } };
             });
           },
-        );
+        });
         const results = work.map(async ({ size, bulk, leaves }, index) => {
           const controller = new AbortController();
           const one = batcher.submit(
@@ -190,16 +194,115 @@ test('whatever comes in, everybody gets exactly one answer, the right one', asyn
             bulk ? 'bulk' : 'interactive',
           );
           if (leaves) controller.abort(new Error('left'));
-          try {
-            return (await one).score.value === size;
-          } catch {
-            return leaves;
-          }
+          const batched = await one;
+          return 'score' in batched ? batched.score.value === size : leaves;
         });
         assert.ok((await Promise.all(results)).every(Boolean));
-        assert.equal(batcher.waiting, 0);
+        await batcher.idle();
+        assert.deepEqual([batcher.waiting, held], [0, 0]);
       },
     ),
     { numRuns: 100 },
   );
+});
+
+test('an item that is slow to prepare holds nobody up, and may be left before it is ready', async () => {
+  const slow = Promise.withResolvers<undefined>();
+  let disposed = 0;
+  const { batcher, batches, open } = gated(
+    { largestBatch: 1 },
+    {
+      prepare: async (one) => {
+        if (one.clipHash.startsWith('slow')) await slow.promise;
+        return { item: one, [Symbol.dispose]: () => (disposed += 1) };
+      },
+    },
+  );
+  const caller = new AbortController();
+  const first = batcher.submit(item('slow and left', { signal: caller.signal }), 'interactive');
+  const second = batcher.submit(item('slow'), 'interactive');
+  const quick = batcher.submit(item('quick'), 'bulk');
+  await delay(0);
+  assert.deepEqual([batches, batcher.waiting], [[['quick']], 2]);
+  open(0);
+  assert.equal(await codeOf(quick), 'OK');
+  caller.abort(new PlumbError({ code: 'CANCELLED', reason: 'CANCELLED', message: 'left' }));
+  assert.equal(await codeOf(first), 'CANCELLED');
+  slow.resolve(undefined);
+  await delay(0);
+  open(1);
+  const batched = await second;
+  assert.ok('score' in batched && batched.queueMs > 0);
+  await batcher.idle();
+  assert.deepEqual([batches, disposed], [[['quick'], ['slow']], 3]);
+});
+
+/**
+ * Ten times more than a reward can do, on a clock of the test's own. Batches take their time give or take `noise`.
+ *
+ * @returns what each item ended with, and how long after it came
+ */
+async function overload(
+  t: TestContext,
+  { seed, noise, stallAt }: { readonly seed: number; readonly noise: number; readonly stallAt?: number },
+) {
+  t.mock.timers.enable({ apis: ['setTimeout', 'Date'], now: 1_000_000 });
+  const random = randomGenerator('overload', seed);
+  const [largestBatch, itemCost, deadlineMs] = [8, 10, 5000];
+  let batches = 0;
+  const batcher = createBatcher('r', {
+    batching: () => ({ largestBatch, largestDelayMs: 2, concurrentBatches: 1, largestQueue: 100_000 }),
+    now: () => Date.now(),
+    async score(items): Promise<ItemResult[]> {
+      batches += 1;
+      const factor = 1 + noise * (2 * ((random.next() >>> 0) / 2 ** 32) - 1);
+      const cost = batches === stallAt ? 60_000 : items.length * itemCost * factor;
+      await new Promise((resolve) => setTimeout(resolve, cost));
+      return items.map(() => ({ score: { value: 1 } }));
+    },
+  });
+  const ends: { readonly code: string; readonly afterMs: number }[] = [];
+  for (let ms = 0; ms < 20_000; ms += 1) {
+    const came = Date.now();
+    const one = item(String(ms), { deadline: new Date(came + deadlineMs) });
+    void batcher.submit(one, ms % 3 === 0 ? 'bulk' : 'interactive').then((batched) => {
+      ends.push({ code: 'error' in batched ? batched.error.code : 'OK', afterMs: Date.now() - came });
+    });
+    t.mock.timers.tick(1);
+    // What has become ready runs before the clock goes on.
+    await turn();
+  }
+  for (let ms = 0; ms < 70_000; ms += 10) {
+    t.mock.timers.tick(10);
+    await turn();
+  }
+  t.mock.timers.reset();
+  return { ends, deadlineMs, batches };
+}
+
+for (const seed of [1, 2, 3]) {
+  test(`under ten times what it can do, whoever is let in is scored in time (${seed})`, async (t) => {
+    const { ends, deadlineMs } = await overload(t, { seed, noise: 0.4 });
+    assert.equal(ends.length, 20_000, 'nobody is lost');
+    const scored = ends.filter(({ code }) => code === 'OK');
+    const refused = ends.filter(({ code }) => code === 'RESOURCE_EXHAUSTED');
+    assert.equal(scored.length + refused.length, ends.length);
+    assert.ok(scored.every(({ afterMs }) => afterMs < deadlineMs));
+    // 20 s of 10 ms an item are 2,000; what is refused is no loss of what could be done.
+    assert.ok(scored.length > 1900, `${scored.length} were scored`);
+    // One millisecond is a turn of this test's clock.
+    const late = refused.filter(({ afterMs }) => afterMs > 1);
+    // Interactive items go before bulk ones that were let in: those alone may be told later.
+    assert.ok(
+      late.length < 0.02 * ends.length,
+      `${late.length} of ${refused.length} were refused after they had waited`,
+    );
+  });
+}
+
+test('a batch that takes ten times what it may makes its followers refused, not late', async (t) => {
+  const { ends, deadlineMs } = await overload(t, { seed: 4, noise: 0.1, stallAt: 20 });
+  assert.equal(ends.length, 20_000);
+  assert.deepEqual([...new Set(ends.map(({ code }) => code))].toSorted(), ['OK', 'RESOURCE_EXHAUSTED']);
+  assert.ok(ends.every(({ afterMs }) => afterMs <= deadlineMs - 400));
 });

@@ -46,6 +46,11 @@ export interface Batching {
   readonly largestQueue: number;
 }
 
+/** An item that is ready for a batch, and what it holds until it is disposed of. */
+export interface PreparedItem extends Disposable {
+  readonly item: ScoringItem;
+}
+
 /** One clip to score. */
 export interface ScoringItem {
   readonly video: Video;
@@ -56,10 +61,10 @@ export interface ScoringItem {
   readonly runId: string;
   /** Nothing learns from the score, so that a held-out judge may be asked; false unless the caller says so. */
   readonly evaluation?: boolean;
-  /** The decoded clip. Read anew when it is not remembered any more: whoever needs it holds on to it. */
+  /** The decoded clip, fetched if it is not here. Whoever needs it holds on to it. @throws the reason of the signal */
   clip(): Promise<Clip>;
-  /** Most bytes that the decoded clip takes. */
-  readonly clipBytes: number;
+  /** Bytes that the decoded clip takes; undefined where its file will say. */
+  readonly clipBytes: number | undefined;
   /** Aborts when nobody waits for this item any more: deadline or cancellation. */
   readonly signal: AbortSignal;
   /** When the last one who waits stops waiting; undefined if it waits for ever. */
@@ -95,6 +100,8 @@ export interface RewardScorer {
   /** Values are kept in the score cache. False where whoever makes them keeps them. */
   readonly cacheable: boolean;
   state(): RewardState;
+  /** Does for an item what may be slow and needs nothing of the model; absent where there is nothing to do. */
+  prepare?(item: ScoringItem): Promise<PreparedItem>;
   /**
    * Scores a batch: one result for each item, in their order. A throw fails all of them, so a scorer throws for what
    * concerns all and returns an error for what concerns one.

@@ -105,12 +105,19 @@ export function createScoring(
       scorer,
       runner,
       candidate: undefined,
-      batcher: createBatcher(
-        name,
-        () => fresh.scorer.batching,
-        (items) => fresh.runner.score(items),
-        (batch) => events.batch?.(name, batch),
-      ),
+      batcher: createBatcher(name, {
+        batching: () => fresh.scorer.batching,
+        prepare: (item) => fresh.scorer.prepare?.(item),
+        score: async (items) => {
+          const { info, cacheable } = fresh.scorer;
+          const results = await fresh.runner.score(items);
+          // Kept here, so that a score whose caller has left by now is there when it comes again.
+          if (cacheable)
+            for (const [index, result] of results.entries()) remember(info, items[index], result);
+          return results;
+        },
+        report: (batch) => events.batch?.(name, batch),
+      }),
     };
     slots.set(name, fresh);
     return Promise.resolve();
@@ -126,6 +133,13 @@ export function createScoring(
     });
   }
 
+  function remember(info: RewardInfo, item: ScoringItem | undefined, result: ItemResult): void {
+    if (item === undefined || !('score' in result) || !Number.isFinite(result.score.value)) return;
+    const { version = info.version, weightsHash = info.weightsHash } = result.score;
+    // What made the value is what it is kept under: the reward may have been exchanged while the item waited.
+    cache.set(cacheKey({ name: info.name, version, weightsHash }, item), result.score);
+  }
+
   async function measure(slot: Slot, item: ScoringItem, priority: Priority): Promise<Outcome> {
     const start = performance.now();
     const { scorer, batcher } = slot;
@@ -136,44 +150,34 @@ export function createScoring(
       const timings = { queueMs: 0, inferenceMs: 0, totalMs: performance.now() - start };
       return { ...shared, result: { score: known }, timings, cached: true };
     }
-    try {
-      const { score, queueMs, inferenceMs } = await batcher.submit(item, priority);
-      if (!Number.isFinite(score.value)) {
-        throw new PlumbError({
-          code: 'INTERNAL',
-          reason: 'REWARD_FAILED',
-          message: `reward '${name}' gave ${score.value}, which is no score`,
-        });
-      }
-      // The reward may have been exchanged while the item waited: what made the value is what it is kept under.
-      const made = { name, version: score.version ?? version, weightsHash: score.weightsHash ?? weightsHash };
-      if (scorer.cacheable) cache.set(cacheKey(made, item), score);
-      return {
-        reward: name,
-        version: made.version,
-        weightsHash: made.weightsHash,
-        result: { score },
-        timings: { queueMs, inferenceMs, totalMs: performance.now() - start },
-        cached: score.cached ?? false,
-      };
-    } catch (thrown) {
-      const timings = { queueMs: 0, inferenceMs: 0, totalMs: performance.now() - start };
-      return { ...shared, result: { error: PlumbError.from(thrown) }, timings, cached: false };
+    const batched = await batcher.submit(item, priority);
+    const { queueMs, inferenceMs } = batched;
+    const timings = { queueMs, inferenceMs, totalMs: performance.now() - start };
+    if ('error' in batched) return { ...shared, result: { error: batched.error }, timings, cached: false };
+    const { score } = batched;
+    if (!Number.isFinite(score.value)) {
+      const error = new PlumbError({
+        code: 'INTERNAL',
+        reason: 'REWARD_FAILED',
+        message: `reward '${name}' gave ${score.value}, which is no score`,
+      });
+      return { ...shared, result: { error }, timings, cached: false };
     }
+    return {
+      reward: name,
+      version: score.version ?? version,
+      weightsHash: score.weightsHash ?? weightsHash,
+      result: { score },
+      timings,
+      cached: score.cached ?? false,
+    };
   }
 
   /** Has the candidate score what the reward has just scored. Nobody waits for it, so nothing of the call binds it. */
   async function follow(candidate: Candidate, item: ScoringItem, outcome: Outcome): Promise<void> {
     if (outcome.cached) return;
-    try {
-      const { score, inferenceMs } = await candidate.batcher.submit(
-        { ...item, signal: never, deadline: undefined },
-        'bulk',
-      );
-      candidate.comparison.add(outcome, { score, inferenceMs });
-    } catch (thrown) {
-      candidate.comparison.add(outcome, { error: PlumbError.from(thrown) });
-    }
+    const followed = await candidate.batcher.submit({ ...item, signal: never, deadline: undefined }, 'bulk');
+    candidate.comparison.add(outcome, followed);
   }
 
   return {
@@ -214,11 +218,11 @@ export function createScoring(
         scorer: candidate,
         runner,
         comparison: compareScores(),
-        batcher: createBatcher(
-          `candidate of ${candidate.info.name}`,
-          () => ({ ...candidate.batching, concurrentBatches: 1, largestQueue: largestShadowQueue }),
-          (items) => runner.score(items),
-        ),
+        batcher: createBatcher(`candidate of ${candidate.info.name}`, {
+          batching: () => ({ ...candidate.batching, concurrentBatches: 1, largestQueue: largestShadowQueue }),
+          prepare: (item) => candidate.prepare?.(item),
+          score: (items) => runner.score(items),
+        }),
       };
     },
     async endShadow(name) {

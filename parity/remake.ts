@@ -1,6 +1,6 @@
 /**
  * `npm run parity`: makes the cases again with PyTorch and fails when they are not the committed ones. Uses the Python
- * that PYTHON names, python3 unless given. With --write, replaces the committed cases.
+ * that PLUMB_PYTHON names, python3 unless given. With --write, replaces the committed cases.
  */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -25,7 +25,7 @@ async function checkPython(python: string): Promise<void> {
       code === 'ENOENT' ? 'is not there' : `fails: ${stderr?.trim().split('\n').at(-1) ?? String(error)}`;
     throw new Error(
       `parity: ${python} ${reason}. Make a Python with PyTorch (python3 -m venv torch && torch/bin/pip install -r ` +
-        'parity/requirements.txt) and name it: PYTHON=torch/bin/python npm run parity',
+        'parity/requirements.txt) and name it: PLUMB_PYTHON=torch/bin/python npm run parity',
       { cause: error },
     );
   }
@@ -87,7 +87,7 @@ async function compareWithCommitted(python: string): Promise<void> {
 }
 
 const { values: options } = parseArgs({ options: { write: { type: 'boolean', default: false } } });
-const python = process.env['PYTHON'] ?? 'python3';
+const python = process.env['PLUMB_PYTHON'] ?? 'python3';
 try {
   await checkPython(python);
   if (options.write) await remake(python, committedCases);

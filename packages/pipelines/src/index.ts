@@ -9,3 +9,13 @@ export type { RemoteModel } from './remote-model.ts';
 export { openRemotePipeline } from './remote-pipeline.ts';
 export type { RemoteEndpoint } from './remote-pipeline.ts';
 export type { Device } from './component-sessions.ts';
+export { pipelineDenoiser, rowsOfDenoiser } from './pipeline-denoiser.ts';
+export {
+  fetchForSampling,
+  fetchForTraining,
+  mergeIntoFolder,
+  mergedWeights,
+  readAdaptedPipeline,
+  storeAdaptedPipeline,
+} from './adapted-pipeline.ts';
+export type { FetchedPipeline, PipelineReference } from './adapted-pipeline.ts';

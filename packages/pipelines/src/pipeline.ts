@@ -36,7 +36,7 @@ const defaultOverlap = 0.25;
 const keptPrompts = 64;
 
 /** A prompt as the denoiser takes it. */
-interface TextInput {
+export interface TextInput {
   /** [tokens, width] */
   readonly embeddings: Float32Array;
   /** 1 for a token, 0 for padding. */
@@ -47,6 +47,8 @@ interface TextInput {
 export interface Pipeline extends ClipSampler {
   readonly folder: PipelineFolder;
   readonly components: ComponentSessions;
+  /** A prompt as the text encoder gives it; the most recent ones are kept. */
+  encode(prompt: string, signal?: AbortSignal): Promise<TextInput>;
   /**
    * Final latents of clips from given noise.
    * @param noise one array of `plan.latents` for each prompt, N(0, 1)
@@ -92,7 +94,7 @@ export function openPipeline(engine: Engine, folder: PipelineFolder, options: Pi
   };
 
   const texts = new LRUCache<string, TextInput>({ max: keptPrompts });
-  const encode = async (prompt: string, signal: AbortSignal | undefined): Promise<TextInput> => {
+  const encode = async (prompt: string, signal?: AbortSignal): Promise<TextInput> => {
     const known = texts.get(prompt);
     if (known !== undefined) return known;
     const { ids, mask } = folder.tokenise(prompt);
@@ -272,6 +274,7 @@ export function openPipeline(engine: Engine, folder: PipelineFolder, options: Pi
     check(prompt) {
       folder.tokenise(prompt);
     },
+    encode,
     denoise,
     decode,
     async sampleEach(requests: readonly SampleRequest[], sampler, { signal } = {}) {

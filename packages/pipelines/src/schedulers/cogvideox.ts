@@ -33,6 +33,7 @@ export function cogVideoXDdim(kind: string, config: Config): Scheduler {
     kind,
     isFlow: false,
     dynamicShift: undefined,
+    trainingNoise: { kind: 'discrete', alphaBars: bars, predicts: config.prediction_type },
     start(steps, options = {}) {
       checkSteps(kind, training, steps, options);
       const timesteps = closedTimesteps(config.timestep_spacing, training, steps, config.steps_offset);
@@ -61,6 +62,7 @@ export function cogVideoXDpm(kind: string, config: Config): Scheduler {
     kind,
     isFlow: false,
     dynamicShift: undefined,
+    trainingNoise: { kind: 'discrete', alphaBars: bars, predicts: config.prediction_type },
     start(steps, options = {}) {
       checkSteps(kind, training, steps, options);
       const timesteps = closedTimesteps(config.timestep_spacing, training, steps, config.steps_offset);

@@ -23,6 +23,7 @@ export function ddpm(kind: string, config: z.output<typeof ddpmSchema>): Schedul
     kind,
     isFlow: false,
     dynamicShift: undefined,
+    trainingNoise: { kind: 'discrete', alphaBars: bars, predicts: config.prediction_type },
     start(steps, options = {}) {
       checkSteps(kind, training, steps, options);
       const timesteps = closedTimesteps(config.timestep_spacing, training, steps, config.steps_offset);

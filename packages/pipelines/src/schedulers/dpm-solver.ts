@@ -13,7 +13,7 @@ import {
   withZeroTerminalSnr,
 } from './noise-levels.ts';
 import { combine } from './scheduler.ts';
-import type { Scheduler } from './scheduler.ts';
+import type { Scheduler, TrainingNoise } from './scheduler.ts';
 import { betaFields, only } from './settings.ts';
 
 /** Fields that the multistep solvers share. */
@@ -44,6 +44,21 @@ export const dpmSolverSchema = z.looseObject({
   lambda_min_clipped: only('-Infinity'),
   variance_type: z.null().default(null),
 });
+
+/** What models of the multistep solvers were trained on. */
+export function trainingNoise(
+  config: Parameters<typeof trainingSigmas>[0] & {
+    readonly use_flow_sigmas: boolean;
+    readonly prediction_type: 'epsilon' | 'sample' | 'v_prediction' | 'flow_prediction';
+  },
+): TrainingNoise {
+  if (config.use_flow_sigmas) return { kind: 'flow', timesteps: config.num_train_timesteps };
+  return {
+    kind: 'discrete',
+    alphaBars: trainingSigmas(config).map((sigma) => 1 / (sigma * sigma + 1)),
+    predicts: config.prediction_type,
+  };
+}
 
 /** Noise-to-signal ratios of the training time steps, ascending. */
 export function trainingSigmas(config: {
@@ -107,6 +122,7 @@ export function dpmSolver(kind: string, config: z.output<typeof dpmSolverSchema>
     kind,
     isFlow,
     dynamicShift: undefined,
+    trainingNoise: trainingNoise(config),
     start(steps, options = {}) {
       const { shift = config.flow_shift, ...rest } = options;
       checkSteps(kind, training, steps, isFlow ? rest : options);

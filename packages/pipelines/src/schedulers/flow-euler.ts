@@ -39,6 +39,7 @@ export function flowEuler(kind: string, config: z.output<typeof flowEulerSchema>
     dynamicShift: config.use_dynamic_shifting
       ? (length) => config.base_shift + slope * (length - config.base_image_seq_len)
       : undefined,
+    trainingNoise: { kind: 'flow', timesteps: training },
     start(steps, options = {}) {
       const shift = options.shift ?? config.shift;
       const shifted = (sigma: number): number => (shift * sigma) / (1 + (shift - 1) * sigma);

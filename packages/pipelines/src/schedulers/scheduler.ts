@@ -25,6 +25,17 @@ export interface SchedulerRun {
   ): Float32Array;
 }
 
+/** The noise that a model of a scheduler was trained on, and what it learned to predict of it. */
+export type TrainingNoise =
+  /** Clip and noise mixed in straight lines; the model is told the share of noise times `timesteps`. */
+  | { readonly kind: 'flow'; readonly timesteps: number }
+  /** Variance kept, in discrete steps; `alphaBars` is the share of the signal's variance at each, falling. */
+  | {
+      readonly kind: 'discrete';
+      readonly alphaBars: readonly number[];
+      readonly predicts: 'epsilon' | 'sample' | 'v_prediction' | 'flow_prediction';
+    };
+
 /** A scheduler as a scheduler_config.json describes it. */
 export interface Scheduler {
   /** Class in diffusers. */
@@ -33,6 +44,7 @@ export interface Scheduler {
   readonly isFlow: boolean;
   /** Shift that depends on the length of the sequence; undefined where the configuration asks for none. */
   readonly dynamicShift: ((sequenceLength: number) => number) | undefined;
+  readonly trainingNoise: TrainingNoise;
   /** @throws PlumbError INVALID_ARGUMENT for a number of steps or an option that the scheduler does not take */
   start(steps: number, options?: ScheduleOptions): SchedulerRun;
 }

@@ -1,6 +1,13 @@
 import { z } from 'zod';
 import { checkSteps } from './ddim.ts';
-import { clipPrediction, logRatio, signalAndLevel, solverFields, trainingSigmas } from './dpm-solver.ts';
+import {
+  clipPrediction,
+  logRatio,
+  signalAndLevel,
+  solverFields,
+  trainingNoise,
+  trainingSigmas,
+} from './dpm-solver.ts';
 import { interpolate, linspace, openTimesteps } from './noise-levels.ts';
 import { combine } from './scheduler.ts';
 import type { Scheduler } from './scheduler.ts';
@@ -26,6 +33,7 @@ export function uniPc(kind: string, config: z.output<typeof uniPcSchema>): Sched
     kind,
     isFlow,
     dynamicShift: undefined,
+    trainingNoise: trainingNoise(config),
     start(steps, options = {}) {
       const { shift = config.flow_shift, ...rest } = options;
       checkSteps(kind, training, steps, isFlow ? rest : options);

@@ -5,6 +5,7 @@ import { addService } from '@plumb/kit/rpc';
 import { openArtifactStore } from '@plumb/media';
 import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { openEndpoints } from './adapters/endpoint-access.ts';
+import { judgeHealth } from './adapters/judge-health.ts';
 import { judgingTelemetry } from './adapters/judging-telemetry.ts';
 import { readJudgesFile } from './adapters/judges-file.ts';
 import { openKeyValueVerdicts } from './adapters/key-value-verdicts.ts';
@@ -31,17 +32,28 @@ await runService({
       telemetry.accountFailed,
     );
     context.onStop('accounts', () => spending.flush());
+    const health = judgeHealth(
+      server,
+      [...configured.judges, ...configured.panels].map(({ name }) => name),
+    );
     const judging = createJudging({
       accessOf: (judge) => endpoints.of(judge),
       store: await openKeyValueVerdicts(bus, context.signal),
       spending,
-      events: telemetry,
+      events: {
+        ...telemetry,
+        misconfigured: ({ name }, error) => health.misconfigured(name, error),
+        verdict: (judge, source) => {
+          telemetry.verdict?.(judge, source);
+          if (source === 'endpoint') health.answered(judge.name);
+        },
+      },
     });
     const artifacts = await openArtifactStore(config.artifacts);
     addService(
       server,
       JudgeService,
-      judgeService({ ...configured, endpoints: endpoints.all, judging, spending, artifacts }),
+      judgeService({ ...configured, endpoints: endpoints.all, judging, spending, artifacts, health }),
     );
     return await serve();
   },

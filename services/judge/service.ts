@@ -20,6 +20,7 @@ import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { Category } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import type { Prompt as PromptMessage } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { judgedClip } from './adapters/clip-pictures.ts';
+import type { JudgeHealth } from './adapters/judge-health.ts';
 import { toRequest } from './adapters/openai-endpoint.ts';
 import type { ClipVerdict } from './domain/clip-verdict.ts';
 import { contentHash } from '@plumb/kit/content-hash';
@@ -28,7 +29,7 @@ import type { Judge, Panel } from './domain/judge-definition.ts';
 import type { EndpointAccess, JudgedClip, Judging } from './domain/judging.ts';
 import type { Prompt } from './domain/question.ts';
 import type { JudgeMode as Mode, Category as CategoryName } from './domain/rubric.ts';
-import type { Budget, Spend, Spending } from '@plumb/endpoint';
+import type { Budget, Spend, Spending, Totals } from '@plumb/endpoint';
 import { costOf } from './domain/token-estimate.ts';
 
 /** Longest prompt, in characters (prompt.proto). */
@@ -59,13 +60,14 @@ export interface JudgeServiceParts {
   readonly judging: Judging;
   readonly spending: Spending;
   readonly artifacts: ArtifactSource;
+  readonly health: Pick<JudgeHealth, 'problemOf'>;
 }
 
 type Named = { readonly judge: Judge } | { readonly panel: Panel };
 
 /** The service's handlers. */
 export function judgeService(parts: JudgeServiceParts): Implementation<typeof JudgeService> {
-  const { judges, panels, endpoints, currency, judging, spending, artifacts } = parts;
+  const { judges, panels, endpoints, currency, judging, spending, artifacts, health } = parts;
   const byName = new Map<string, Named>([
     ...judges.map((judge): [string, Named] => [judge.name, { judge }]),
     ...panels.map((panel): [string, Named] => [panel.name, { panel }]),
@@ -97,7 +99,7 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
   }
 
   return {
-    async judge(request, { signal }) {
+    async judge(request, { signal, deadline }) {
       const found = named(request.judge, request.purpose);
       if ('judge' in found && found.judge.definition.mode === 'compare') {
         throw invalidArgument(
@@ -107,7 +109,7 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
       }
       const prompt = promptOf(request.prompt, [videoField(request.video, 'video')]);
       const clip = judgedClip(present(request.video, 'video'), artifacts, 'video');
-      const asker = { runId: runIdOf(request.runId), signal };
+      const asker = { runId: runIdOf(request.runId), signal, deadline };
       const members = 'judge' in found ? [found.judge] : found.panel.members;
       const explained = request.explain || request.explainOnly;
       const requestBodies = explained ? await explain(members, prompt, clip) : [];
@@ -121,7 +123,7 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
       return { verdict: toPanelVerdict(panel, prompt, verdict, currency), requestBodies };
     },
 
-    async compare(request, { signal }) {
+    async compare(request, { signal, deadline }) {
       const found = named(request.judge, request.purpose);
       if (!('judge' in found) || found.judge.definition.mode !== 'compare') {
         throw invalidArgument(
@@ -135,18 +137,28 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
       ]);
       const first = judgedClip(present(request.first, 'first'), artifacts, 'first');
       const second = judgedClip(present(request.second, 'second'), artifacts, 'second');
-      const asker = { runId: runIdOf(request.runId), signal };
+      const asker = { runId: runIdOf(request.runId), signal, deadline };
       const verdict = await judging.compare(found.judge, prompt, [first, second], asker);
       return {
         firstPreferred: verdict.firstPreferred,
         reason: verdict.reason,
         usage: usageOf(verdict),
         cached: verdict.cached,
+        rubricHash: rubricFor(found.judge, prompt.category).hash,
+        judgeHash: found.judge.hash,
+        judgeVersion: found.judge.definition.version,
+        cost: priceOf(found.judge, verdict, currency),
+        calls: verdict.calls,
+        model: verdict.model,
       };
     },
 
     listJudges(request) {
-      const infos = [...judges.map(judgeInfo), ...panels.map(panelInfo)];
+      const problemOf = ({ name }: Judge): string[] => [health.problemOf(name) ?? []].flat();
+      const infos = [
+        ...judges.map((judge) => judgeInfo(judge, problemOf(judge))),
+        ...panels.map((panel) => panelInfo(panel, panel.members.flatMap(problemOf))),
+      ];
       const { items, nextPageToken } = page(
         infos,
         (info) => info.name ?? '',
@@ -164,13 +176,14 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
       };
       return Promise.resolve({
         endpoints: endpoints.map(({ endpoint, admission }) => {
-          const { state, callsInFlight, concurrency, admitted } = admission.occupancy();
+          const { state, callsInFlight, concurrency, admitted, pauseMs } = admission.occupancy();
           return {
             name: endpoint.name,
             state: states[state],
             callsInFlight,
             concurrency,
             verdictsInFlight: admitted,
+            pause: duration(pauseMs),
           };
         }),
       });
@@ -207,14 +220,10 @@ function runIdOf(runId: string, need: 'needed' | 'optional' = 'optional'): strin
   return runId;
 }
 
-function judgeInfo({
-  name,
-  definition,
-  rubric,
-  hash,
-  askHash,
-  calibration,
-}: Judge): MessageInitShape<typeof JudgeInfoSchema> {
+function judgeInfo(
+  { name, definition, rubric, rubrics, hash, askHash, calibration }: Judge,
+  problems: readonly string[],
+): MessageInitShape<typeof JudgeInfoSchema> {
   return {
     name,
     model: definition.model,
@@ -227,16 +236,17 @@ function judgeInfo({
     calibrationHash: calibration?.hash ?? '',
     askHash,
     threshold: definition.threshold,
+    problem: problems.join(' '),
+    categoryRubricHashes: Object.fromEntries(
+      Object.entries(rubrics).map(([category, one]) => [category, one.hash]),
+    ),
   };
 }
 
-function panelInfo({
-  name,
-  definition,
-  members,
-  heldOut,
-  hash,
-}: Panel): MessageInitShape<typeof JudgeInfoSchema> {
+function panelInfo(
+  { name, definition, members, heldOut, hash }: Panel,
+  problems: readonly string[],
+): MessageInitShape<typeof JudgeInfoSchema> {
   return {
     name,
     model: [...new Set(members.map((member) => member.definition.model))].join(', '),
@@ -247,6 +257,8 @@ function panelInfo({
     votes: members.reduce((sum, member) => sum + member.definition.votes, 0),
     members: members.map((member) => member.name),
     threshold: definition.threshold,
+    problem: problems.join(' '),
+    rubricHash: contentHash({ rubrics: members.map(({ rubric }) => rubric.hash) }),
   };
 }
 
@@ -256,7 +268,6 @@ function toVerdict(
   verdict: ClipVerdict,
   currency: string,
 ): MessageInitShape<typeof VerdictSchema> {
-  const tokens = { input: verdict.inputTokens, output: verdict.outputTokens };
   return create(VerdictSchema, {
     judge: judge.name,
     ...wordsOf(verdict),
@@ -264,8 +275,12 @@ function toVerdict(
     judgeHash: judge.hash,
     judgeVersion: judge.definition.version,
     calibrationHash: judge.calibration?.hash ?? '',
-    cost: money(costOf(tokens, judge.definition.price), currency),
+    cost: priceOf(judge, verdict, currency),
   });
+}
+
+function priceOf(judge: Judge, { inputTokens, outputTokens }: TokenCounts, currency: string) {
+  return money(costOf({ input: inputTokens, output: outputTokens }, judge.definition.price), currency);
 }
 
 function toPanelVerdict(
@@ -310,6 +325,7 @@ function wordsOf(verdict: ClipVerdict) {
     cached: verdict.cached,
     calls: verdict.calls,
     votes: verdict.votes,
+    seeds: verdict.seeds.map(BigInt),
     score: verdict.score,
   };
 }
@@ -330,14 +346,28 @@ function spendMessage(spend: Spend, currency: string): MessageInitShape<typeof S
       ...(cost === undefined ? {} : { cost }),
     },
     exhausted: spend.exhausted,
+    ...estimatedOf(spend),
+    judges: Object.entries(spend.byName).map(([judge, part]) => ({
+      judge,
+      usage: usageOf(part),
+      cost: money(part.cost, currency),
+      calls: BigInt(part.calls),
+      ...estimatedOf(part),
+    })),
   };
 }
 
-function usageOf(verdict: {
-  inputTokens: number;
-  outputTokens: number;
-}): MessageInitShape<typeof TokenUsageSchema> {
-  return { inputTokens: BigInt(verdict.inputTokens), outputTokens: BigInt(verdict.outputTokens) };
+function estimatedOf({ estimatedCalls, estimatedTokens }: Totals) {
+  return { estimatedCalls: BigInt(estimatedCalls), estimatedTokens: BigInt(estimatedTokens) };
+}
+
+interface TokenCounts {
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+}
+
+function usageOf({ inputTokens, outputTokens }: TokenCounts): MessageInitShape<typeof TokenUsageSchema> {
+  return { inputTokens: BigInt(inputTokens), outputTokens: BigInt(outputTokens) };
 }
 
 interface VideoField {

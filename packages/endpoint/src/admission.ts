@@ -27,6 +27,8 @@ export interface Occupancy {
   readonly concurrency: number;
   /** Pieces of work that are running or waiting. */
   readonly admitted: number;
+  /** How long the endpoint has asked to be left alone yet (Retry-After), in milliseconds; 0 if it has not. */
+  readonly pauseMs: number;
 }
 
 /** Limits of one endpoint. */
@@ -42,9 +44,11 @@ export interface Admission {
    * takes it out of the queue.
    *
    * @param tokens Estimate of the tokens that the call takes.
-   * @throws PlumbError UNAVAILABLE without a call while the endpoint is down.
+   * @param deadline When the caller stops waiting, where that is known.
+   * @throws PlumbError UNAVAILABLE without a call while the endpoint is down, and where it has asked to be left alone for
+   *   longer than the caller waits.
    */
-  call<R>(work: () => Promise<R>, tokens: number, signal: AbortSignal): Promise<R>;
+  call<R>(work: () => Promise<R>, tokens: number, signal: AbortSignal, deadline?: Date): Promise<R>;
   /** Tells how many more tokens a call took than were estimated. */
   tookMore(tokens: number): void;
   occupancy(): Occupancy;
@@ -52,7 +56,7 @@ export interface Admission {
 
 export type AdmissionLimits = Pick<
   EndpointSettings,
-  'concurrency' | 'queue' | 'requestsPerMinute' | 'tokensPerMinute' | 'breaker' | 'retries'
+  'concurrency' | 'queue' | 'requestsPerMinute' | 'tokensPerMinute' | 'breaker'
 >;
 
 // What an endpoint that is down looks like; other faults are about one call.
@@ -60,6 +64,8 @@ const downFaults: ReadonlySet<string> = new Set(['timeout', 'connection', 'serve
 // A 429 takes away this share of the places; a round of answers gives back this share of the most there may be.
 const shrink = 0.2;
 const growth = 0.05;
+// A timer that is set for longer ends at once.
+const longestTimerMs = 2 ** 31 - 1;
 
 /**
  * Limits for one endpoint. Concurrency begins at its limit, falls by a fifth with each 429 (once for all calls that were
@@ -82,7 +88,11 @@ export function createAdmission(
   const requests = requestsPerMinute === undefined ? undefined : createRateWindow(requestsPerMinute, now);
   const tokens = tokensPerMinute === undefined ? undefined : createRateWindow(tokensPerMinute, now, false);
   const breaker = circuitBreaker(
-    handleWhen((error) => error instanceof EndpointError && downFaults.has(error.fault)),
+    // A parameter that is refused is one judge's or model's own matter; the endpoint answers the others.
+    handleWhen(
+      (error) =>
+        error instanceof EndpointError && downFaults.has(error.fault) && error.parameter === undefined,
+    ),
     {
       halfOpenAfter: new ExponentialBackoff({
         initialDelay: breakerLimits.firstRestMs,
@@ -98,12 +108,16 @@ export function createAdmission(
   let shrunkAt = -Infinity;
   let answers = 0;
 
-  async function turn(units: number, signal: AbortSignal): Promise<void> {
+  const pauseMs = (): number => Math.max(0, pausedUntil - now());
+
+  async function turn(units: number, signal: AbortSignal, deadline: Date | undefined): Promise<void> {
     for (;;) {
       signal.throwIfAborted();
+      if (deadline !== undefined && Date.now() + pauseMs() > deadline.getTime())
+        throw paused(name, pauseMs(), reason);
       const wait = Math.max(pausedUntil - now(), requests?.wait(1) ?? 0, tokens?.wait(units) ?? 0);
       if (wait <= 0) break;
-      await delay(Math.ceil(wait), undefined, { signal });
+      await delay(Math.min(Math.ceil(wait), longestTimerMs), undefined, { signal });
     }
     // Nothing is awaited between the look and the taking.
     requests?.take(1);
@@ -111,8 +125,7 @@ export function createAdmission(
   }
 
   function limited(error: EndpointError, start: number): void {
-    const rest = Math.min(error.retryAfterMs ?? 0, limits.retries.longestDelayMs);
-    pausedUntil = Math.max(pausedUntil, now() + rest);
+    pausedUntil = Math.max(pausedUntil, now() + (error.retryAfterMs ?? 0));
     // Calls that went out together are refused together; that is one sign and not many.
     if (start < shrunkAt) return;
     shrunkAt = now();
@@ -149,13 +162,13 @@ export function createAdmission(
     },
 
     // Work that waits between two calls holds no place, so a slow one does not keep the others away.
-    call: (work, units, signal) =>
+    call: (work, units, signal, deadline) =>
       calls.add(
         async () => {
           let start = now();
           try {
             const result = await breaker.execute(async () => {
-              await turn(units, signal);
+              await turn(units, signal, deadline);
               start = now();
               return work();
             });
@@ -178,6 +191,7 @@ export function createAdmission(
       callsInFlight: calls.pending,
       concurrency: calls.concurrency,
       admitted: load,
+      pauseMs: pauseMs(),
     }),
   };
 }
@@ -185,6 +199,14 @@ export function createAdmission(
 function stateOf(state: CircuitState): EndpointState {
   if (state === CircuitState.Open || state === CircuitState.Isolated) return 'down';
   return state === CircuitState.HalfOpen ? 'recovering' : 'serving';
+}
+
+function paused(name: string, retryAfterMs: number, reason: ErrorReason): PlumbError {
+  const seconds = Math.ceil(retryAfterMs / 1000);
+  return unavailable(
+    `endpoint '${name}' has asked to be left alone for ${seconds} s more, which is longer than the caller waits`,
+    { reason, retryAfterMs, metadata: { endpoint: name, fault: 'rate-limited' } },
+  );
 }
 
 function down(name: string, retryAfterMs: number, reason: ErrorReason, cause?: unknown): PlumbError {

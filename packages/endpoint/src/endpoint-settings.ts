@@ -23,7 +23,7 @@ export const endpointSchema = z.strictObject({
       limit: z.int().min(0).max(100).default(7),
       /** Wait before the first retry, in milliseconds; it doubles from retry to retry and gets up to as much again at random. */
       firstDelayMs: z.int().min(0).default(250),
-      /** Longest wait, in milliseconds. An endpoint that asks for more (Retry-After) is left alone: the caller gets UNAVAILABLE. */
+      /** Longest wait of our own, in milliseconds. One that the endpoint asks for (Retry-After) is kept, however long it is. */
       longestDelayMs: milliseconds.default(20_000),
     })
     .prefault({}),

@@ -6,5 +6,5 @@ export type { EndpointSettings } from './endpoint-settings.ts';
 export { openKeyValueAccounts } from './key-value-accounts.ts';
 export { openAiClient, retryAfter, toEndpointError } from './openai-client.ts';
 export { retrying } from './retrying.ts';
-export { createSpending } from './spending.ts';
-export type { Account, Budget, Spend, Spending } from './spending.ts';
+export { createSpending, emptyAccount } from './spending.ts';
+export type { Account, AccountRecord, AccountStore, Budget, Spend, Spending, Totals } from './spending.ts';

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { jsonCodec } from '@plumb/kit/bus';
 import type { Bus } from '@plumb/kit/bus';
 import { PlumbError } from '@plumb/kit/errors';
-import { accountRecordSchema } from './spending.ts';
+import { accountRecordSchema, emptyAccount } from './spending.ts';
 import type { AccountStore } from './spending.ts';
 
 const maxAttempts = 50;
@@ -24,7 +24,7 @@ export async function openKeyValueAccounts(bus: Bus, bucket: string): Promise<Ac
       const key = keyOf(runId);
       for (let attempt = 1; ; attempt += 1) {
         const entry = await accounts.get(key);
-        const next = change(entry?.value ?? { runId, inputTokens: 0, outputTokens: 0, cost: 0, calls: 0 });
+        const next = change(entry?.value ?? emptyAccount(runId));
         try {
           if (entry === undefined) await accounts.create(key, next);
           else await accounts.update(key, next, entry.revision);

@@ -1,6 +1,9 @@
 /** How many units (requests or tokens) may go out in a minute. */
 
 const minuteMs = 60_000;
+// What goes out in one minute may arrive in another: calls that travel for up to a second longer than others still find the
+// limit kept where they arrive. It costs a sixtieth of the rate.
+const travelMs = 1000;
 
 /** A limit on what goes out. */
 export interface RateWindow {
@@ -13,7 +16,8 @@ export interface RateWindow {
 }
 
 /**
- * A sliding window: in no minute, wherever it begins, more than `perMinute` units go out. Limits of 600 and more are kept
+ * A sliding window: in no minute and one second, wherever it begins, more than `perMinute` units go out, so that in no
+ * minute more than those arrive. Limits of 600 and more are kept
  * in every second, so that a full minute does not go out at once and the endpoint (which may look at shorter times than
  * minutes) sees an even stream.
  *
@@ -24,7 +28,7 @@ export interface RateWindow {
 export function createRateWindow(perMinute: number, now: () => number, smooth = true): RateWindow {
   const parts = smooth && perMinute >= 600 ? 60 : 1;
   const limit = Math.floor(perMinute / parts);
-  const windowMs = minuteMs / parts;
+  const windowMs = (minuteMs + travelMs) / parts;
   let taken: { at: number; units: number }[] = [];
   let used = 0;
 

@@ -16,18 +16,31 @@ const budgetSchema = z.strictObject({
 /** Limits of a run; an absent one does not limit. */
 export type Budget = z.output<typeof budgetSchema>;
 
-/** What a run has spent, as it is kept. */
-export const accountRecordSchema = z.strictObject({
-  runId: z.string(),
+const totals = {
   inputTokens: amount,
   outputTokens: amount,
   cost: amount,
   calls: amount,
+  /** Of the calls, those of which nobody said what they took: they are booked as they were estimated. */
+  estimatedCalls: amount.default(0),
+  /** Of the tokens, those of these calls. */
+  estimatedTokens: amount.default(0),
+};
+const totalsSchema = z.strictObject(totals);
+
+/** What a run has spent, as it is kept. */
+export const accountRecordSchema = z.strictObject({
+  runId: z.string(),
+  ...totals,
+  /** The same for every judge or model that was asked, by its name. */
+  byName: z.record(z.string(), totalsSchema).default({}),
   /** Set by somebody; absent for the budget of the file. */
   budget: budgetSchema.optional(),
 });
 
 export type AccountRecord = z.output<typeof accountRecordSchema>;
+/** What was spent, in all or on one judge or model. */
+export type Totals = z.output<typeof totalsSchema>;
 
 /** What one call takes. */
 export interface Amount {
@@ -61,8 +74,13 @@ export interface AccountStore {
 
 /** Money that was set aside for a call. */
 export interface Reservation {
-  /** Ends it with what the call really took. */
-  settle(actual: Amount): void;
+  /**
+   * Ends it.
+   *
+   * @param actual What the call took; undefined books it as it was estimated, for a call that may have been worked on and
+   *   of which nobody said what it took.
+   */
+  settle(actual: Amount | undefined): void;
 }
 
 /** The account of one run. */
@@ -70,10 +88,11 @@ export interface Account {
   /**
    * Sets aside what a call may take.
    *
+   * @param name Judge or model that is asked.
    * @throws PlumbError RESOURCE_EXHAUSTED if that and everything spent and set aside is more than
    *   the budget.
    */
-  reserve(estimate: Amount): Reservation;
+  reserve(estimate: Amount, name: string): Reservation;
 }
 
 /** Accounts of all runs. */
@@ -121,8 +140,8 @@ export function createSpending(
 
   async function read(runId: string): Promise<Books> {
     return {
-      stored: (await store.get(runId)) ?? empty(runId),
-      unsaved: empty(runId),
+      stored: (await store.get(runId)) ?? emptyAccount(runId),
+      unsaved: emptyAccount(runId),
       reservedTokens: 0,
       reservedCost: 0,
       exhausted: false,
@@ -183,7 +202,7 @@ export function createSpending(
       if (runId === '') return { reserve: () => ({ settle: () => undefined }) };
       const books = await booksOf(runId);
       return {
-        reserve(estimate) {
+        reserve(estimate, name) {
           const total = sum(books.stored, books.unsaved);
           const tokens = estimate.inputTokens + estimate.outputTokens;
           const budget = budgetOf(books);
@@ -201,7 +220,10 @@ export function createSpending(
             settle(actual) {
               books.reservedTokens -= tokens;
               books.reservedCost -= estimate.cost;
-              books.unsaved = sum(books.unsaved, { ...empty(runId), ...actual, calls: 1 });
+              books.unsaved = sum(
+                books.unsaved,
+                oneCall(runId, name, actual ?? estimate, actual === undefined),
+              );
               save(runId, books);
             },
           };
@@ -224,29 +246,65 @@ export function createSpending(
   };
 }
 
-function empty(runId: string): AccountRecord {
-  return { runId, inputTokens: 0, outputTokens: 0, cost: 0, calls: 0 };
+const nothing: Totals = {
+  inputTokens: 0,
+  outputTokens: 0,
+  cost: 0,
+  calls: 0,
+  estimatedCalls: 0,
+  estimatedTokens: 0,
+};
+
+/** The account of a run that has spent nothing. */
+export function emptyAccount(runId: string): AccountRecord {
+  return { runId, ...nothing, byName: {} };
+}
+
+function oneCall(runId: string, name: string, took: Amount, estimated: boolean): AccountRecord {
+  const { inputTokens, outputTokens, cost } = took;
+  const call: Totals = {
+    inputTokens,
+    outputTokens,
+    cost,
+    calls: 1,
+    estimatedCalls: estimated ? 1 : 0,
+    estimatedTokens: estimated ? inputTokens + outputTokens : 0,
+  };
+  return { runId, ...call, byName: { [name]: call } };
 }
 
 /** The first record with the second one's numbers added. */
 export function sum(record: AccountRecord, more: AccountRecord): AccountRecord {
-  return {
-    ...record,
-    inputTokens: record.inputTokens + more.inputTokens,
-    outputTokens: record.outputTokens + more.outputTokens,
-    cost: record.cost + more.cost,
-    calls: record.calls + more.calls,
-  };
+  return combined(record, more, 1);
 }
 
 function difference(record: AccountRecord, less: AccountRecord): AccountRecord {
+  return combined(record, less, -1);
+}
+
+function combined(record: AccountRecord, other: AccountRecord, sign: 1 | -1): AccountRecord {
+  const names = new Set([...Object.keys(record.byName), ...Object.keys(other.byName)]);
   return {
     ...record,
-    inputTokens: record.inputTokens - less.inputTokens,
-    outputTokens: record.outputTokens - less.outputTokens,
+    ...added(record, other, sign),
+    byName: Object.fromEntries(
+      [...names].map((name) => [
+        name,
+        added(record.byName[name] ?? nothing, other.byName[name] ?? nothing, sign),
+      ]),
+    ),
+  };
+}
+
+function added(one: Totals, other: Totals, sign: 1 | -1): Totals {
+  return {
+    inputTokens: one.inputTokens + sign * other.inputTokens,
+    outputTokens: one.outputTokens + sign * other.outputTokens,
     // Sums of fractions come back with an error in the last digits.
-    cost: Math.max(0, record.cost - less.cost),
-    calls: record.calls - less.calls,
+    cost: Math.max(0, one.cost + sign * other.cost),
+    calls: one.calls + sign * other.calls,
+    estimatedCalls: one.estimatedCalls + sign * other.estimatedCalls,
+    estimatedTokens: one.estimatedTokens + sign * other.estimatedTokens,
   };
 }
 

@@ -3,7 +3,8 @@ import { createServer } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, beforeEach, test } from 'node:test';
-import { createAdmission, createSpending, endpointSchema } from '@plumb/endpoint';
+import { createAdmission, createSpending, emptyAccount, endpointSchema } from '@plumb/endpoint';
+import type { AccountRecord } from '@plumb/endpoint';
 import type { PlumbError } from '@plumb/kit/errors';
 import { encodePreview } from '@plumb/media';
 import type { Clip } from '@plumb/media';
@@ -105,17 +106,12 @@ function open(settings: object = {}, budget: { cost?: number } = {}, changes: ob
     retries: { limit: 3, firstDelayMs: 1, longestDelayMs: 20 },
     ...settings,
   });
-  const accounts = new Map<
-    string,
-    { runId: string; inputTokens: number; outputTokens: number; cost: number; calls: number }
-  >();
+  const accounts = new Map<string, AccountRecord>();
   const spending = createSpending(
     {
       get: (runId) => Promise.resolve(accounts.get(runId)),
       update(runId, change) {
-        const next = change(
-          accounts.get(runId) ?? { runId, inputTokens: 0, outputTokens: 0, cost: 0, calls: 0 },
-        );
+        const next = change(accounts.get(runId) ?? emptyAccount(runId));
         accounts.set(runId, next);
         return Promise.resolve(next);
       },

@@ -87,7 +87,10 @@ export function openRemotePipeline(model: RemoteModel, endpoint: RemoteEndpoint)
     signal: AbortSignal,
   ): Promise<SampledClip> => {
     const account = await spending.account(request.account ?? '');
-    const reserved = account.reserve({ inputTokens: 0, outputTokens: 0, cost: model.costPerClip });
+    const reserved = account.reserve(
+      { inputTokens: 0, outputTokens: 0, cost: model.costPerClip },
+      model.name,
+    );
     let cost = 0;
     try {
       let job = await call(

@@ -32,7 +32,7 @@ export function judgingTelemetry(currency: string): JudgeTelemetry {
     unit: '{operation}',
   });
   const tokens = instruments.createCounter('plumb.judge.tokens', {
-    description: 'Tokens that were paid for, by judge and type',
+    description: 'Tokens that were booked, by judge, type, and whether by the estimate or by the endpoint',
     unit: '{token}',
   });
   const costs = instruments.createCounter('plumb.judge.cost', {
@@ -44,9 +44,9 @@ export function judgingTelemetry(currency: string): JudgeTelemetry {
     unit: '1',
   });
   return {
-    spent: ({ name }, { input, output }, cost) => {
-      tokens.add(input, { 'plumb.judge': name, type: 'input' });
-      tokens.add(output, { 'plumb.judge': name, type: 'output' });
+    spent: ({ name }, { input, output }, cost, estimated) => {
+      tokens.add(input, { 'plumb.judge': name, type: 'input', estimated });
+      tokens.add(output, { 'plumb.judge': name, type: 'output', estimated });
       if (cost > 0) costs.add(cost, { 'plumb.judge': name, currency });
     },
     endpointChanged: (endpoint, state) => {

@@ -4,6 +4,7 @@ import { createServer } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { test } from 'node:test';
 import type { TestContext } from 'node:test';
+import { text } from 'node:stream/consumers';
 import { EndpointError, createAdmission, retryAfter } from '@plumb/endpoint';
 import { PlumbError, describeError } from '@plumb/kit/errors';
 import { AnswerError } from '../domain/answer.ts';
@@ -13,6 +14,7 @@ import { judgesFileSchema } from '../domain/judge-definition.ts';
 import type { EndpointDefinition } from '../domain/judge-definition.ts';
 import type { Question } from '../domain/question.ts';
 import { openEndpoint } from './openai-endpoint.ts';
+import { z } from 'zod';
 
 const key = 'sk-very-secret-key';
 const question: Question = {
@@ -37,8 +39,9 @@ async function endpointThat(
   settings: Partial<EndpointDefinition['retries']> & { timeoutMs?: number } = {},
 ) {
   let calls = 0;
+  const bodies: Promise<string>[] = [];
   const server = createServer((request, response) => {
-    request.resume();
+    bodies.push(text(request));
     (replies[Math.min(calls, replies.length - 1)] ?? ok('{}'))(request, response);
     calls += 1;
   });
@@ -70,15 +73,17 @@ async function endpointThat(
   return {
     endpoint,
     calls: () => calls,
-    ask: (signal: AbortSignal = never) =>
+    bodies,
+    ask: (signal: AbortSignal = never, deadline?: Date) =>
       ask(
         question,
         {
           endpoint,
           retries: definition.retries,
-          admit: (call, callSignal) => admission.call(call, 100, callSignal),
-          reserve: () => ({ settle: () => undefined }),
+          admit: (call, callSignal) => admission.call(call, 100, callSignal, deadline),
+          reserve: () => ({ settle: () => ({ input: 0, output: 0 }) }),
           parse: parseYes,
+          deadline,
         },
         signal,
       ),
@@ -116,6 +121,13 @@ function status(code: number, headers: Record<string, string> = {}): Reply {
   };
 }
 
+function refusing(code: number, error: Record<string, unknown>): Reply {
+  return (_request, response) => {
+    response.writeHead(code, { 'content-type': 'application/json' });
+    response.end(JSON.stringify({ error }));
+  };
+}
+
 const reset: Reply = (_request, response) => {
   response.writeHead(200, { 'content-type': 'application/json', 'content-length': 1000 });
   response.write('{"id": "1", ', () => response.destroy());
@@ -132,7 +144,7 @@ test('an answer comes with what is known of it', async (t) => {
   const completion = await endpoint.complete(question, never);
   assert.equal(completion.content, 'yes');
   assert.equal(completion.model, 'served');
-  assert.equal(completion.inputTokens, 0);
+  assert.equal(completion.usage, undefined, 'what it took is not known, and not nothing');
   assert.equal(completion.tokens, undefined);
 });
 
@@ -178,12 +190,75 @@ test('a fault that stays becomes a typed error, after as many calls as allowed',
   }
 });
 
-test('an endpoint that asks for more time than is allowed is left alone', async (t) => {
+test('an endpoint that asks for more time than the caller has is left alone, by the next callers too', async (t) => {
   const { ask: run, calls } = await endpointThat(t, [status(429, { 'retry-after': '3600' }), ok('yes')]);
-  const error = await failureOf(run());
+  const inAMinute = new Date(Date.now() + 60_000);
+  const error = await failureOf(run(never, inAMinute));
   assert.ok(error instanceof PlumbError);
   assert.equal(error.retryAfterMs, 3_600_000);
+  const next = await failureOf(run(never, inAMinute));
+  assert.ok(next instanceof PlumbError && next.retryable && next.reason === 'JUDGE_UNAVAILABLE');
+  assert.match(next.message, /left alone for 3600 s more/);
+  assert.ok((next.retryAfterMs ?? 0) > 3_500_000);
   assert.equal(calls(), 1);
+});
+
+test('a wait that is longer than our own longest is kept in full', async (t) => {
+  const settings = { longestDelayMs: 20 };
+  const { ask: run, calls } = await endpointThat(
+    t,
+    [status(429, { 'retry-after-ms': '400' }), ok('yes')],
+    settings,
+  );
+  const start = performance.now();
+  await run(never, new Date(Date.now() + 60_000));
+  assert.ok(performance.now() - start >= 399, 'nothing was sent before');
+  assert.equal(calls(), 2);
+});
+
+test('answers that cannot be used: each next call has another seed, and four alike are enough', async (t) => {
+  const { ask: run, calls, bodies } = await endpointThat(t, [ok('no')], { limit: 9 });
+  const error = await failureOf(run());
+  assert.ok(error instanceof PlumbError && error.reason === 'JUDGE_ANSWER_INVALID');
+  assert.equal(calls(), 4);
+  const seeds = (await Promise.all(bodies)).map(
+    (body) => z.object({ seed: z.int() }).parse(JSON.parse(body)).seed,
+  );
+  assert.deepEqual(seeds, [1, 1001, 2001, 3001]);
+  // A broken connection says nothing of the seed.
+  const other = await endpointThat(t, [hangUp, ok('no'), ok('yes')]);
+  assert.deepEqual((await other.ask()).seed, 1001);
+});
+
+test('a parameter that an endpoint does not take is a matter of the configuration, and the error has the fix', async (t) => {
+  const table: readonly [Record<string, unknown>, RegExp][] = [
+    [
+      { message: "Invalid parameter: 'response_format' of type 'json_schema' is not supported" },
+      /structuredOutput/,
+    ],
+    [{ message: 'unknown', param: 'logprobs' }, /logProbabilities to false/],
+    [
+      { message: "use 'max_tokens' instead", param: 'max_completion_tokens' },
+      /tokenLimitParameter to max_tokens/,
+    ],
+    [{ message: 'only 1 is supported', param: 'temperature' }, /temperature out/],
+  ];
+  for (const [error, fix] of table) {
+    const { ask: run, calls } = await endpointThat(t, [refusing(400, error)]);
+    const thrown = await failureOf(run());
+    assert.ok(thrown instanceof PlumbError);
+    assert.deepEqual(
+      [thrown.code, thrown.reason, calls()],
+      ['FAILED_PRECONDITION', 'JUDGE_MISCONFIGURED', 1],
+    );
+    assert.match(thrown.message, fix);
+  }
+  // A vendor that quotes the caption does not make its words a parameter.
+  const quoting = await endpointThat(t, [
+    refusing(400, { message: 'not allowed: "a seed at a high temperature"' }),
+  ]);
+  const rejected = await failureOf(quoting.ask());
+  assert.ok(rejected instanceof PlumbError && rejected.reason === 'JUDGE_REQUEST_REJECTED');
 });
 
 test('Retry-After is waited for', async (t) => {

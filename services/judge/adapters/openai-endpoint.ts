@@ -94,12 +94,17 @@ export function openEndpoint(
           span.setAttributes({
             'gen_ai.response.model': completion.model,
             'gen_ai.response.finish_reasons': [completion.finishReason],
-            'gen_ai.usage.input_tokens': completion.inputTokens,
-            'gen_ai.usage.output_tokens': completion.outputTokens,
             ...(id === undefined ? {} : { 'gen_ai.response.id': id }),
           });
-          tokenUsage.record(completion.inputTokens, { ...request, 'gen_ai.token.type': 'input' });
-          tokenUsage.record(completion.outputTokens, { ...request, 'gen_ai.token.type': 'output' });
+          const { usage } = completion;
+          if (usage !== undefined) {
+            span.setAttributes({
+              'gen_ai.usage.input_tokens': usage.inputTokens,
+              'gen_ai.usage.output_tokens': usage.outputTokens,
+            });
+            tokenUsage.record(usage.inputTokens, { ...request, 'gen_ai.token.type': 'input' });
+            tokenUsage.record(usage.outputTokens, { ...request, 'gen_ai.token.type': 'output' });
+          }
           durations.record((performance.now() - start) / 1000, request);
           return completion;
         } catch (error) {
@@ -183,8 +188,7 @@ function readCompletion(raw: ChatCompletion): { completion: Completion; id: stri
       content: choice.message.content ?? null,
       refusal: choice.message.refusal ?? null,
       finishReason: choice.finish_reason ?? 'unknown',
-      inputTokens: usage?.prompt_tokens ?? 0,
-      outputTokens: usage?.completion_tokens ?? 0,
+      usage: usage ? { inputTokens: usage.prompt_tokens, outputTokens: usage.completion_tokens } : undefined,
       tokens,
     },
   };

@@ -24,6 +24,8 @@ export interface ClipVerdict {
   readonly endpointMs: number;
   readonly calls: number;
   readonly votes: number;
+  /** Seeds of the calls that were answered, by vote; empty for a judge without a seed. */
+  readonly seeds: readonly number[];
   /** Every answer was there already. */
   readonly cached: boolean;
 }
@@ -57,6 +59,7 @@ export function combineVotes(judge: Judge, votes: readonly Vote[]): ClipVerdict 
     checks: mostly(votes.map((vote) => vote.checks)),
     ...totals(votes),
     votes: votes.length,
+    seeds: votes.flatMap(({ seed }) => seed ?? []),
   };
 }
 
@@ -84,6 +87,7 @@ export function combinePanel(panel: Panel, members: readonly ClipVerdict[]): Cli
     ...totals(members),
     model: [...new Set(members.map((member) => member.model))].join(', '),
     votes: members.reduce((sum, member) => sum + member.votes, 0),
+    seeds: members.flatMap(({ seeds }) => seeds),
   };
 }
 

@@ -8,8 +8,8 @@ import type { Question } from './question.ts';
 export interface Completion extends RawAnswer {
   /** Model name as the endpoint gave it. */
   readonly model: string;
-  readonly inputTokens: number;
-  readonly outputTokens: number;
+  /** What the endpoint says that the call took; undefined if it does not say. */
+  readonly usage: { readonly inputTokens: number; readonly outputTokens: number } | undefined;
   /** Tokens of the answer; undefined if the endpoint gave no log-probabilities. */
   readonly tokens: readonly TokenLogProbability[] | undefined;
 }

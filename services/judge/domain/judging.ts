@@ -2,15 +2,16 @@
 
 import { EndpointError } from '@plumb/endpoint';
 import type { Account, Admission, Spending } from '@plumb/endpoint';
+import { PlumbError } from '@plumb/kit/errors';
 import { LRUCache } from 'lru-cache';
 import { parseClipAnswer, parseComparisonAnswer } from './answer.ts';
 import type { AnswerError, ComparisonAnswer } from './answer.ts';
 import { ask } from './asking.ts';
-import type { Asked, Asking } from './asking.ts';
+import type { Asked, Asking, Reserved } from './asking.ts';
 import { combinePanel, combineVotes } from './clip-verdict.ts';
 import type { ClipVerdict, Vote } from './clip-verdict.ts';
 import { acceptProbability } from './confidence.ts';
-import type { Endpoint } from './endpoint.ts';
+import type { Completion, Endpoint } from './endpoint.ts';
 import { rubricFor } from './judge-definition.ts';
 import type { EndpointDefinition, Judge, Panel } from './judge-definition.ts';
 import { askAbout } from './question.ts';
@@ -43,8 +44,10 @@ export interface JudgingEvents {
   /** The store could not be read or written; the verdict is not affected. */
   storeFailed?(error: unknown): void;
   verdict?(judge: Judge, source: 'memory' | 'store' | 'endpoint'): void;
-  /** A call was paid for. */
-  spent?(judge: Judge, tokens: Tokens, cost: number): void;
+  /** No call of the judge is answered until somebody changes the configuration. */
+  misconfigured?(judge: Judge, error: PlumbError): void;
+  /** A call was booked, by the endpoint's word or by the estimate. */
+  spent?(judge: Judge, tokens: Tokens, cost: number, estimated: boolean): void;
 }
 
 /** Who asks. */
@@ -53,6 +56,8 @@ export interface Asker {
   readonly runId: string;
   /** The caller's deadline and cancellation. */
   readonly signal: AbortSignal;
+  /** When the caller stops waiting, where that is known. */
+  readonly deadline?: Date | undefined;
 }
 
 /** A panel's verdict with those of its members. */
@@ -130,7 +135,7 @@ export function createJudging({
         events.verdict?.(judge, 'store');
         return { ...kept, cached: true };
       }
-      const verdict = await work(flightSignal);
+      const verdict = await told(judge, () => work(flightSignal));
       memory.set(key, verdict);
       try {
         // Waited for, so that a verdict that a caller has seen is the verdict that it gets after a restart.
@@ -143,11 +148,22 @@ export function createJudging({
     });
   }
 
+  async function told<T>(judge: Judge, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      if (error instanceof PlumbError && error.reason === 'JUDGE_MISCONFIGURED')
+        events.misconfigured?.(judge, error);
+      throw error;
+    }
+  }
+
   function asking<T>(
     judge: Judge,
     question: Question,
     account: Account,
-    parse: (completion: Asked<T>['completion']) => T,
+    deadline: Date | undefined,
+    parse: (completion: Completion) => T,
   ): Asking<T> {
     const { endpoint, definition, admission } = accessOf(judge);
     const { price } = judge.definition;
@@ -155,23 +171,18 @@ export function createJudging({
     return {
       endpoint,
       retries: definition.retries,
-      admit: (call, signal) => admission.call(call, estimate.input + estimate.output, signal),
+      deadline,
+      admit: (call, signal) => admission.call(call, estimate.input + estimate.output, signal, deadline),
       reserve() {
-        const reservation = account.reserve({
-          inputTokens: estimate.input,
-          outputTokens: estimate.output,
-          cost: costOf(estimate, price),
-        });
+        const reservation = account.reserve(amountOf(estimate, price), judge.name);
         return {
-          settle(completion, error) {
-            // An endpoint that was still at work when time was up bills what it was sent; one that refused does not.
-            const timedOut = error instanceof EndpointError && error.fault === 'timeout';
-            const input = completion?.inputTokens ?? (timedOut ? estimate.input : 0);
-            const tokens = { input, output: completion?.outputTokens ?? 0 };
-            const cost = costOf(tokens, price);
-            reservation.settle({ inputTokens: tokens.input, outputTokens: tokens.output, cost });
+          settle(outcome) {
+            const said = saidBy(outcome);
+            const tokens = said ?? estimate;
+            reservation.settle(said === undefined ? undefined : amountOf(said, price));
             admission.tookMore(tokens.input + tokens.output - estimate.input - estimate.output);
-            events.spent?.(judge, tokens, cost);
+            events.spent?.(judge, tokens, costOf(tokens, price), said === undefined);
+            return tokens;
           },
         };
       },
@@ -186,7 +197,7 @@ export function createJudging({
     prompt: Prompt,
     clip: JudgedClip,
     vote: number,
-    { runId, signal }: Asker,
+    { runId, signal, deadline }: Asker,
     pictures: () => Promise<ClipPictures>,
   ): Promise<Vote> {
     const key = verdictKey(judge, prompt, [clip.identity], vote);
@@ -196,7 +207,7 @@ export function createJudging({
         const question = askAbout(judge, prompt, [await pictures()], vote);
         const asked = await ask(
           question,
-          asking(judge, question, account, (completion) =>
+          asking(judge, question, account, deadline, (completion) =>
             parseClipAnswer(completion, mode, rubricFor(judge, prompt.category)),
           ),
           flightSignal,
@@ -208,6 +219,7 @@ export function createJudging({
           ...asked.answer,
           checks: { ...asked.answer.checks },
           ...(probability === undefined ? {} : { probability }),
+          ...(asked.seed === undefined ? {} : { seed: asked.seed }),
           ...cost([asked]),
         };
       }),
@@ -234,7 +246,7 @@ export function createJudging({
       return { ...combinePanel(panel, members), members };
     },
 
-    async compare(judge, prompt, clips, { runId, signal }) {
+    async compare(judge, prompt, clips, { runId, signal, deadline }) {
       const identities = clips.map((clip) => clip.identity);
       const verdict = await once(judge, verdictKey(judge, prompt, identities, 0), signal, (flightSignal) =>
         accessOf(judge).admission.admit(async () => {
@@ -242,7 +254,11 @@ export function createJudging({
           const [first, second] = await Promise.all([clips[0].pictures(judge), clips[1].pictures(judge)]);
           const put = (order: readonly ClipPictures[]): Promise<Asked<ComparisonAnswer>> => {
             const question = askAbout(judge, prompt, order);
-            return ask(question, asking(judge, question, account, parseComparisonAnswer), flightSignal);
+            return ask(
+              question,
+              asking(judge, question, account, deadline, parseComparisonAnswer),
+              flightSignal,
+            );
           };
           // One order after the other: two calls at once would let a comparison take two places of the endpoint.
           const forward = await put([first, second]);
@@ -276,6 +292,23 @@ async function settled<T>(work: readonly Promise<T>[]): Promise<T[]> {
   return Promise.all(work);
 }
 
+/**
+ * What a call took, as far as it is known: the endpoint's word, or nothing where it cannot have worked on the call.
+ * Undefined where it may have, and has not said: without usage, after a broken connection or a timeout, and when the caller gave up.
+ */
+function saidBy(outcome: Parameters<Reserved['settle']>[0]): Tokens | undefined {
+  if ('completion' in outcome) {
+    const { usage } = outcome.completion;
+    return usage === undefined ? undefined : { input: usage.inputTokens, output: usage.outputTokens };
+  }
+  const { error } = outcome;
+  return error instanceof EndpointError && !error.mayHaveWorked ? { input: 0, output: 0 } : undefined;
+}
+
+function amountOf(tokens: Tokens, price: Judge['definition']['price']) {
+  return { inputTokens: tokens.input, outputTokens: tokens.output, cost: costOf(tokens, price) };
+}
+
 /** P(the clip shown first is better). */
 function preference(answer: ComparisonAnswer): number {
   return { A: 1, tie: 0.5, B: 0 }[answer.better];
@@ -286,8 +319,8 @@ function cost(asked: readonly Asked<unknown>[]) {
     asked.reduce((total, one) => total + value(one), 0);
   return {
     model: asked[0]?.completion.model ?? '',
-    inputTokens: sum((one) => one.completion.inputTokens),
-    outputTokens: sum((one) => one.completion.outputTokens),
+    inputTokens: sum((one) => one.tokens.input),
+    outputTokens: sum((one) => one.tokens.output),
     endpointMs: sum((one) => one.endpointMs),
     calls: sum((one) => one.calls),
   };

@@ -88,6 +88,14 @@ export function askAbout(judge: Judge, prompt: Prompt, clips: readonly ClipPictu
   };
 }
 
+// Votes of one verdict have seeds beside each other, 25 at most.
+const seedStride = 1000;
+
+/** The same question with another seed, after an answer that cannot be used: the same seed may give the same answer. */
+export function askedAgain(question: Question): Question {
+  return question.seed === undefined ? question : { ...question, seed: question.seed + seedStride };
+}
+
 function answerShape(definition: JudgeDefinition, rubric: Rubric): Question['answer'] {
   const kind = definition.structuredOutput;
   if (kind === 'none') return undefined;

@@ -25,6 +25,8 @@ const clipAnswerSchema = z.strictObject({
   reason: z.string(),
   failureMode: z.string(),
   checks: z.record(z.string(), z.boolean()),
+  /** Seed of the call that was answered; absent for a judge without one. */
+  seed: z.int().optional(),
   ...cost,
 });
 

@@ -3,6 +3,7 @@ import type { Interceptor } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-web';
 import { LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import { LoopService } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { StudyService } from '@plumb/proto/plumb/loop/v1/study_pb.js';
 import { signal } from '@preact/signals';
 import { storedToken } from './token.ts';
 
@@ -28,6 +29,7 @@ const transport = createConnectTransport({
 
 export const loop = createClient(LoopService, transport);
 export const labels = createClient(LabelService, transport);
+export const studies = createClient(StudyService, transport);
 
 /** What went wrong, for people. */
 export function errorText(thrown: unknown): string {

@@ -8,6 +8,9 @@ const RunPage = lazy(async () => (await import('./runs/run-page.tsx')).RunPage);
 const Gallery = lazy(async () => (await import('./gallery/gallery.tsx')).Gallery);
 const Compare = lazy(async () => (await import('./gallery/compare.tsx')).Compare);
 const Sessions = lazy(async () => (await import('./labels/sessions.tsx')).Sessions);
+const StudyList = lazy(async () => (await import('./studies/study-list.tsx')).StudyList);
+const StudyPage = lazy(async () => (await import('./studies/study-page.tsx')).StudyPage);
+const AllDeadLetters = lazy(async () => (await import('./runs/dead-letters.tsx')).AllDeadLetters);
 const RatePage = lazy(async () => (await import('./rate/rate-page.tsx')).RatePage);
 
 /** The whole page: the rating view stands alone, everything else has the frame around it. */
@@ -41,6 +44,9 @@ function Views() {
           <Route path="/runs/:id/clips" component={Gallery} />
           <Route path="/runs/:id/compare" component={Compare} />
           <Route path="/runs/:id/labels" component={Sessions} />
+          <Route path="/studies" component={StudyList} />
+          <Route path="/studies/:name" component={StudyPage} />
+          <Route path="/given-up" component={AllDeadLetters} />
           <Route default component={Nowhere} />
         </Router>
       </ErrorBoundary>

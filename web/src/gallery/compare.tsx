@@ -4,8 +4,9 @@ import { useEffect, useState } from 'preact/hooks';
 import { errorText, loop } from '../api.ts';
 import { useTitle } from '../page/title.ts';
 import { RunFrame } from '../runs/run-frame.tsx';
+import { useRun } from '../runs/use-run.ts';
+import { categoryOptions, Choice, Search } from './filters.tsx';
 import { Player, Scrubber, usePlayback } from './player.tsx';
-import { useRun } from './gallery.tsx';
 import { categoryNames, filmOf, modeWords, scoreOf, verdictOf } from './sample-words.ts';
 
 interface Pair {
@@ -28,27 +29,41 @@ const choices = [
 export function Compare() {
   const id = useRoute().params['id'] ?? '';
   const { query, route, path } = useLocation();
-  const { run, problem } = useRun(id);
+  const { run, progress, problem } = useRun(id);
   const [pairs, setPairs] = useState<readonly Pair[] | undefined>(undefined);
   const [trouble, setTrouble] = useState('');
   const [shown, setShown] = useState(shownAtOnce);
   useTitle(`Before and after: ${run?.spec?.name ?? id}`);
-  const iteration = run?.iteration;
+  const chosen = Number(query['iteration'] ?? '') || undefined;
+  const iteration = chosen ?? run?.iteration;
   useEffect(() => {
     if (iteration === undefined) return undefined;
     const abort = new AbortController();
     void (async () => {
       try {
         setPairs(await pairsOf(id, iteration, abort.signal));
+        setTrouble('');
       } catch (thrown) {
         if (!abort.signal.aborted) setTrouble(errorText(thrown));
       }
     })();
     return () => abort.abort();
-  }, [id, iteration]);
+  }, [id, iteration, progress]);
+  const set = (changes: Readonly<Record<string, string>>): void => {
+    setShown(shownAtOnce);
+    const next = new URLSearchParams(
+      Object.entries({ ...query, ...changes }).filter(([, value]) => value !== ''),
+    );
+    route(next.size === 0 ? path : `${path}?${next.toString()}`, true);
+  };
+  const category = query['category'] ?? '';
+  const words = query['prompt'] ?? '';
   const reward = run?.spec?.evaluation?.reward ?? '';
   const choice = query['show'] ?? '';
   const wanted = (pairs ?? []).filter(({ before, after }) => {
+    const { prompt } = before;
+    if (category !== '' && String(prompt?.category) !== category) return false;
+    if (!`${prompt?.text} ${prompt?.id}`.toLowerCase().includes(words.toLowerCase())) return false;
     const [was, is] = [verdictOf(before, reward), verdictOf(after, reward)];
     if (choice === '') return true;
     if (was === is) return false;
@@ -59,6 +74,30 @@ export function Compare() {
   return (
     <RunFrame id={id} run={run}>
       {(problem || trouble) !== '' && <p class="problem">{problem || trouble}</p>}
+      <form class="filters" role="search" aria-label="Pairs" onSubmit={(event) => event.preventDefault()}>
+        <label class="wide">
+          Prompt
+          <Search value={words} onChange={(value) => set({ prompt: value })} />
+        </label>
+        <Choice
+          name="Category"
+          value={category}
+          onChange={(value) => set({ category: value })}
+          options={categoryOptions}
+        />
+        {run !== undefined && run.iteration > 1 && (
+          <Choice
+            name="Iteration"
+            value={query['iteration'] ?? ''}
+            any="latest"
+            onChange={(value) => set({ iteration: value })}
+            options={Array.from({ length: run.iteration }, (_, index) => [
+              String(index + 1),
+              String(index + 1),
+            ])}
+          />
+        )}
+      </form>
       <div class="compare-bar">
         <div class="segments" role="group" aria-label="Pairs">
           {choices.map(([value, name]) => (
@@ -66,10 +105,7 @@ export function Compare() {
               key={value}
               type="button"
               aria-pressed={choice === value}
-              onClick={() => {
-                setShown(shownAtOnce);
-                route(value === '' ? path : `${path}?show=${value}`, true);
-              }}
+              onClick={() => set({ show: value })}
             >
               {name}
             </button>
@@ -81,6 +117,7 @@ export function Compare() {
         </p>
       </div>
       {pairs?.length === 0 && <p class="empty">The candidate has drawn no held-out clips yet.</p>}
+      {(pairs?.length ?? 0) > 0 && wanted.length === 0 && <p class="empty">No pair is like that.</p>}
       <ul class="pairs">
         {wanted.slice(0, shown).map(({ before, after }) => {
           const changed = verdictOf(before, reward) !== verdictOf(after, reward);

@@ -23,6 +23,9 @@ const filterKeys = [
   'iteration',
 ] as const;
 
+/** The categories by their number, for a choice. */
+export const categoryOptions = Object.entries(categoryNames).filter(([key]) => key !== '0');
+
 const verdicts: Readonly<Record<string, Verdict>> = {
   accepted: Verdict.ACCEPTED,
   rejected: Verdict.REJECTED,
@@ -70,18 +73,8 @@ export function Filters(props: {
   readonly onChange: (words: FilterWords) => void;
 }) {
   const { run, models, words, onChange } = props;
-  const search = useRef<HTMLInputElement>(null);
   const rewards = rewardsOf(run);
   const set = (key: keyof FilterWords, value: string): void => onChange({ ...words, [key]: value });
-  useEffect(() => {
-    const onKey = (event: KeyboardEvent): void => {
-      if (event.key !== '/' || isTyping(event)) return;
-      event.preventDefault();
-      search.current?.focus();
-    };
-    addEventListener('keydown', onKey);
-    return () => removeEventListener('keydown', onKey);
-  }, []);
   const pairs = rewards.flatMap((one, index) =>
     rewards.slice(index + 1).map((other) => [one, other] as const),
   );
@@ -90,7 +83,7 @@ export function Filters(props: {
     <form class="filters" role="search" aria-label="Clips" onSubmit={(event) => event.preventDefault()}>
       <label class="wide">
         Prompt
-        <Search value={words.prompt} input={search} onChange={(value) => set('prompt', value)} />
+        <Search value={words.prompt} onChange={(value) => set('prompt', value)} />
       </label>
       <Choice
         name="Verdict"
@@ -102,7 +95,7 @@ export function Filters(props: {
         name="Category"
         value={words.category}
         onChange={(value) => set('category', value)}
-        options={Object.entries(categoryNames).filter(([key]) => key !== '0')}
+        options={categoryOptions}
       />
       <Choice
         name="Prompts"
@@ -164,7 +157,8 @@ export function Filters(props: {
   );
 }
 
-function Choice(props: {
+/** A list to choose one of, or all. */
+export function Choice(props: {
   readonly name: string;
   readonly value: string;
   readonly any?: string;
@@ -204,13 +198,19 @@ function Bound(props: {
   );
 }
 
-/** Waits for a pause in the typing. */
-function Search(props: {
-  readonly value: string;
-  readonly input: { current: HTMLInputElement | null };
-  readonly onChange: (value: string) => void;
-}) {
+/** Words to look for; waits for a pause in the typing. The key / goes there. */
+export function Search(props: { readonly value: string; readonly onChange: (value: string) => void }) {
+  const input = useRef<HTMLInputElement>(null);
   const [text, setText] = useState(props.value);
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent): void => {
+      if (event.key !== '/' || isTyping(event)) return;
+      event.preventDefault();
+      input.current?.focus();
+    };
+    addEventListener('keydown', onKey);
+    return () => removeEventListener('keydown', onKey);
+  }, []);
   useEffect(() => setText(props.value), [props.value]);
   useEffect(() => {
     if (text === props.value) return undefined;
@@ -219,7 +219,7 @@ function Search(props: {
   }, [text]);
   return (
     <input
-      ref={props.input}
+      ref={input}
       type="search"
       placeholder="words of the prompt  ( / )"
       value={text}

@@ -1,10 +1,11 @@
-import type { Run, Sample } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Sample } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { useLocation, useRoute } from 'preact-iso';
 import { useEffect, useReducer, useState } from 'preact/hooks';
-import { errorText, loop } from '../api.ts';
+import { errorText } from '../api.ts';
 import { useTitle } from '../page/title.ts';
 import { RunFrame } from '../runs/run-frame.tsx';
 import { count } from '../runs/run-words.ts';
+import { useRun } from '../runs/use-run.ts';
 import { filterMessage, filterQuery, Filters, filterWords } from './filters.tsx';
 import type { FilterWords } from './filters.tsx';
 import { SamplePages } from './sample-pages.ts';
@@ -15,7 +16,7 @@ import { TileGrid } from './tile-grid.tsx';
 export function Gallery() {
   const id = useRoute().params['id'] ?? '';
   const { query, route, path } = useLocation();
-  const { run, models, problem } = useRun(id);
+  const { run, models, progress, problem } = useRun(id);
   const words = filterWords(query);
   const key = JSON.stringify(words);
   const [, changed] = useReducer((turn: number) => turn + 1, 0);
@@ -26,6 +27,7 @@ export function Gallery() {
     setPages(made);
     return () => made.close();
   }, [id, key]);
+  useEffect(() => pages?.refresh(), [progress]);
   const go = (next: FilterWords, sample?: string): void => {
     const filter = filterQuery(next);
     route(
@@ -61,37 +63,4 @@ export function Gallery() {
       </div>
     </RunFrame>
   );
-}
-
-/** A run and the models that its clips are of. */
-export function useRun(id: string): { run: Run | undefined; models: readonly string[]; problem: string } {
-  const [state, setState] = useState<{ run: Run | undefined; models: readonly string[]; problem: string }>({
-    run: undefined,
-    models: [],
-    problem: '',
-  });
-  useEffect(() => {
-    const abort = new AbortController();
-    void (async () => {
-      try {
-        const [{ run }, { report }] = await Promise.all([
-          loop.getRun({ id }, { signal: abort.signal }),
-          loop.getReport({ runId: id }, { signal: abort.signal }),
-        ]);
-        const models = [
-          ...new Set(
-            (report?.iterations ?? []).flatMap(({ beforeVersion, afterVersion }) => [
-              beforeVersion,
-              afterVersion,
-            ]),
-          ),
-        ].filter((model) => model !== '');
-        setState({ run, models, problem: '' });
-      } catch (thrown) {
-        if (!abort.signal.aborted) setState((before) => ({ ...before, problem: errorText(thrown) }));
-      }
-    })();
-    return () => abort.abort();
-  }, [id]);
-  return state;
 }

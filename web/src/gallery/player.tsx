@@ -100,9 +100,65 @@ export function Player({
     );
   }
   return film.mediaType.startsWith('video/') ? (
-    <video class="player" src={film.url} aria-label={label} muted loop autoplay controls playsInline />
+    <Movie film={film} frame={playback.frame} label={label} />
   ) : (
     <img class="player" src={film.url} alt={label} />
+  );
+}
+
+/**
+ * A video at the frame that the clock says. It never plays by itself: it is sought, so that it stays in step with the clips
+ * beside it. All its bytes are there before that, because a browser seeks in nothing less without asking for ranges.
+ */
+function Movie(props: { readonly film: Film; readonly frame: number; readonly label: string }) {
+  const { film, frame, label } = props;
+  const video = useRef<HTMLVideoElement>(null);
+  const [source, setSource] = useState('');
+  const [broken, setBroken] = useState(false);
+  useEffect(() => {
+    const abort = new AbortController();
+    let url = '';
+    void (async () => {
+      try {
+        const response = await fetch(film.url, { signal: abort.signal });
+        if (!response.ok) throw new Error(`status ${response.status}`);
+        url = URL.createObjectURL(await response.blob());
+        if (abort.signal.aborted) URL.revokeObjectURL(url);
+        else setSource(url);
+      } catch {
+        if (!abort.signal.aborted) setBroken(true);
+      }
+    })();
+    return () => {
+      abort.abort();
+      URL.revokeObjectURL(url);
+    };
+  }, [film.url]);
+  const seek = (): void => {
+    const element = video.current;
+    // In the middle of a frame: at its edge rounding decides between two. While one is sought, the newest waits for it.
+    if (element === null || element.readyState === 0 || element.seeking) return;
+    const wanted = (Math.min(frame, film.frames - 1) + 0.5) / film.fps;
+    if (Math.abs(element.currentTime - wanted) > 0.25 / film.fps) element.currentTime = wanted;
+  };
+  useEffect(seek, [frame, source]);
+  if (broken) return <div class="no-clip">no clip</div>;
+  return (
+    <video
+      ref={video}
+      class="player"
+      data-source={film.url}
+      {...(source === '' ? {} : { src: source })}
+      width={film.width}
+      height={film.height}
+      aria-label={label}
+      muted
+      playsInline
+      preload="auto"
+      onLoadedData={seek}
+      onSeeked={seek}
+      onError={() => setBroken(true)}
+    />
   );
 }
 

@@ -6,13 +6,22 @@ const pageSize = 120;
 /** Pages that are kept; others are asked for again. */
 const mostPages = 10;
 
+interface Page {
+  samples: readonly Sample[] | undefined;
+  /** Read before something changed. */
+  stale: boolean;
+  coming: boolean;
+}
+
 /** The samples of a run that a filter leaves, read where somebody looks. */
 export class SamplePages {
   readonly #runId: string;
   readonly #filter: SampleFilter;
   readonly #changed: () => void;
   readonly #abort = new AbortController();
-  readonly #pages = new Map<number, readonly Sample[] | 'coming'>();
+  readonly #pages = new Map<number, Page>();
+  /** Whether the number of samples is to be asked for. */
+  #stale = true;
   /** How many there are; undefined before the first answer. */
   total: number | undefined;
   problem: unknown;
@@ -28,15 +37,21 @@ export class SamplePages {
   at(index: number): Sample | undefined {
     const page = Math.floor(index / pageSize);
     const known = this.#pages.get(page);
-    if (known === undefined) {
-      void this.#read(page);
-      return undefined;
-    }
-    if (known === 'coming') return undefined;
+    if (known === undefined || (known.stale && !known.coming)) void this.#read(page);
+    if (known?.samples === undefined) return undefined;
     // The page that was looked at last goes last.
     this.#pages.delete(page);
     this.#pages.set(page, known);
-    return known[index - page * pageSize];
+    return known.samples[index - page * pageSize];
+  }
+
+  /** Something has changed: what is looked at is read again, and stays as it is until then. */
+  refresh(): void {
+    for (const page of this.#pages.values()) page.stale = true;
+    this.#stale = true;
+    // The number of samples comes with whatever page is read next; without one there is nothing that would ask.
+    if (this.total === 0) void this.#read(0);
+    this.#changed();
   }
 
   close(): void {
@@ -44,7 +59,12 @@ export class SamplePages {
   }
 
   async #read(page: number): Promise<void> {
-    this.#pages.set(page, 'coming');
+    const state: Page = this.#pages.get(page) ?? { samples: undefined, stale: false, coming: true };
+    state.stale = false;
+    state.coming = true;
+    this.#pages.set(page, state);
+    const count = this.#stale;
+    this.#stale = false;
     try {
       const answer = await loop.listSamples(
         {
@@ -52,20 +72,24 @@ export class SamplePages {
           filter: this.#filter,
           pageSize,
           skip: page * pageSize,
-          count: this.total === undefined,
+          count,
         },
         { signal: this.#abort.signal },
       );
-      this.total ??= Number(answer.totalSize);
-      this.#pages.set(page, answer.samples);
-      for (const [oldest, value] of this.#pages) {
+      if (count) this.total = Number(answer.totalSize);
+      state.samples = answer.samples;
+      this.problem = undefined;
+      for (const [oldest, { coming }] of this.#pages) {
         if (this.#pages.size <= mostPages) break;
-        if (value !== 'coming') this.#pages.delete(oldest);
+        if (!coming) this.#pages.delete(oldest);
       }
     } catch (thrown) {
       if (this.#abort.signal.aborted) return;
-      this.#pages.delete(page);
+      if (state.samples === undefined) this.#pages.delete(page);
+      if (count) this.#stale = true;
       this.problem = thrown;
+    } finally {
+      state.coming = false;
     }
     this.#changed();
   }

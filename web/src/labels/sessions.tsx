@@ -1,16 +1,19 @@
 import { points } from '@plumb/charts/numbers';
-import { LabelKind } from '@plumb/proto/plumb/loop/v1/label_pb.js';
+import { LabelKind, LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
 import type {
   AgreementRow,
   GetRaterAgreementResponse,
   LabelSession,
 } from '@plumb/proto/plumb/loop/v1/label_pb.js';
+import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { useRoute } from 'preact-iso';
 import { useEffect, useState } from 'preact/hooks';
 import { errorText, labels } from '../api.ts';
-import { useRun } from '../gallery/gallery.tsx';
+import { Chart } from '../chart.tsx';
+import { may } from '../page/caller.ts';
 import { useTitle } from '../page/title.ts';
 import { RunFrame } from '../runs/run-frame.tsx';
+import { useRun } from '../runs/use-run.ts';
 
 /** What people say of a run's clips: sessions, who has done how much, and how far they agree. */
 export function Sessions() {
@@ -37,7 +40,10 @@ export function Sessions() {
       {sessions?.toReversed().map((session) => (
         <Session key={session.id} session={session} onChange={again} />
       ))}
-      <NewSession runId={id} onMade={again} />
+      {sessions?.length === 0 && (
+        <p class="empty">Nobody has been asked yet: there is no session of this run.</p>
+      )}
+      {may(LabelService.method.createLabelSession) && <NewSession runId={id} onMade={again} />}
     </RunFrame>
   );
 }
@@ -106,17 +112,21 @@ function Session({ session, onChange }: { readonly session: LabelSession; readon
       </ul>
       {figures !== undefined && figures.answers > 0 && <Agreement figures={figures} />}
       <form class="inline" onSubmit={(event) => void makeLink(event)}>
-        <label>
-          Another rater
-          <input
-            value={rater}
-            required
-            pattern="[A-Za-z0-9][A-Za-z0-9._\-]{0,62}"
-            placeholder="pseudonym"
-            onInput={(event) => setRater(event.currentTarget.value)}
-          />
-        </label>
-        <button type="submit">Make a link</button>
+        {may(LabelService.method.createRaterLink) && (
+          <>
+            <label>
+              Another rater
+              <input
+                value={rater}
+                required
+                pattern="[A-Za-z0-9][A-Za-z0-9._\-]{0,62}"
+                placeholder="pseudonym"
+                onInput={(event) => setRater(event.currentTarget.value)}
+              />
+            </label>
+            <button type="submit">Make a link</button>
+          </>
+        )}
         <button type="button" class="quiet" onClick={onChange}>
           Look again
         </button>
@@ -185,7 +195,41 @@ function Agreement({ figures }: { readonly figures: GetRaterAgreementResponse })
           </table>
         </div>
       )}
+      <Reliability rewards={rewards} />
     </>
+  );
+}
+
+/** The reliability diagrams of rewards whose scores are shares. */
+function Reliability({ rewards }: { readonly rewards: readonly AgreementRow[] }) {
+  const shown = rewards.filter(({ reliability }) => reliability.length > 0);
+  if (shown.length === 0) return null;
+  return (
+    <details>
+      <summary>Are scores probabilities? Reliability diagrams</summary>
+      <p class="note">
+        Share of clips that most raters accept against the score, in ten bins, with 95% intervals; a dot’s
+        area is the number of clips. On the diagonal a score is a probability.
+      </p>
+      <div class="grid halves">
+        {shown.map(({ name, reliability, calibrationError }) => (
+          <figure key={name}>
+            <figcaption>
+              <b>{name}</b>, expected calibration error {figure(calibrationError)}
+            </figcaption>
+            <Chart
+              of={[reliability]}
+              height={300}
+              make={(charts) =>
+                charts.reliabilityChart({
+                  raw: reliability.map(({ items, ...bin }) => ({ ...bin, count: items })),
+                })
+              }
+            />
+          </figure>
+        ))}
+      </div>
+    </details>
   );
 }
 
@@ -205,6 +249,7 @@ function Row({ row, kind }: { readonly row: AgreementRow; readonly kind: string 
 
 function NewSession({ runId, onMade }: { readonly runId: string; readonly onMade: () => void }) {
   const [kind, setKind] = useState(LabelKind.VERDICT);
+  const [split, setSplit] = useState(Split.HELDOUT);
   const [size, setSize] = useState(100);
   const [name, setName] = useState('Clips');
   const [problem, setProblem] = useState('');
@@ -213,7 +258,14 @@ function NewSession({ runId, onMade }: { readonly runId: string; readonly onMade
   const make = async (event: Event): Promise<void> => {
     event.preventDefault();
     try {
-      await labels.createLabelSession({ runId, kind, size, name, idempotencyKey: key });
+      await labels.createLabelSession({
+        runId,
+        kind,
+        size,
+        name,
+        split: kind === LabelKind.VERDICT ? split : Split.HELDOUT,
+        idempotencyKey: key,
+      });
       setKey(crypto.randomUUID());
       setProblem('');
       onMade();
@@ -225,9 +277,8 @@ function NewSession({ runId, onMade }: { readonly runId: string; readonly onMade
     <section class="card" aria-labelledby="new-session">
       <h2 id="new-session">New session</h2>
       <p class="soft">
-        Clips of held-out prompts, evenly over both models and all categories. Raters see neither model nor
-        verdict, each in an order of their own. <code>plumb labels open</code> can also mix in clips of known
-        truth.
+        Clips are chosen evenly over models and categories. Raters see neither model nor verdict, each in an
+        order of their own. <code>plumb labels open</code> can also mix in clips of known truth.
       </p>
       {problem !== '' && <p class="problem">{problem}</p>}
       <form class="inline" onSubmit={(event) => void make(event)}>
@@ -247,6 +298,15 @@ function NewSession({ runId, onMade }: { readonly runId: string; readonly onMade
             <option value={LabelKind.PREFERENCE}>the better of two</option>
           </select>
         </label>
+        {kind === LabelKind.VERDICT && (
+          <label>
+            Prompts
+            <select value={split} onChange={(event) => setSplit(Number(event.currentTarget.value))}>
+              <option value={Split.HELDOUT}>held out</option>
+              <option value={Split.TRAIN}>training, latest iteration</option>
+            </select>
+          </label>
+        )}
         <label class="narrow">
           Items
           <input

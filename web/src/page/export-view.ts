@@ -12,7 +12,7 @@ export async function exportHtml(): Promise<void> {
 /** Downloads the view as one picture. */
 export async function exportPicture(): Promise<void> {
   const view = document.querySelector<HTMLElement>('#view');
-  if (view === null) return;
+  if (view === null) throw new Error('there is no view to export');
   const { css, body } = await exportedPage('still');
   const width = view.clientWidth;
   const height = Math.min(view.scrollHeight, 12_000);
@@ -23,19 +23,30 @@ export async function exportPicture(): Promise<void> {
   const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><foreignObject width="100%" height="100%"><html xmlns="http://www.w3.org/1999/xhtml" data-theme="${document.documentElement.dataset['theme'] ?? ''}"><head><style>${escapeXml(css)}</style></head><body>${markup}</body></html></foreignObject></svg>`;
   const image = new Image();
   image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
-  await image.decode();
+  try {
+    await image.decode();
+  } catch (error) {
+    throw new Error('this browser does not draw the view as a picture; export the page instead', {
+      cause: error,
+    });
+  }
   const canvas = document.createElement('canvas');
   const scale = Math.min(2, Math.max(1, devicePixelRatio));
   canvas.width = width * scale;
   canvas.height = height * scale;
   const context = canvas.getContext('2d');
-  if (context === null) return;
+  if (context === null) throw new Error('this browser gives no canvas; export the page instead');
   context.scale(scale, scale);
   context.fillStyle = background;
   context.fillRect(0, 0, width, height);
   context.drawImage(image, 0, 0);
   const blob = await new Promise<Blob | null>((resolve) => canvas.toBlob(resolve, 'image/png'));
-  if (blob !== null) download(blob, 'png');
+  if (blob === null) {
+    throw new Error(
+      `a picture of ${canvas.width} × ${canvas.height} pixels is too large; export the page instead`,
+    );
+  }
+  download(blob, 'png');
 }
 
 async function exportedPage(clips: 'moving' | 'still'): Promise<{ html: string; css: string; body: string }> {
@@ -52,7 +63,7 @@ async function exportedPage(clips: 'moving' | 'still'): Promise<{ html: string; 
   const css = `${[...document.styleSheets].flatMap((sheet) => [...sheet.cssRules].map(({ cssText }) => cssText)).join('\n')}\n${rules.join('\n')}`;
   const body = `<main class="exported">${copy.innerHTML}<p class="soft">Exported from Plumb on ${new Date().toISOString().slice(0, 16).replace('T', ' ')} UTC</p></main>`;
   const policy =
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+    "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
   const html = `<!doctype html>
 <html lang="en" data-theme="${document.documentElement.dataset['theme'] ?? ''}">
 <head>
@@ -110,9 +121,37 @@ async function replaceClips(
     }
     target.replaceWith(box);
   }
+  const playing = [...view.querySelectorAll('video')];
+  for (const [index, video] of [...copy.querySelectorAll('video')].entries()) {
+    const original = playing[index];
+    if (original === undefined) continue;
+    video.replaceWith(clips === 'moving' ? await inlineVideo(original) : stillOf(original));
+  }
   for (const image of copy.querySelectorAll<HTMLImageElement>('img[src^="/"]')) {
     image.src = await dataUrl(image.getAttribute('src') ?? '');
   }
+}
+
+/** A video with its bytes in it, which the browser plays by itself. */
+async function inlineVideo(original: HTMLVideoElement): Promise<HTMLVideoElement> {
+  const video = document.createElement('video');
+  video.className = original.className;
+  video.setAttribute('aria-label', original.getAttribute('aria-label') ?? '');
+  for (const flag of ['autoplay', 'loop', 'muted', 'playsinline', 'controls']) video.setAttribute(flag, '');
+  video.src = await dataUrl(original.dataset['source'] ?? original.currentSrc);
+  return video;
+}
+
+function stillOf(original: HTMLVideoElement): HTMLImageElement {
+  const canvas = document.createElement('canvas');
+  canvas.width = original.videoWidth;
+  canvas.height = original.videoHeight;
+  canvas.getContext('2d')?.drawImage(original, 0, 0);
+  const image = document.createElement('img');
+  image.className = original.className;
+  image.alt = original.getAttribute('aria-label') ?? '';
+  image.src = canvas.toDataURL();
+  return image;
 }
 
 /** What somebody has chosen is a property and no attribute, and so is not cloned. */
@@ -130,7 +169,11 @@ function copyFields(view: HTMLElement, copy: HTMLElement): void {
 }
 
 async function dataUrl(url: string): Promise<string> {
-  const blob = await (await fetch(url)).blob();
+  const response = await fetch(url);
+  if (!response.ok) {
+    throw new Error(`a clip cannot be had (${response.status}): ${(await response.text()).trim()}`);
+  }
+  const blob = await response.blob();
   const reader = new FileReader();
   const read = new Promise<void>((resolve, reject) => {
     reader.addEventListener('load', () => resolve());

@@ -2,6 +2,7 @@ import { useEffect, useRef } from 'preact/hooks';
 
 const keys: readonly (readonly [string, string])[] = [
   ['g', 'All runs'],
+  ['s', 'Studies'],
   ['t', 'Light, dark, or as the system says'],
   ['←  →  ↑  ↓', 'Move between clips'],
   ['Enter', 'Open a clip'],

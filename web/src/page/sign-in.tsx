@@ -1,16 +1,34 @@
 import { useState } from 'preact/hooks';
-import { signedOut } from '../api.ts';
+import { errorText, isUnknownCaller, signedOut } from '../api.ts';
 import { keepToken } from '../token.ts';
+import { askCaller } from './caller.ts';
 
 /** Shown to whoever comes without a link that holds. */
 export function SignIn() {
   const [text, setText] = useState('');
-  const enter = (event: Event): void => {
+  const [problem, setProblem] = useState('');
+  const [asking, setAsking] = useState(false);
+  const enter = async (event: Event): Promise<void> => {
     event.preventDefault();
     const token = /(?:#token=)?([\w.-]+)$/.exec(text.trim())?.[1];
-    if (token === undefined) return;
+    if (token === undefined) {
+      setProblem('That is neither a link nor a token: a link ends with #token= and what follows it.');
+      return;
+    }
+    setAsking(true);
     keepToken(token);
-    signedOut.value = false;
+    try {
+      await askCaller();
+      signedOut.value = false;
+    } catch (thrown) {
+      setProblem(
+        isUnknownCaller(thrown)
+          ? 'This link does not hold: it has expired, is of another system, or is not whole.'
+          : `This did not work: ${errorText(thrown)}`,
+      );
+    } finally {
+      setAsking(false);
+    }
   };
   return (
     <main class="sign-in">
@@ -19,7 +37,12 @@ export function SignIn() {
         <code>plumb up</code> prints one, and <code>plumb link</code> makes one for somebody else. A link that
         has expired is replaced in the same way.
       </p>
-      <form onSubmit={enter}>
+      {problem !== '' && (
+        <p class="problem" role="alert">
+          {problem}
+        </p>
+      )}
+      <form onSubmit={(event) => void enter(event)}>
         <label>
           Link or token
           <input
@@ -29,7 +52,7 @@ export function SignIn() {
             onInput={(event) => setText(event.currentTarget.value)}
           />
         </label>
-        <button class="primary" type="submit">
+        <button class="primary" type="submit" disabled={asking}>
           Enter
         </button>
       </form>

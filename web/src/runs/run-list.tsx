@@ -38,7 +38,7 @@ export function RunList() {
         <div class="empty">
           {quiet ? (
             <p>
-              No runs yet. <code>plumb run create specs/demo.yaml</code> starts one.
+              No runs yet. <code>plumb run create specs/toybox.yaml</code> starts one.
             </p>
           ) : (
             <p>Looking …</p>
@@ -52,6 +52,9 @@ export function RunList() {
           </li>
         ))}
       </ul>
+      <p class="soft more">
+        <a href="/given-up">Messages that were given up</a>
+      </p>
     </section>
   );
 }

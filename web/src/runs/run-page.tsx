@@ -1,6 +1,6 @@
 import { categories } from '@plumb/charts/intervals';
 import { differenceText, durationText, points, rateText } from '@plumb/charts/numbers';
-import { RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { LoopService, RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { IterationReport, Report, Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
@@ -10,6 +10,8 @@ import { errorText, loop } from '../api.ts';
 import { Chart } from '../chart.tsx';
 import { useStream } from '../page/live.ts';
 import { rewardsOf } from '../gallery/rewards.ts';
+import { may } from '../page/caller.ts';
+import { OverOptimisation } from './over-optimisation.tsx';
 import { useTitle } from '../page/title.ts';
 import { DeadLetters } from './dead-letters.tsx';
 import { Gate } from './gate.tsx';
@@ -107,8 +109,9 @@ export function RunPage() {
       {current?.decision !== undefined && (
         <Gate decision={current.decision} signs={current.overOptimisation} />
       )}
+      {report !== undefined && <OverOptimisation report={report} iteration={iteration} />}
       {training.length > 1 && <Training points={training} algorithm={run.spec?.objective?.algorithm ?? ''} />}
-      <DeadLetters runId={id} errors={run.counts?.errors ?? 0n} canReplay={!hasEnded(run)} />
+      <DeadLetters runId={id} state={`${run.counts?.errors ?? 0n} ${stage}`} />
     </RunFrame>
   );
 }
@@ -124,16 +127,19 @@ function Actions({ run, onError }: { readonly run: Run; readonly onError: (text:
   };
   const key = (verb: string): string => `${verb} ${run.id} ${crypto.randomUUID()}`;
   if (hasEnded(run)) return null;
+  const { pauseRun, resumeRun, cancelRun } = LoopService.method;
+  const running = run.state === RunState.RUNNING;
   return (
     <>
-      {run.state === RunState.RUNNING ? (
+      {running && may(pauseRun) && (
         <button
           type="button"
           onClick={() => void steer(() => loop.pauseRun({ id: run.id, idempotencyKey: key('pause') }))}
         >
           Pause
         </button>
-      ) : (
+      )}
+      {!running && may(resumeRun) && (
         <button
           type="button"
           class="primary"
@@ -142,17 +148,19 @@ function Actions({ run, onError }: { readonly run: Run; readonly onError: (text:
           Resume
         </button>
       )}
-      <button
-        type="button"
-        class="quiet"
-        onClick={() => {
-          if (confirm(`End ${run.spec?.name ?? run.id} for good? What it has made stays.`)) {
-            void steer(() => loop.cancelRun({ id: run.id, idempotencyKey: key('cancel') }));
-          }
-        }}
-      >
-        Cancel
-      </button>
+      {may(cancelRun) && (
+        <button
+          type="button"
+          class="quiet"
+          onClick={() => {
+            if (confirm(`End ${run.spec?.name ?? run.id} for good? What it has made stays.`)) {
+              void steer(() => loop.cancelRun({ id: run.id, idempotencyKey: key('cancel') }));
+            }
+          }}
+        >
+          Cancel
+        </button>
+      )}
     </>
   );
 }
@@ -290,6 +298,14 @@ function SetUp({ run }: { readonly run: Run }) {
     ['Clips a prompt', `${spec.samplesPerPrompt} to train, ${evaluation?.samplesPerPrompt ?? 0} held out`],
     ['Sampler', `${sampler?.steps ?? 0} steps, guidance ${sampler?.guidance ?? 0}`],
     ['Rewards', rewardsOf(run).join(', ')],
+    ...(spec.labels?.use === 'override'
+      ? [
+          [
+            'Human labels',
+            `in place of the judge's${spec.labels.atLeast > 0 ? `; waits for ${count(spec.labels.atLeast)} clips` : ''}`,
+          ] as const,
+        ]
+      : []),
     ...(limits.length > 0 ? [['Budget', limits.join(', ')] as const] : []),
     ['Seed', String(spec.seed)],
   ];

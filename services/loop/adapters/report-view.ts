@@ -54,6 +54,11 @@ async function iterationReport(
           before: byCategory(found.verdict, ({ before }) => rateOf(before)),
           after: byCategory(found.verdict, ({ after }) => rateOf(after)),
           difference: byCategory(found.verdict, ({ difference }) => differenceOf(difference)),
+          winRate: byCategory(found.verdict, ({ winRate }) => rateOf(winRate)),
+          pValue: {
+            overall: found.verdict.pValue,
+            ...mapValues(found.verdict.perCategory, ({ adjustedPValue }) => adjustedPValue),
+          },
           ...(found.heldOut === undefined
             ? {}
             : { heldOut: signalOf(loaded.spec.evaluation?.heldOutReward ?? '', found.heldOut) }),
@@ -77,13 +82,14 @@ async function iterationReport(
   };
 }
 
-function signalOf(reward: string, { before, after, difference, winRate }: Comparison) {
+function signalOf(reward: string, { before, after, difference, winRate, pValue }: Comparison) {
   return {
     reward,
     before: rateOf(before),
     after: rateOf(after),
     difference: differenceOf(difference),
     winRate: rateOf(winRate),
+    pValue,
   };
 }
 

@@ -1188,6 +1188,21 @@ export declare type IterationReport = Message<"plumb.loop.v1.IterationReport"> &
    * @generated from field: plumb.media.v1.Artifact data_set_manifest = 19;
    */
   dataSetManifest?: Artifact | undefined;
+
+  /**
+   * Share of pairs in which only the candidate's clip is accepted, ties counting half; keyed as above.
+   *
+   * @generated from field: map<string, plumb.loop.v1.Rate> win_rate = 20;
+   */
+  winRate: { [key: string]: Rate };
+
+  /**
+   * Two-sided p-values of no difference in acceptance, keyed as above. "overall" is the one planned test; those of categories
+   * are corrected by Holm for there being several.
+   *
+   * @generated from field: map<string, double> p_value = 21;
+   */
+  pValue: { [key: string]: number };
 };
 
 /**
@@ -1228,6 +1243,13 @@ export declare type SignalReport = Message<"plumb.loop.v1.SignalReport"> & {
    * @generated from field: plumb.loop.v1.Rate win_rate = 5;
    */
   winRate?: Rate | undefined;
+
+  /**
+   * Two-sided p-value of no difference, not corrected for there being several signals.
+   *
+   * @generated from field: double p_value = 6;
+   */
+  pValue: number;
 };
 
 /**

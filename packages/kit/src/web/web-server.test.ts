@@ -79,7 +79,13 @@ describe('the web server', () => {
 
   test('every path without a file is a view of the one page; files are those that were there, and no others', async () => {
     assert.match(await (await get('/runs/run-1/clips')).text(), /<title>page/);
-    for (const target of ['/none.js', '/secret.key', '/../web.key', '/%2e%2e/web.key', '/assets/..%2f..%2fkey.js']) {
+    for (const target of [
+      '/none.js',
+      '/secret.key',
+      '/../web.key',
+      '/%2e%2e/web.key',
+      '/assets/..%2f..%2fkey.js',
+    ]) {
       assert.equal((await get(target)).status, 404, target);
     }
     const posted = await get('/', { method: 'POST' });

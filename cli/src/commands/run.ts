@@ -1,5 +1,6 @@
 import { userInfo } from 'node:os';
 import { Command, Option } from 'commander';
+import type { ReplayOptions } from '../runs/replay.ts';
 import type { RunOptions } from '../runs/run-commands.ts';
 import { addConnectionOptions } from './connection-options.ts';
 import { stateOption } from './options.ts';
@@ -79,14 +80,14 @@ export function runCommand(finish: (exitCode: number) => void): Command {
       }),
   );
   runs.addCommand(
-    subcommand('replay', 'repeat a run or an evaluation by its manifest, and say what differs')
+    local('replay', 'repeat a run or an evaluation by its manifest on this machine, and say what differs')
       .argument('<manifest>', 'file or SHA-256 of a run manifest or an evaluation manifest')
       .option('--work <folder>', 'state folder of the repetition; it is removed first', '.plumb-replay')
       .addHelpText(
         'after',
-        '\nNothing is taken over from the original: every clip is made and scored anew.\nExit code 0 when nothing differs, 4 when something does.',
+        '\nNothing is taken over from the original but the weights that it began with: every clip is made and scored anew. They are\nread from the state folder, or from PLUMB_ARTIFACTS where there is none.\nExit code 0 when nothing differs, 4 when something does.',
       )
-      .action(async (manifest: string, options: RunOptions & { work: string }) => {
+      .action(async (manifest: string, options: ReplayOptions) => {
         const { replay } = await import('../runs/replay.ts');
         finish(await replay(manifest, options));
       }),
@@ -118,9 +119,13 @@ export function runCommand(finish: (exitCode: number) => void): Command {
 }
 
 function subcommand(name: string, description: string): Command {
-  const command = new Command(name).description(description).addOption(stateOption());
-  return addConnectionOptions(command, 'a loop service that runs elsewhere').option(
-    '--json',
-    'print the result as one JSON object, the last line of standard output',
-  );
+  return addConnectionOptions(local(name, description), 'a loop service that runs elsewhere');
+}
+
+/** A subcommand that calls no service elsewhere. */
+function local(name: string, description: string): Command {
+  return new Command(name)
+    .description(description)
+    .addOption(stateOption())
+    .option('--json', 'print the result as one JSON object, the last line of standard output');
 }

@@ -1,13 +1,18 @@
+import { applyGate, compareModels, gateSpec } from '@plumb/evaluation';
+import type { MeasuredClip } from '@plumb/evaluation';
 import { invalidArgument } from '@plumb/kit/errors';
 import { createClient } from '@plumb/kit/rpc';
 import { GeneratorService } from '@plumb/proto/plumb/generator/v1/generator_pb.js';
 import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
+import type { RewardOutcome } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
+import { artifactUri } from '@plumb/media';
 import { z } from 'zod';
 import type { ProgressDisplay } from '../progress/progress-display.ts';
 import type { PortName } from '../supervisor/port-names.ts';
-import { copyArtifact } from './copy-artifact.ts';
+import { copyModel } from './copy-artifact.ts';
 import { openLoop, persistently } from './loop-client.ts';
+import { valueDifferences } from './run-manifest-file.ts';
 import { categoryOfId } from './run-prompts.ts';
 
 /** Clips of one call. */
@@ -15,7 +20,12 @@ const batch = 32;
 /** Differences that are told one by one. */
 const mostTold = 20;
 
-const model = z.object({ version: z.string(), sha256: z.string() });
+const model = z.object({
+  version: z.string(),
+  model: z.string(),
+  sha256: z.string(),
+  mediaType: z.string(),
+});
 const sample = z.object({
   sampleId: z.string(),
   promptId: z.string(),
@@ -25,21 +35,47 @@ const sample = z.object({
   sha256: z.string(),
   scores: z.record(
     z.string(),
-    z.object({ version: z.string(), weightsHash: z.string(), value: z.number().optional() }),
+    z.object({
+      version: z.string(),
+      weightsHash: z.string(),
+      value: z.number().optional(),
+      checks: z.record(z.string(), z.boolean()).optional(),
+    }),
   ),
 });
 const evaluationSchema = z.object({
   kind: z.literal('plumb.evaluation'),
-  version: z.literal(2),
+  version: z.literal(3, {
+    error:
+      'is not 3: an earlier release wrote it; repeat its run by the run manifest, or the evaluation with that release',
+  }),
   before: model,
   after: model,
   sampler: z.object({ steps: z.int(), guidance: z.number(), shift: z.number() }),
+  signals: z.object({
+    judge: z.string(),
+    heldOut: z.string(),
+    trained: z.string(),
+    guards: z.array(z.string()),
+  }),
+  gate: gateSpec,
+  bootstrapSeed: z.int(),
   samples: z.object({ before: z.array(sample), after: z.array(sample) }),
+  result: z.looseObject({
+    // Of the iterations before too, which the manifest does not hold: taken as it stands.
+    overOptimisation: z.array(z.string()).optional(),
+  }),
+  decision: z.object({ promoted: z.boolean(), rules: z.array(z.json()) }),
 });
 
 type Sample = z.infer<typeof sample>;
+type Evaluation = z.infer<typeof evaluationSchema>;
 
-/** Makes and scores every clip of an evaluation again, and says what differs. */
+/**
+ * Makes and scores every clip of an evaluation again, computes means, intervals and the gate's decision from the new scores,
+ * and says what differs.
+ * @throws PlumbError INVALID_ARGUMENT for what is no evaluation, FAILED_PRECONDITION for models that cannot be copied
+ */
 export async function replayEvaluation(
   bytes: Uint8Array,
   options: {
@@ -64,22 +100,25 @@ export async function replayEvaluation(
   const generator = createClient(GeneratorService, addresses.generator, patient);
   const reward = createClient(RewardService, addresses.reward, patient);
   const differences: string[] = [];
+  const repeated: Record<'before' | 'after', MeasuredClip[]> = { before: [], after: [] };
   try {
     display.begin('evaluation');
-    for (const [side, { version, sha256 }] of Object.entries({ before, after })) {
-      const mediaType = 'application/vnd.plumb.video-model+safetensors';
-      await copyArtifact(sha256, options.original, options.repeated, mediaType);
-      const weights = { uri: `artifact:sha256/${sha256}`, sha256, mediaType };
-      const modelVersion = { version, model: version.slice(0, version.lastIndexOf('@')), weights };
+    for (const side of ['before', 'after'] as const) {
+      const { version, model: line, sha256, mediaType } = side === 'before' ? before : after;
+      await copyModel({ version, sha256, mediaType }, options.original, options.repeated);
+      const weights = { uri: artifactUri(sha256), sha256, mediaType };
+      const modelVersion = { version, model: line, weights };
       await persistently(
         () => loop.registry.createModelVersion({ modelVersion, idempotencyKey: version }, { signal }),
         signal,
       );
-      const all = side === 'before' ? samples.before : samples.after;
+      const all = samples[side];
       for (let from = 0; from < all.length; from += batch) {
         const some = all.slice(from, from + batch).filter(({ sha256: clip }) => clip !== '');
         const clips = await persistently(() => generate(generator, version, sampler, some, signal), signal);
-        differences.push(...(await compare(reward, side, some, clips, signal)));
+        const scored = await score(reward, some, clips, parsed.data.signals.judge, signal);
+        repeated[side].push(...scored.map(({ measured }) => measured));
+        differences.push(...some.flatMap((one, place) => clipDifferences(side, one, scored[place])));
         const row = { key: side, label: `${side}, clips`, rate: '', left: '', detail: '' };
         display.update([{ ...row, done: Math.min(from + batch, all.length), total: all.length }]);
       }
@@ -89,6 +128,7 @@ export async function replayEvaluation(
     generator.close();
     reward.close();
   }
+  differences.unshift(...resultDifferences(parsed.data, repeated));
   const more = differences.length - mostTold;
   return more > 0 ? [...differences.slice(0, mostTold), `${more} more differences`] : differences;
 }
@@ -114,40 +154,86 @@ async function generate(
   return clips;
 }
 
-async function compare(
+/** A clip as it came out this time. */
+interface Repeated {
+  readonly sha256: string | undefined;
+  readonly outcomes: readonly RewardOutcome[];
+  readonly measured: MeasuredClip;
+}
+
+async function score(
   reward: ReturnType<typeof createClient<typeof RewardService>>,
-  side: string,
   samples: readonly Sample[],
   clips: ReadonlyMap<string, Video>,
+  judge: string,
   signal: AbortSignal,
-): Promise<string[]> {
-  const differences: string[] = [];
+): Promise<Repeated[]> {
   const rewards = [...new Set(samples.flatMap(({ scores }) => Object.keys(scores)))];
   const items = samples.flatMap((one) => {
     const video = clips.get(one.sampleId);
     return video === undefined ? [] : [{ id: one.sampleId, video, prompt: promptOf(one) }];
   });
-  const answer = await persistently(() => reward.score({ items, rewards }, { signal }), signal);
-  const outcomes = new Map(answer.items.map((item) => [item.id, item.outcomes]));
-  for (const one of samples) {
-    const place = `${side} ${one.promptId} seed ${one.seed}`;
-    const clip = clips.get(one.sampleId)?.sha256;
-    if (clip !== one.sha256) {
-      differences.push(`${place}: clip ${one.sha256.slice(0, 12)} and ${clip?.slice(0, 12) ?? 'none'}`);
+  // Nothing learns from these scores, and the held-out judge is among those that are asked.
+  const request = { items, rewards, evaluation: true };
+  const answer =
+    items.length === 0 ? undefined : await persistently(() => reward.score(request, { signal }), signal);
+  const found = new Map(answer?.items.map((item) => [item.id, item.outcomes]));
+  return samples.map((one) => {
+    const outcomes = found.get(one.sampleId) ?? [];
+    const { promptId, category, seed } = one;
+    const scores = outcomes.flatMap(({ reward: name, outcome }) =>
+      outcome.case === 'score' ? [[name, outcome.value] as const] : [],
+    );
+    return {
+      sha256: clips.get(one.sampleId)?.sha256,
+      outcomes,
+      measured: {
+        promptId,
+        category,
+        seed,
+        // A clip that lacks one of its scores counts in none, as in the original.
+        values:
+          scores.length < outcomes.length
+            ? {}
+            : Object.fromEntries(scores.map(([name, { value }]) => [name, value])),
+        checks: scores.find(([name]) => name === judge)?.[1].checks ?? {},
+      },
+    };
+  });
+}
+
+function clipDifferences(side: string, one: Sample, repeated: Repeated | undefined): string[] {
+  const differences: string[] = [];
+  const place = `${side} ${one.promptId} seed ${one.seed}`;
+  const clip = repeated?.sha256;
+  if (clip !== one.sha256) {
+    differences.push(`${place}: clip ${one.sha256.slice(0, 12)} and ${clip?.slice(0, 12) ?? 'none'}`);
+  }
+  for (const { reward, version, weightsHash, outcome } of repeated?.outcomes ?? []) {
+    const standing = one.scores[reward];
+    if (standing === undefined) continue;
+    const value = outcome.case === 'score' ? outcome.value.value : undefined;
+    if (value !== standing.value) {
+      differences.push(`${place}: ${reward} ${standing.value ?? 'error'} and ${value ?? 'error'}`);
     }
-    for (const outcome of outcomes.get(one.sampleId) ?? []) {
-      const standing = one.scores[outcome.reward];
-      if (standing === undefined) continue;
-      const value = outcome.outcome.case === 'score' ? outcome.outcome.value.value : undefined;
-      if (value !== standing.value) {
-        differences.push(`${place}: ${outcome.reward} ${standing.value ?? 'error'} and ${value ?? 'error'}`);
-      }
-      if (outcome.weightsHash !== standing.weightsHash) {
-        differences.push(
-          `${place}: ${outcome.reward} has another version, ${standing.version} and ${outcome.version}`,
-        );
-      }
+    if (weightsHash !== standing.weightsHash) {
+      differences.push(`${place}: ${reward} has another version, ${standing.version} and ${version}`);
     }
   }
   return differences;
+}
+
+/** What follows from the new scores, against what the manifest says: means, intervals, p-values, the gate's decision. */
+function resultDifferences(
+  { signals, gate, bootstrapSeed, result, decision }: Evaluation,
+  { before, after }: Readonly<Record<'before' | 'after', readonly MeasuredClip[]>>,
+): string[] {
+  const compared = compareModels(before, after, signals, { seed: bootstrapSeed });
+  const decided = applyGate(gate, compared, result.overOptimisation);
+  return [
+    ...Object.entries(compared).flatMap(([name, value]) =>
+      valueDifferences(`result.${name}`, result[name], value),
+    ),
+    ...valueDifferences('decision', decision, decided),
+  ];
 }

@@ -7,14 +7,22 @@ import { openProgressDisplay } from '../progress/progress-display.ts';
 import type { ProgressDisplay } from '../progress/progress-display.ts';
 import { existingStateFolder } from '../state/state-folder.ts';
 import { withSystem } from '../with-system.ts';
-import { copyArtifact } from './copy-artifact.ts';
+import { copyModel } from './copy-artifact.ts';
 import { openLoop } from './loop-client.ts';
 import { registerBase, startRun } from './make-run.ts';
 import { replayEvaluation } from './replay-evaluation.ts';
 import { differencesOf, parseRunManifest, readManifestBytes, readRunManifest } from './run-manifest-file.ts';
 import type { RunManifest } from './run-manifest-file.ts';
-import type { RunOptions } from './run-commands.ts';
 import { unfinished, watchRun } from './watch-run.ts';
+
+/** Options of `plumb run replay`: it starts a system of its own, and so has no address. */
+export interface ReplayOptions {
+  /** State folder of the original. */
+  readonly state: string;
+  /** State folder of the repetition. */
+  readonly work: string;
+  readonly json?: true;
+}
 
 /** Exit code of a repetition that came out otherwise. */
 const differsExitCode = 4;
@@ -24,8 +32,9 @@ const differsExitCode = 4;
  * that it begins with.
  * @returns the exit code
  */
-export async function replay(name: string, options: RunOptions & { readonly work: string }): Promise<number> {
-  const original = (await existingStateFolder(options.state))?.entry('artifacts');
+export async function replay(name: string, options: ReplayOptions): Promise<number> {
+  const original =
+    (await existingStateFolder(options.state))?.entry('artifacts') ?? process.env['PLUMB_ARTIFACTS'];
   const { bytes } = await readManifestBytes(name, original);
   const kind = kindOf(bytes);
   const display = openProgressDisplay(process.stderr);
@@ -90,7 +99,8 @@ async function replayRun(
   const spec = fromJson(RunSpecSchema, manifest.spec);
   const { base } = spec;
   if (base?.weights === undefined) throw invalidArgument('manifest', 'its spec has no base with weights');
-  await copyArtifact(base.weights.sha256, original, repeated, base.weights.mediaType);
+  const { sha256, mediaType } = base.weights;
+  await copyModel({ version: base.version, sha256, mediaType }, original, repeated);
   const clients = await openLoop({ address: options.loopAddress });
   try {
     await registerBase(clients.registry, base, signal);

@@ -101,8 +101,9 @@ function jsonOf(bytes: Uint8Array): unknown {
   }
 }
 
-/** What is said of samples at most; the rest is counted. */
+/** What is said of samples, and of the figures of an evaluation, at most; the rest is counted. */
 const mostSamples = 5;
+const mostResults = 5;
 
 /** In what two runs differ, in sentences; empty when in nothing. Names of runs and times are no difference. */
 export async function differencesOf(
@@ -122,6 +123,11 @@ export async function differencesOf(
     const { dataSet: otherSet, job: _otherJob, evaluation: otherEvaluation, ...otherPlain } = other;
     differences.push(...valueDifferences(`iteration ${one.iteration}`, plain, otherPlain));
     differences.push(
+      ...(await resultDifferences(
+        `iteration ${one.iteration}`,
+        [evaluation, artifactFolder],
+        [otherEvaluation, otherFolder],
+      )),
       ...(await sampleDifferences(
         `iteration ${one.iteration}, training clips`,
         [dataSet, artifactFolder],
@@ -139,12 +145,36 @@ export async function differencesOf(
 
 type Located = readonly [sha256: string, artifactFolder: string | undefined];
 
+/** Means, intervals and the gate's reasons, where two evaluations differ in them. */
+async function resultDifferences(place: string, a: Located, b: Located): Promise<string[]> {
+  if (a[0] === b[0] || a[1] === undefined || b[1] === undefined) return [];
+  const [one, other] = [await resultOf(...a), await resultOf(...b)];
+  const differences = valueDifferences(place, one, other);
+  const more = differences.length - mostResults;
+  return more > 0
+    ? [...differences.slice(0, mostResults), `${place}: ${more} more figures of the evaluation differ`]
+    : differences;
+}
+
+const resultSchema = z.object({
+  result: z.object({ verdict: z.json(), heldOut: z.json().optional() }),
+  decision: z.json().optional(),
+});
+
+async function resultOf(sha256: string, artifactFolder: string | undefined): Promise<unknown> {
+  const { bytes } = await readManifestBytes(sha256, artifactFolder);
+  const { result, decision } = resultSchema.parse(jsonOf(bytes));
+  return { result, decision };
+}
+
 async function sampleDifferences(place: string, a: Located, b: Located): Promise<string[]> {
   if (a[0] === b[0]) return [];
   if (a[1] === undefined || b[1] === undefined)
     return [`${place}: manifests ${short(a[0])} and ${short(b[0])}`];
-  const [one, other] = [await samplesOf(...a), await samplesOf(...b)];
+  const [first, second] = [await scoredSamples(...a), await scoredSamples(...b)];
   const differences: string[] = [];
+  const versions = valueDifferences(`${place}: version of reward`, first.rewards, second.rewards);
+  const [one, other] = [first.samples, second.samples];
   for (const key of new Set([...one.keys(), ...other.keys()])) {
     const [x, y] = [one.get(key), other.get(key)];
     if (x === y) continue;
@@ -152,8 +182,8 @@ async function sampleDifferences(place: string, a: Located, b: Located): Promise
   }
   const more = differences.length - mostSamples;
   return more > 0
-    ? [...differences.slice(0, mostSamples), `${place}: ${more} more samples differ`]
-    : differences;
+    ? [...versions, ...differences.slice(0, mostSamples), `${place}: ${more} more samples differ`]
+    : [...versions, ...differences];
 }
 
 const sampleSchema = z.object({
@@ -161,34 +191,51 @@ const sampleSchema = z.object({
   seed: z.string(),
   sha256: z.string().optional(),
   video: z.object({ sha256: z.string() }).optional(),
-  scores: z.record(z.string(), z.object({ value: z.number().optional() })),
+  scores: z.record(
+    z.string(),
+    z.object({
+      value: z.number().optional(),
+      version: z.string().optional(),
+      weightsHash: z.string().optional(),
+    }),
+  ),
 });
 const samplesSchema = z.object({
+  // Data sets list them; evaluations have them with each score.
+  rewards: z.array(z.object({ name: z.string(), version: z.string(), weightsHash: z.string() })).optional(),
   samples: z.union([
     z.array(sampleSchema),
     z.object({ before: z.array(sampleSchema), after: z.array(sampleSchema) }),
   ]),
 });
 
-/** Samples by prompt, seed and model, each with the hash of its clip and its scores. */
-async function samplesOf(
-  sha256: string,
-  artifactFolder: string | undefined,
-): Promise<ReadonlyMap<string, string>> {
+interface ScoredSamples {
+  /** Version and hash by reward. */
+  readonly rewards: Readonly<Record<string, string>>;
+  /** By prompt, seed and model, each with the hash of its clip and its scores. */
+  readonly samples: ReadonlyMap<string, string>;
+}
+
+async function scoredSamples(sha256: string, artifactFolder: string | undefined): Promise<ScoredSamples> {
   const { bytes } = await readManifestBytes(sha256, artifactFolder);
-  const { samples } = samplesSchema.parse(jsonOf(bytes));
+  const { samples, rewards: listed = [] } = samplesSchema.parse(jsonOf(bytes));
   const groups = Array.isArray(samples) ? { train: samples } : samples;
   const found = new Map<string, string>();
+  const rewards: Record<string, string> = {};
+  for (const { name, version, weightsHash } of listed) rewards[name] = `${version} (${short(weightsHash)})`;
   for (const [group, list] of Object.entries(groups)) {
     for (const { promptId, seed, sha256: own, video, scores } of list) {
-      const values = Object.entries(scores).map(([reward, { value }]) => `${reward} ${value ?? 'error'}`);
+      const values = Object.entries(scores).map(([reward, { value, version, weightsHash }]) => {
+        if (version !== undefined) rewards[reward] = `${version} (${short(weightsHash ?? '')})`;
+        return `${reward} ${value ?? 'error'}`;
+      });
       found.set(
         `${group} ${promptId} seed ${seed}`,
         `clip ${short(own ?? video?.sha256 ?? '')} ${values.join(' ')}`,
       );
     }
   }
-  return found;
+  return { rewards, samples: found };
 }
 
 function short(sha256: string): string {

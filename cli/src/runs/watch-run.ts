@@ -1,7 +1,8 @@
+import { timestampDate } from '@bufbuild/protobuf/wkt';
 import { failedPrecondition } from '@plumb/kit/errors';
 import type { PlumbError } from '@plumb/kit/errors';
 import { RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import type { Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Run, StageStall } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { ProgressDisplay } from '../progress/progress-display.ts';
 import { createRunProgress, shortDuration } from '../progress/run-progress.ts';
 import type { ProgressRow } from '../progress/run-progress.ts';
@@ -38,13 +39,20 @@ export async function watchRun(
       const now = performance.now();
       const rows = rowsOf(state, now);
       display.update(rows);
-      const stage = `${state.iteration} ${state.stage}`;
+      const stage = `${state.iteration} ${state.stage} ${state.stalls.map((one) => one.stage).join()}`;
       if (said !== undefined && said.stage === stage && now - said.at < summaryMs) return;
       said = { at: now, stage };
       display.notice(summaryOf(state, rows));
+      for (const stall of state.stalls) display.notice(stallText(stall));
     },
     signal,
   );
+}
+
+/** Which stage stands still, since when, and why. */
+function stallText({ stage, cause, sinceTime }: StageStall): string {
+  const seconds = sinceTime === undefined ? 0 : (Date.now() - timestampDate(sinceTime).getTime()) / 1000;
+  return `STALLED: ${stage} has made no progress for ${shortDuration(seconds)}: ${cause}`;
 }
 
 /** Iteration, stage, acceptance so far, queue depths, spend and time left, in one line. */

@@ -1,5 +1,6 @@
 import { failedPrecondition } from '@plumb/kit/errors';
 import { z } from 'zod';
+import type { ModelComparison } from './model-comparison.ts';
 import type { Comparison, PairedDifference } from './paired-difference.ts';
 import type { OverOptimisation } from './over-optimisation.ts';
 
@@ -128,6 +129,55 @@ export function decideGate(spec: GateSpec, evidence: GateEvidence): GateDecision
     checks,
     reasons: (failed.length === 0 ? checks : failed).map(({ sentence }) => sentence),
   };
+}
+
+/** One rule of the gate, and how the candidate stood to it. */
+export const ruleResultSchema = z.strictObject({ rule: z.string(), passed: z.boolean(), reason: z.string() });
+export type RuleResult = z.output<typeof ruleResultSchema>;
+
+/**
+ * Applies the rules to what one evaluation has measured. A rule whose evidence is missing is one that failed, not an error:
+ * nothing is promoted unmeasured.
+ * @param overOptimisation signs over the whole run, in sentences; undefined where no held-out reward was measured
+ */
+export function applyGate(
+  spec: GateSpec,
+  measured: ModelComparison,
+  overOptimisation: readonly string[] | undefined,
+): { readonly promoted: boolean; readonly rules: RuleResult[] } {
+  const { verdict, heldOut, trained } = measured;
+  const signals: Record<string, PairedDifference> = {
+    judge: verdict,
+    ...(heldOut === undefined ? {} : { 'held-out': heldOut }),
+    ...(trained === undefined ? {} : { trained }),
+  };
+  const guards = { ...measured.guards, ...measured.guardRewards };
+  const rules = spec.flatMap((rule): RuleResult[] => {
+    const unmeasured = (what: string): RuleResult[] => [
+      { rule: rule.rule, passed: false, reason: `${what}; nothing is promoted unmeasured.` },
+    ];
+    if ('signal' in rule && signals[rule.signal] === undefined) {
+      return unmeasured(`No clip has a value by the signal ${rule.signal}`);
+    }
+    if (rule.rule === 'guards-not-lower' && Object.keys(guards).length === 0) {
+      return unmeasured('No guard was measured');
+    }
+    if (rule.rule === 'no-over-optimisation') {
+      if (overOptimisation === undefined) return unmeasured('No held-out reward was measured');
+      const passed = overOptimisation.length === 0;
+      const reason = passed
+        ? 'Neither the held-out reward nor a guard fell while the trained-on reward rose.'
+        : overOptimisation.join(' ');
+      return [{ rule: rule.rule, passed, reason }];
+    }
+    return checkRule(rule, { signals, guards }).map(ruleResult);
+  });
+  return { promoted: rules.every(({ passed }) => passed), rules };
+}
+
+function ruleResult({ rule, signal, category, passed, sentence }: GateCheck): RuleResult {
+  const subject = category ?? (signal === 'judge' ? undefined : signal);
+  return { rule: subject === undefined ? rule : `${rule}:${subject}`, passed, reason: sentence };
 }
 
 function checkRule(rule: GateRule, evidence: GateEvidence): GateCheck[] {

@@ -1,8 +1,9 @@
-import { acceptance, detectOverOptimisation, pairedDifference, pairOutcomes } from '@plumb/evaluation';
-import type { BootstrapOptions, Comparison, PairedDifference, ProbePoint } from '@plumb/evaluation';
+import { acceptance, compareModels, detectOverOptimisation } from '@plumb/evaluation';
+import type { MeasuredClip, PairedDifference, ProbePoint, Signals } from '@plumb/evaluation';
 import type { RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { z } from 'zod';
+import { decide, rulesOf } from './gate.ts';
 import { bootstrapSeedOf } from './identity.ts';
 import { samplerOf } from './sample-plan.ts';
 import { acceptThreshold, checksOf, exclusionOf, valueOf } from './sample-record.ts';
@@ -79,30 +80,26 @@ export interface EvaluationInputs {
  */
 export function evaluate(inputs: EvaluationInputs): IterationEvaluation {
   const { spec, before, after, train } = inputs;
-  const reward = spec.evaluation?.reward ?? '';
+  const signals = signalsOf(spec);
   const options = { seed: bootstrapSeedOf(spec.seed, inputs.iteration) };
-  const verdict = (sample: SampleRecord): number | undefined => acceptedOf(sample, reward);
-  const { pairs, unpaired } = pairOutcomes(outcomesOf(before, verdict), outcomesOf(after, verdict));
-  const heldOut = compareReward(inputs, spec.evaluation?.heldOutReward ?? '', options);
-  const trained = compareReward(inputs, spec.objective?.reward ?? '', options);
-  const training = outcomesOf(train, verdict);
-  const guards = compareGuards(inputs, reward, options);
-  const guardRewards: Record<string, Comparison> = {};
-  for (const guard of spec.evaluation?.guards ?? []) {
-    const compared = compareReward(inputs, guard, options);
-    if (compared !== undefined) guardRewards[guard] = comparisonOf(compared);
-  }
-  const here = { heldOut, trained, guards, guardRewards };
-  const overOptimisation = findOverOptimisation(inputs.earlier ?? [], here);
+  const measured = (samples: readonly SampleRecord[]): MeasuredClip[] =>
+    samples.map((sample) => measuredClip(sample, signals.judge));
+  const compared = compareModels(measured(before), measured(after), signals, options);
+  const training = verdictsOf(train, signals.judge);
+  const overOptimisation = findOverOptimisation(inputs.earlier ?? [], compared);
   return {
-    verdict: pairedDifference(pairs, options),
-    ...(heldOut === undefined ? {} : { heldOut }),
-    ...(trained === undefined ? {} : { trained }),
-    guards,
-    guardRewards,
+    ...compared,
     ...(overOptimisation === undefined ? {} : { overOptimisation }),
     ...(training.length === 0 ? {} : { training: acceptance(training, options) }),
-    unpaired: { ...unpaired },
+  };
+}
+
+function signalsOf({ evaluation, objective }: RunSpec): Signals {
+  return {
+    judge: evaluation?.reward ?? '',
+    heldOut: evaluation?.heldOutReward ?? '',
+    trained: objective?.reward ?? '',
+    guards: evaluation?.guards ?? [],
   };
 }
 
@@ -118,21 +115,23 @@ export function evaluationManifest(
   const { steps, guidance, shift } = samplerOf(spec, 'before');
   const version = (found: ModelVersion) => ({
     version: found.version,
+    model: found.model,
     uri: found.weights?.uri ?? '',
     sha256: found.weights?.sha256 ?? '',
+    mediaType: found.weights?.mediaType ?? '',
   });
+  const { promoted, rules } = decide(spec, result);
   return {
     kind: 'plumb.evaluation',
-    version: 2,
+    version: 3,
     runId,
     iteration,
     before: version(model),
     after: version(candidate),
     promptSetHash: spec.promptSetHash,
     sampler: { steps, guidance, shift },
-    reward: spec.evaluation?.reward ?? '',
-    heldOutReward: spec.evaluation?.heldOutReward ?? '',
-    guards: spec.evaluation?.guards ?? [],
+    signals: signalsOf(spec),
+    gate: rulesOf(spec, result),
     bootstrapSeed: bootstrapSeedOf(spec.seed, iteration),
     samples: {
       before: inputs.before.map((sample) => manifestSample(sample)),
@@ -143,6 +142,7 @@ export function evaluationManifest(
       return reason === undefined ? [] : [{ sampleId: sample.id, reason }];
     }),
     result,
+    decision: { promoted, rules },
   };
 }
 
@@ -160,62 +160,39 @@ function manifestSample(sample: SampleRecord): object {
         {
           version,
           weightsHash,
-          ...('value' in outcome ? { value: outcome.value } : { error: outcome.error }),
+          ...('value' in outcome
+            ? { value: outcome.value, checks: outcome.checks }
+            : { error: outcome.error }),
         },
       ]),
     ),
   };
 }
 
-function acceptedOf(sample: SampleRecord, reward: string): number | undefined {
-  const value = valueOf(sample, reward);
-  return value === undefined ? undefined : Number(value >= acceptThreshold);
+/** What was measured on a sample: nothing, if it ended in an error. */
+function measuredClip(sample: SampleRecord, judge: string): MeasuredClip {
+  const { promptId, category, seed, error, scores } = sample;
+  const values = scores.flatMap(({ reward, outcome }) =>
+    'value' in outcome ? [[reward, outcome.value] as const] : [],
+  );
+  return {
+    promptId,
+    category,
+    seed,
+    values: error === undefined ? Object.fromEntries(values) : {},
+    checks: error === undefined ? checksOf(sample, judge) : {},
+  };
 }
 
-function outcomesOf(samples: readonly SampleRecord[], value: (sample: SampleRecord) => number | undefined) {
+function verdictsOf(samples: readonly SampleRecord[], judge: string) {
   return samples.flatMap((sample) => {
-    const found = sample.error === undefined ? value(sample) : undefined;
-    const { promptId, category, seed } = sample;
-    return found === undefined ? [] : [{ promptId, category, seed, value: found }];
+    const value = sample.error === undefined ? valueOf(sample, judge) : undefined;
+    const { promptId, category } = sample;
+    return value === undefined ? [] : [{ promptId, category, value: Number(value >= acceptThreshold) }];
   });
 }
 
-function compareReward(
-  { before, after }: EvaluationInputs,
-  reward: string,
-  options: BootstrapOptions,
-): PairedDifference | undefined {
-  const value = (sample: SampleRecord): number | undefined => valueOf(sample, reward);
-  const [first, second] = [outcomesOf(before, value), outcomesOf(after, value)];
-  if (first.length === 0 || second.length === 0) return undefined;
-  return pairedDifference(pairOutcomes(first, second).pairs, options);
-}
-
-function compareGuards(
-  { before, after }: EvaluationInputs,
-  reward: string,
-  options: BootstrapOptions,
-): Record<string, Comparison> {
-  const names = new Set([...before, ...after].flatMap((sample) => Object.keys(checksOf(sample, reward))));
-  const guards: Record<string, Comparison> = {};
-  for (const name of [...names].toSorted()) {
-    const passed = (sample: SampleRecord): number | undefined => {
-      const check = checksOf(sample, reward)[name];
-      return check === undefined ? undefined : Number(check);
-    };
-    const [first, second] = [outcomesOf(before, passed), outcomesOf(after, passed)];
-    if (first.length === 0 || second.length === 0) continue;
-    const compared = pairedDifference(pairOutcomes(first, second).pairs, options);
-    guards[name] = comparisonOf(compared);
-  }
-  return guards;
-}
-
-function comparisonOf({ before, after, difference, winRate, pValue }: PairedDifference): Comparison {
-  return { before, after, difference, winRate, pValue };
-}
-
-type Signals = Pick<IterationEvaluation, 'guards' | 'guardRewards'> & {
+type Watched = Pick<IterationEvaluation, 'guards' | 'guardRewards'> & {
   readonly heldOut?: PairedDifference | undefined;
   readonly trained?: PairedDifference | undefined;
 };
@@ -227,10 +204,10 @@ type Signals = Pick<IterationEvaluation, 'guards' | 'guardRewards'> & {
  */
 function findOverOptimisation(
   earlier: NonNullable<EvaluationInputs['earlier']>,
-  here: Signals,
+  here: Watched,
 ): string[] | undefined {
   const points: ProbePoint[] = [];
-  const add = (signals: Signals, side: 'before' | 'after'): void => {
+  const add = (signals: Watched, side: 'before' | 'after'): void => {
     const { heldOut, trained } = signals;
     if (heldOut === undefined || trained === undefined) return;
     const guards = Object.fromEntries(

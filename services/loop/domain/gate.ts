@@ -1,15 +1,12 @@
-import { decideGate, defaultGate, gateSpec } from '@plumb/evaluation';
-import type { GateCheck, GateRule as CheckedRule, PairedDifference } from '@plumb/evaluation';
+import { applyGate, defaultGate, gateSpec, ruleResultSchema } from '@plumb/evaluation';
+import type { GateRule as CheckedRule, RuleResult } from '@plumb/evaluation';
 import { fieldPath } from '@plumb/kit/errors';
 import type { FieldViolation } from '@plumb/kit/errors';
 import type { GateRule, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { z } from 'zod';
 import type { IterationEvaluation } from './evaluation.ts';
 
-const rulesSchema = z.array(z.strictObject({ rule: z.string(), passed: z.boolean(), reason: z.string() }));
-
-/** One rule of the gate, and how the candidate stood to it. */
-export type RuleResult = z.infer<typeof rulesSchema>[number];
+const rulesSchema = z.array(ruleResultSchema);
 
 /** Reads rule results out of the ledger. */
 export function parseRules(text: string): RuleResult[] {
@@ -88,12 +85,15 @@ function ruleInput(rule: GateRule): object {
 }
 
 /** The rules of a spec's gate: its list, else those that its four numbers stand for, else the default ones. */
-function rulesOf(spec: RunSpec, evaluation: IterationEvaluation): CheckedRule[] {
+export function rulesOf(
+  spec: RunSpec,
+  evaluation: Pick<IterationEvaluation, 'guards' | 'guardRewards'>,
+): CheckedRule[] {
   const gate = spec.gate;
   if (gate === undefined) throw new TypeError('a valid spec has a gate');
   if (gate.rules.length > 0) return gateSpec.parse(gate.rules.map(ruleInput));
   const heldOut = (spec.evaluation?.heldOutReward ?? '') !== '';
-  const guards = Object.keys(guardsOf(evaluation)).length > 0;
+  const guards = Object.keys({ ...evaluation.guards, ...evaluation.guardRewards }).length > 0;
   const { minGain, minGainLow, maxCategoryLoss, maxGuardLoss } = gate;
   if ([minGain, minGainLow, maxCategoryLoss, maxGuardLoss].every((number) => number === 0)) {
     return defaultGate({ heldOut, guards: guards || (spec.evaluation?.guards.length ?? 0) > 0 });
@@ -106,10 +106,6 @@ function rulesOf(spec: RunSpec, evaluation: IterationEvaluation): CheckedRule[] 
   ]);
 }
 
-function guardsOf({ guards, guardRewards }: IterationEvaluation) {
-  return { ...guards, ...guardRewards };
-}
-
 /**
  * Whether a candidate is promoted: when it meets every rule of the spec's gate. All rules are checked, so that all reasons
  * are known; a rule whose evidence was not measured is one that failed.
@@ -118,42 +114,10 @@ export function decide(
   spec: RunSpec,
   evaluation: IterationEvaluation,
 ): { readonly promoted: boolean; readonly rules: readonly RuleResult[] } {
-  const { verdict, heldOut, trained, overOptimisation } = evaluation;
-  const measured: Record<string, PairedDifference> = {
-    judge: verdict,
-    ...(heldOut === undefined ? {} : { 'held-out': heldOut }),
-    ...(trained === undefined ? {} : { trained }),
-  };
-  const guards = guardsOf(evaluation);
-  const results = rulesOf(spec, evaluation).flatMap((rule): RuleResult[] => {
-    const unmeasured = (what: string): RuleResult[] => [
-      { rule: rule.rule, passed: false, reason: `${what}; nothing is promoted unmeasured.` },
-    ];
-    if ('signal' in rule && measured[rule.signal] === undefined) {
-      return unmeasured(`No clip has a value by the signal ${rule.signal}`);
-    }
-    if (rule.rule === 'guards-not-lower' && Object.keys(guards).length === 0) {
-      return unmeasured('No guard was measured');
-    }
-    if (rule.rule === 'no-over-optimisation') {
-      if (overOptimisation === undefined) return unmeasured('No held-out reward was measured');
-      const passed = overOptimisation.length === 0;
-      const reason = passed
-        ? 'Neither the held-out reward nor a guard fell while the trained-on reward rose.'
-        : overOptimisation.join(' ');
-      return [{ rule: rule.rule, passed, reason }];
-    }
-    return decideGate([rule], { signals: measured, guards }).checks.map(ruleResult);
-  });
-  return { promoted: results.every(({ passed }) => passed), rules: results };
+  return applyGate(rulesOf(spec, evaluation), evaluation, evaluation.overOptimisation);
 }
 
 /** The reasons of a decision for people: of a refusal the rules that failed, of a promotion all of them. */
 export function reasonsOf(rules: readonly RuleResult[], promoted: boolean): string[] {
   return rules.filter(({ passed }) => promoted || !passed).map(({ reason }) => reason);
-}
-
-function ruleResult({ rule, signal, category, passed, sentence }: GateCheck): RuleResult {
-  const subject = category ?? (signal === 'judge' ? undefined : signal);
-  return { rule: subject === undefined ? rule : `${rule}:${subject}`, passed, reason: sentence };
 }

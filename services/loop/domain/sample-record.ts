@@ -34,8 +34,7 @@ export interface ScoreRecord {
     | { readonly error: { readonly code: string; readonly reason: string; readonly message: string } };
 }
 
-/** Half and more is an acceptance: a verdict is 1 or 0, or a probability. */
-export const acceptThreshold = 0.5;
+export { acceptThreshold } from '@plumb/evaluation';
 
 /** The value that a reward gave a sample; undefined when it gave none. */
 export function valueOf(sample: SampleRecord, reward: string): number | undefined {

@@ -24,6 +24,9 @@ export interface ServedKind {
 export interface RequestRecord {
   readonly verb: string;
   readonly path: string;
+  readonly user: string;
+  /** Where a watch began. */
+  readonly resourceVersion: string;
 }
 
 export interface KubernetesApi {
@@ -32,8 +35,8 @@ export interface KubernetesApi {
   readonly requests: readonly RequestRecord[];
   /** Watches that are open. */
   readonly watches: number;
-  /** Writes a kubeconfig for it. */
-  writeKubeconfig(path: string): Promise<void>;
+  /** Writes a kubeconfig for it. @param user who calls with it; `test` unless given */
+  writeKubeconfig(path: string, user?: string): Promise<void>;
   /** Cuts off every open connection; the next one is answered. */
   disconnect(): void;
   /** Tells every watch that asked for bookmarks where it is. */
@@ -41,13 +44,18 @@ export interface KubernetesApi {
   /** Nobody answers any more, until `comeBack`. */
   goAway(): Promise<void>;
   comeBack(): Promise<void>;
+  /** These users' calls break off without an answer, as behind a broken network; their watches do so at once. */
+  cutOff(...users: string[]): void;
+  /** Calls that broke off. */
+  readonly broken: number;
   /** Answers 403 to what it says true of. */
   forbid: ((verb: string, path: string) => boolean) | undefined;
   stop(): Promise<void>;
 }
 
-/** Whoever does not show it gets 401. */
-const token = 'a-token-of-the-tests';
+/** Whoever does not show such a token gets 401. */
+const tokenOf = (user: string): string => `a-token-of-${user}`;
+const tokenPattern = /^Bearer a-token-of-(?<user>[a-z-]+)$/;
 
 /** The kinds that Plumb uses, besides its own. */
 export const commonKinds: readonly ServedKind[] = [
@@ -59,6 +67,21 @@ export const commonKinds: readonly ServedKind[] = [
   { group: 'kueue.x-k8s.io', version: 'v1beta2', plural: 'workloads', kind: 'Workload', status: true },
 ];
 
+/** Checks objects by a class of the package kubernetes-models. */
+export function checkedBy(
+  // oxlint-disable-next-line typescript/no-explicit-any -- any object of any kind
+  Model: new (object: any) => { validate(): void },
+): NonNullable<ServedKind['invalid']> {
+  return (object) => {
+    try {
+      new Model(object).validate();
+      return undefined;
+    } catch (error) {
+      return String(error);
+    }
+  };
+}
+
 /**
  * An API server over HTTPS with the parts of the Kubernetes API that the client and Plumb use: typed collections with list,
  * watch, bookmarks, revisions, conflicts and 410, discovery, the status subresource, preconditions, finalizers and owners.
@@ -69,7 +92,13 @@ export async function startKubernetesApi(kinds: readonly ServedKind[] = commonKi
   const store = new ObjectStore();
   const requests: RequestRecord[] = [];
   const sockets = new Set<Duplex>();
-  const watches = new Set<{ readonly bookmark: () => void }>();
+  const watches = new Set<{
+    readonly user: string;
+    readonly socket: Duplex;
+    readonly bookmark: () => void;
+  }>();
+  let unheard: ReadonlySet<string> = new Set();
+  let broken = 0;
   let server: Server | undefined;
   let port = 0;
 
@@ -83,7 +112,14 @@ export async function startKubernetesApi(kinds: readonly ServedKind[] = commonKi
       return watches.size;
     },
     forbid: undefined,
-    writeKubeconfig: async (path) => {
+    get broken() {
+      return broken;
+    },
+    cutOff: (...users) => {
+      unheard = new Set(users);
+      for (const { user, socket } of watches) if (unheard.has(user)) socket.destroy();
+    },
+    writeKubeconfig: async (path, user = 'test') => {
       await writeFile(
         path,
         JSON.stringify({
@@ -98,8 +134,8 @@ export async function startKubernetesApi(kinds: readonly ServedKind[] = commonKi
               },
             },
           ],
-          users: [{ name: 'test', user: { token } }],
-          contexts: [{ name: 'test', context: { cluster: 'test', user: 'test', namespace: 'plumb' } }],
+          users: [{ name: user, user: { token: tokenOf(user) } }],
+          contexts: [{ name: 'test', context: { cluster: 'test', user, namespace: 'plumb' } }],
           'current-context': 'test',
         }),
       );
@@ -146,12 +182,17 @@ export async function startKubernetesApi(kinds: readonly ServedKind[] = commonKi
     const method = request.method ?? 'GET';
     const watching = url.searchParams.get('watch') === 'true';
     const verb = watching ? 'WATCH' : method;
-    requests.push({ verb, path: url.pathname });
-    if (request.headers.authorization !== `Bearer ${token}`) {
-      throw new Refusal(401, 'Unauthorized', 'Unauthorized');
+    const user = tokenPattern.exec(request.headers.authorization ?? '')?.groups?.['user'];
+    if (user === undefined) throw new Refusal(401, 'Unauthorized', 'Unauthorized');
+    if (unheard.has(user)) {
+      broken += 1;
+      request.socket.destroy();
+      return;
     }
+    const resourceVersion = url.searchParams.get('resourceVersion') ?? '';
+    requests.push({ verb, path: url.pathname, user, resourceVersion });
     if (api.forbid?.(verb, url.pathname) === true) {
-      throw new Refusal(403, 'Forbidden', `User "test" cannot ${verb} ${url.pathname}`);
+      throw new Refusal(403, 'Forbidden', `User "${user}" cannot ${verb} ${url.pathname}`);
     }
     const discovery = discoveryOf(url.pathname);
     if (discovery !== undefined) {
@@ -165,7 +206,7 @@ export async function startKubernetesApi(kinds: readonly ServedKind[] = commonKi
       ...object,
     });
     if (watching) {
-      watch(request, response, url, collection, typed);
+      watch(request, response, url, collection, typed, user);
       return;
     }
     const body = (await bodyOf(request)) as Partial<StoredObject> | undefined;
@@ -252,6 +293,7 @@ export async function startKubernetesApi(kinds: readonly ServedKind[] = commonKi
     url: URL,
     collection: string,
     typed: (object: StoredObject) => StoredObject,
+    user: string,
   ): void {
     const from = Number(url.searchParams.get('resourceVersion') ?? '0');
     const past = store.since(collection, from);
@@ -274,6 +316,8 @@ export async function startKubernetesApi(kinds: readonly ServedKind[] = commonKi
       if (of === collection) forward(event);
     });
     const entry = {
+      user,
+      socket: request.socket,
       bookmark: (): void => {
         if (url.searchParams.get('allowWatchBookmarks') !== 'true') return;
         send('BOOKMARK', { metadata: { resourceVersion: String(store.version) } });

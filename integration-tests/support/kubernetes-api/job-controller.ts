@@ -68,9 +68,17 @@ export const lives = {
     await Promise.resolve();
   }) satisfies PodLife,
 
-  /** Runs for real until `when` resolves, and is then taken away with SIGTERM. */
+  /**
+   * Runs for real until `when` resolves, and is then taken away with SIGTERM.
+   * @param told the pod is gone once it resolves: by then somebody has seen what happened
+   */
   evicted:
-    (when: Promise<unknown>, reason = 'EvictionByEvictionAPI', message = 'Eviction API: evicting'): PodLife =>
+    (
+      when: Promise<unknown>,
+      reason = 'EvictionByEvictionAPI',
+      message = 'Eviction API: evicting',
+      told: Promise<unknown> = Promise.resolve(),
+    ): PodLife =>
     async (pod) => {
       pod.status({ phase: 'Running', containerStatuses: container({ running: {} }) });
       const running = pod.runContainer();
@@ -80,12 +88,51 @@ export const lives = {
         conditions: [disruption(reason, message)],
         containerStatuses: container({ running: {} }),
       });
-      terminateOf(pod);
+      kill(pod, 'SIGTERM');
       const exitCode = await running;
+      await told;
       pod.status({
         phase: 'Failed',
         conditions: [disruption(reason, message)],
         containerStatuses: container({ terminated: { exitCode, reason: 'Error' } }),
+      });
+    },
+
+  /** Runs for real until `when` resolves; then its node runs out of memory, and the kubelet kills it. */
+  evictedByKubelet:
+    (when: Promise<unknown>, told: Promise<unknown>): PodLife =>
+    async (pod) => {
+      pod.status({ phase: 'Running', containerStatuses: container({ running: {} }) });
+      const running = pod.runContainer();
+      await when;
+      const message = 'The node was low on resource: memory.';
+      const evicted = { reason: 'Evicted', message };
+      pod.status({ phase: 'Running', ...evicted, containerStatuses: container({ running: {} }) });
+      kill(pod, 'SIGKILL');
+      await running;
+      await told;
+      pod.status({
+        phase: 'Failed',
+        ...evicted,
+        conditions: [disruption('TerminationByKubelet', message)],
+        containerStatuses: container({ terminated: { exitCode: 137, reason: 'Error' } }),
+      });
+    },
+
+  /** Runs for real until its node falls silent: the pod's phase is unknown, until the cluster gives the node up. */
+  nodeSilent:
+    (when: Promise<unknown>, told: Promise<unknown>): PodLife =>
+    async (pod) => {
+      pod.status({ phase: 'Running', containerStatuses: container({ running: {} }) });
+      const running = pod.runContainer();
+      await when;
+      kill(pod, 'SIGKILL');
+      await running;
+      pod.status({ phase: 'Unknown', reason: 'NodeLost', containerStatuses: container({ running: {} }) });
+      await told;
+      pod.status({
+        phase: 'Failed',
+        conditions: [disruption('DeletionByTaintManager', 'Taint manager: deleting due to NoExecute taint')],
       });
     },
 
@@ -102,14 +149,20 @@ export const lives = {
 
 const children = new WeakMap<PodInHand, ChildProcess>();
 
-function terminateOf(pod: PodInHand): void {
-  children.get(pod)?.kill('SIGTERM');
+function kill(pod: PodInHand, signal: NodeJS.Signals): void {
+  children.get(pod)?.kill(signal);
 }
 
 interface Rule {
   readonly action: string;
   readonly onExitCodes?: { readonly values: readonly number[] };
   readonly onPodConditions?: readonly { readonly type: string; readonly status: string }[];
+}
+
+export interface JobController {
+  /** The clock has passed the job's active deadline. */
+  exceedDeadline(name: string): void;
+  stop(): Promise<void>;
 }
 
 /**
@@ -127,7 +180,7 @@ export function startJobController(
     /** Environment of containers, under that of their spec. */
     readonly env?: Readonly<Record<string, string>>;
   },
-): { stop(): Promise<void> } {
+): JobController {
   const { namespace, plural = 'jobs' } = options;
   const jobs = `${namespace}/${plural}`;
   const pods = `${namespace}/pods`;
@@ -243,10 +296,7 @@ export function startJobController(
           stdio: ['ignore', 'ignore', process.env['PLUMB_TEST_LOGS'] === '1' ? 'inherit' : 'ignore'],
         });
         children.set(pod, child);
-        const kill = (): void => {
-          child.kill('SIGTERM');
-        };
-        gone.signal.addEventListener('abort', kill, { once: true });
+        gone.signal.addEventListener('abort', () => child.kill('SIGTERM'), { once: true });
         const [code] = (await once(child, 'exit')) as [number | null];
         return code ?? 137;
       },
@@ -277,6 +327,17 @@ export function startJobController(
     });
   });
   return {
+    exceedDeadline: (name) => {
+      const job = api.store.get(jobs, name);
+      const active = podsOf(job).filter(({ status }) => !['Succeeded', 'Failed'].includes(status?.phase));
+      setStatus(job, {
+        failed: active.length,
+        conditions: [
+          condition('Failed', 'DeadlineExceeded', 'Job was active longer than specified deadline'),
+        ],
+      });
+      for (const { metadata } of active) removePod(metadata.name);
+    },
     stop: async () => {
       stopped = true;
       stopListening();

@@ -83,6 +83,7 @@ export function observeObjects<T extends KubernetesObject>(
   /** Watches until the connection ends; gives the place to go on from, undefined where a new list is needed. */
   const watch = async (from: string): Promise<string | undefined> => {
     const ended = Promise.withResolvers<unknown>();
+    let over = false;
     const watcher = new Watch(cluster.config);
     Object.assign(watcher, { requestTimeoutMs: silentMs });
     let place: string | undefined = from;
@@ -102,9 +103,15 @@ export function observeObjects<T extends KubernetesObject>(
         wake();
       },
       (error: unknown) => {
+        over = true;
         ended.resolve(error);
       },
     );
+    // A watch that stands tells every change from its beginning on.
+    if (!over && stale) {
+      stale = false;
+      wake();
+    }
     const abort = (): void => {
       connection.abort();
       ended.resolve(undefined);

@@ -237,6 +237,7 @@ function judgeInfo(
     askHash,
     threshold: definition.threshold,
     problem: problems.join(' '),
+    endpoints: [definition.endpoint],
     categoryRubricHashes: Object.fromEntries(
       Object.entries(rubrics).map(([category, one]) => [category, one.hash]),
     ),
@@ -258,6 +259,7 @@ function panelInfo(
     members: members.map((member) => member.name),
     threshold: definition.threshold,
     problem: problems.join(' '),
+    endpoints: [...new Set(members.map((member) => member.definition.endpoint))],
     rubricHash: contentHash({ rubrics: members.map(({ rubric }) => rubric.hash) }),
   };
 }

@@ -498,6 +498,13 @@ export declare type JudgeInfo = Message<"plumb.judge.v1.JudgeInfo"> & {
    * @generated from field: map<string, string> category_rubric_hashes = 14;
    */
   categoryRubricHashes: { [key: string]: string };
+
+  /**
+   * Names of the endpoints that it asks; of a panel, those of its members.
+   *
+   * @generated from field: repeated string endpoints = 15;
+   */
+  endpoints: string[];
 };
 
 /**

@@ -28,7 +28,7 @@ await runService({
       maxReceiveBytes: 32 * 2 ** 20,
     });
     // A verdict is not asked for again here: the judge has done so as often as may help, and the caller or the queue will.
-    const judge = connect(JudgeService, config.judgeAddress, { retry: ['listJudges'] });
+    const judge = connect(JudgeService, config.judgeAddress, { retry: ['listJudges', 'listEndpoints'] });
 
     const source = openClipSource({
       artifacts: await openArtifactStore(config.artifacts, config),

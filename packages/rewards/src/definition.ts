@@ -28,16 +28,21 @@ const goldenClipSchema = z.strictObject({
 });
 
 /** What every definition says. */
-const shared = {
+const general = {
   format: z.literal(1),
   /** Name under which the reward is asked for. */
   name: z.string().regex(/^[a-z][a-z0-9_]{0,62}$/, 'must be lower-case letters, digits and _'),
-  /** Version of the definition; whoever changes what a value means changes it. */
-  version: z.string().min(1).max(64),
   /** One sentence for people. */
   description: z.string().min(1).max(500),
   /** Whether more or less of it is better. */
   direction: z.enum(['higher', 'lower']).default('higher'),
+};
+
+/** What every definition of a reward says that is scored here and not by a judge. */
+const shared = {
+  ...general,
+  /** Version of the definition; whoever changes what a value means changes it. */
+  version: z.string().min(1).max(64),
   /** Smallest and largest value that can occur; left out where there is no bound. A value outside is an error. */
   range: z
     .strictObject({ minimum: z.number().optional(), maximum: z.number().optional() })
@@ -163,10 +168,10 @@ export const rewardDefinitionSchema = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('motion-floor'), ...shared }),
   z.strictObject({ kind: z.literal('object-persistence'), ...shared }),
   z.strictObject({ kind: z.literal('colour-stability'), ...shared }),
-  /** A judge's verdict; scored by the judge service, not here. */
+  /** A judge's verdict; scored by the judge service, whose settings say version, frames and range. */
   z.strictObject({
     kind: z.literal('ai-feedback'),
-    ...shared,
+    ...general,
     /** Name of the judge, in the judge service's configuration. */
     judge: z.string().min(1).default('default'),
     golden: z
@@ -179,6 +184,8 @@ export const rewardDefinitionSchema = z.discriminatedUnion('kind', [
 export type RewardDefinition = z.infer<typeof rewardDefinitionSchema>;
 /** Definitions of one kind. */
 export type DefinitionOf<K extends RewardDefinition['kind']> = Extract<RewardDefinition, { kind: K }>;
+/** Definitions of rewards that are scored here and not by a judge. */
+export type ScoredDefinition = Exclude<RewardDefinition, { kind: 'ai-feedback' }>;
 export type FileReference = z.infer<typeof fileSchema>;
 export type GoldenClip = z.infer<typeof goldenClipSchema>;
 export type ImagePreprocessing = z.infer<typeof imageSchema>;

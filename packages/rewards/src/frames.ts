@@ -3,14 +3,14 @@
 import { invalidArgument } from '@plumb/kit/errors';
 import { sampleFrames } from '@plumb/media';
 import type { Clip } from '@plumb/media';
-import type { RewardDefinition } from './definition.ts';
+import type { ScoredDefinition } from './definition.ts';
 
 /**
  * Indices of the frames that a definition asks for, in order.
  *
  * @throws PlumbError INVALID_ARGUMENT, reason CLIP_MISMATCH, for a clip of another rate than the definition expects
  */
-export function framesToScore({ name, fps, frames }: RewardDefinition, clip: Clip): readonly number[] {
+export function framesToScore({ name, fps, frames }: ScoredDefinition, clip: Clip): readonly number[] {
   if (fps !== 'any' && Math.abs(clip.fps - fps) > 1e-6) {
     throw invalidArgument(
       'clip.fps',

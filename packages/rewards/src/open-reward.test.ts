@@ -142,8 +142,67 @@ test('definitions that are wrong are refused with the field, and so are two of o
 });
 
 test('a verdict is not scored here', async (t) => {
-  const folder = await folderWith({ kind: 'ai-feedback', golden: [] });
+  const folder = await folderWith({ kind: 'ai-feedback', golden: [], version: undefined });
   t.after(() => rm(folder, { recursive: true }));
   const error = await errorOf(openReward(await readRewardDefinition(join(folder, 'motion.yaml'))));
   assert.equal(error.code, 'FAILED_PRECONDITION');
 });
+
+test(
+  'a host that gives no answer is ended, and what it held may be tried again',
+  { timeout: 60_000 },
+  async (t) => {
+    const folder = await folderWith();
+    t.after(() => rm(folder, { recursive: true }));
+    const located = await readRewardDefinition(join(folder, 'motion.yaml'));
+    const before = new Set(await childProcesses());
+    const reward = await openReward(located, { form: 'process' });
+    const [host] = (await childProcesses()).filter((pid) => !before.has(pid));
+    assert.ok(host !== undefined);
+    process.kill(host, 'SIGSTOP');
+    const error = await errorOf(reward.score([{ clip, prompt: 'x' }]));
+    assert.deepEqual([error.code, error.reason, error.retryable], ['UNAVAILABLE', 'ENGINE_FAILED', true]);
+    assert.match(error.message, /gave no answer/);
+    assert.equal(await reward.ended, error);
+  },
+);
+
+test('a host that is idle and stands still is noticed too', { timeout: 60_000 }, async (t) => {
+  const folder = await folderWith();
+  t.after(() => rm(folder, { recursive: true }));
+  const located = await readRewardDefinition(join(folder, 'motion.yaml'));
+  const before = new Set(await childProcesses());
+  const reward = await openReward(located, { form: 'process' });
+  const [host] = (await childProcesses()).filter((pid) => !before.has(pid));
+  assert.ok(host !== undefined);
+  process.kill(host, 'SIGSTOP');
+  // The watchdog alone keeps no process alive.
+  const keep = setInterval(() => undefined, 1000);
+  assert.equal((await reward.ended)?.code, 'UNAVAILABLE');
+  clearInterval(keep);
+});
+
+for (const form of ['worker', 'process'] as const) {
+  test(`a ${form} that does not get ready in time is ended`, async (t) => {
+    const folder = await folderWith();
+    t.after(() => rm(folder, { recursive: true }));
+    const located = await readRewardDefinition(join(folder, 'motion.yaml'));
+    const error = await errorOf(openReward(located, { form, loadWithinMs: 1 }));
+    assert.deepEqual([error.code, error.reason], ['UNAVAILABLE', 'ENGINE_FAILED']);
+    assert.match(error.message, /was not ready within 1 ms/);
+  });
+}
+
+/** Process ids of this process's children that have not ended. */
+async function childProcesses(): Promise<number[]> {
+  const text = await readFile(`/proc/${process.pid}/task/${process.pid}/children`, 'utf8');
+  const states = text
+    .split(' ')
+    .filter(Boolean)
+    .map(Number)
+    .map(async (pid) => {
+      const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
+      return /\) [^ZX] /.test(stat) ? [pid] : [];
+    });
+  return (await Promise.all(states)).flat();
+}

@@ -23,9 +23,24 @@ export interface OpenRewardOptions {
   readonly form?: 'process' | 'worker';
   /** Threads of the model runtime; one for each core unless given. */
   readonly intraOpThreads?: number;
+  /** Longest time for loading and for the golden clips, in milliseconds; 600,000 unless given. */
+  readonly loadWithinMs?: number;
+  /**
+   * Longest time for a batch, in milliseconds, until one has shown how long it takes; 600,000 unless given. From then on
+   * a batch may take ten times what the slowest one took for each clip or byte, and 3 s at least.
+   */
+  readonly answerWithinMs?: number;
   /** Whether golden clips are checked; true unless given. Only what records them anew does without. */
   readonly checkGolden?: boolean;
 }
+
+const longestMs = 600_000;
+/** What a batch may take however small it is, in milliseconds. */
+const leastAnswerMs = 3000;
+/** How many times longer than the slowest one before it. */
+const patience = 10;
+/** A host without work is asked for a sign of life so often, in milliseconds. */
+const idleEveryMs = 1000;
 
 /** How long a closing process may take to finish its batch before it is ended by force, in milliseconds. */
 const closeDeadlineMs = 10_000;
@@ -48,24 +63,29 @@ interface ChannelEvents {
  *
  * @throws PlumbError NOT_FOUND or DATA_LOSS for a file that is missing, has another hash or cannot be loaded;
  *   FAILED_PRECONDITION, reason REWARD_GOLDEN_MISMATCH, for a golden clip with another value, and for kind ai-feedback, which
- *   only a judge can score; UNAVAILABLE when the host does not start
+ *   only a judge can score; UNAVAILABLE when the host does not start, or does not get ready in time
  */
 export async function openReward(
   located: LocatedDefinition,
   options: OpenRewardOptions = {},
 ): Promise<Reward> {
   const { form = 'process', intraOpThreads = availableParallelism(), checkGolden = true } = options;
-  const reward = new HostedReward(located, (events) =>
-    form === 'process'
-      ? forkHost({ located, intraOpThreads }, events)
-      : startHostThread({ located, intraOpThreads }, events),
+  const { loadWithinMs = longestMs, answerWithinMs = longestMs } = options;
+  const start = form === 'process' ? forkHost : startHostThread;
+  const reward = new HostedReward(
+    located,
+    (events) => start({ located, intraOpThreads }, events),
+    answerWithinMs,
   );
+  const late = setTimeout(() => reward.giveUp(`was not ready within ${loadWithinMs} ms`), loadWithinMs);
   try {
     await reward.ready;
     if (checkGolden) await checkGoldenClips(located, (inputs) => reward.score(inputs));
   } catch (error) {
     await reward.close();
     throw error;
+  } finally {
+    clearTimeout(late);
   }
   return reward;
 }
@@ -112,12 +132,20 @@ function startHostThread(options: HostOptions, events: ChannelEvents): Channel {
   return {
     // oxlint-disable-next-line unicorn/require-post-message-target-origin -- that is for windows
     send: (request) => worker.postMessage(request),
-    // Native work cannot be interrupted within a process.
-    kill: () => undefined,
+    // Native work cannot be interrupted within a process; a thread in it ends after it.
+    kill: () => void worker.terminate(),
   };
 }
 
-/** The caller's side of a reward in another thread or process. */
+/** A batch that was sent and not answered. */
+interface Pending {
+  readonly settle: PromiseWithResolvers<readonly RewardResult[]>;
+  readonly items: number;
+  /** Of its decoded clips. */
+  readonly bytes: number;
+}
+
+/** The caller's side of a reward in another thread or process. It ends a host that gives no answer. */
 class HostedReward implements Reward {
   readonly definition;
   readonly definitionHash: string;
@@ -125,14 +153,26 @@ class HostedReward implements Reward {
   readonly ready: Promise<void>;
   readonly ended: Promise<PlumbError | undefined>;
   readonly #channel: Channel;
-  readonly #pending = new Map<number, PromiseWithResolvers<readonly RewardResult[]>>();
+  /** In the order in which the host works on them. */
+  readonly #pending = new Map<number, Pending>();
   readonly #ready = Promise.withResolvers<void>();
   readonly #ended = Promise.withResolvers<PlumbError | undefined>();
   #nextId = 0;
   #closing = false;
   #failure: PlumbError | undefined;
+  /** When the host began with the oldest pending batch. */
+  #since = 0;
+  /** The most that a batch took, in milliseconds; undefined before the first. */
+  #slowest: { readonly item: number; readonly byte: number } | undefined;
+  #watchdog: NodeJS.Timeout | undefined;
+  readonly #answerWithinMs: number;
 
-  constructor({ definition }: LocatedDefinition, connect: (events: ChannelEvents) => Channel) {
+  constructor(
+    { definition }: LocatedDefinition,
+    connect: (events: ChannelEvents) => Channel,
+    answerWithinMs: number,
+  ) {
+    this.#answerWithinMs = answerWithinMs;
     this.definition = definition;
     this.definitionHash = definitionHash(definition);
     this.weightsHash = weightsHash(definition);
@@ -153,14 +193,24 @@ class HostedReward implements Reward {
     const id = this.#nextId;
     this.#nextId += 1;
     const settle = Promise.withResolvers<readonly RewardResult[]>();
-    this.#pending.set(id, settle);
+    const bytes = inputs.reduce((sum, { clip }) => sum + clip.data.length, 0);
+    if (this.#pending.size === 0) this.#since = performance.now();
+    this.#pending.set(id, { settle, items: inputs.length, bytes });
     this.#channel.send({ kind: 'score', id, inputs });
+    this.#watch();
     return settle.promise;
+  }
+
+  /** Ends the host, which has not done what it should; `how` completes the sentence "its host ...". */
+  giveUp(how: string): void {
+    this.#channel.kill();
+    this.#onExit(`host ${how} and was ended`);
   }
 
   async close(): Promise<void> {
     if (!this.#closing) {
       this.#closing = true;
+      clearTimeout(this.#watchdog);
       this.#failure ??= unavailable(`reward '${this.definition.name}' is closed`, {
         reason: 'SHUTTING_DOWN',
       });
@@ -178,6 +228,7 @@ class HostedReward implements Reward {
     switch (reply.kind) {
       case 'ready':
         this.#ready.resolve();
+        this.#watch();
         return;
       case 'failed':
         this.#ready.reject(fromWireError(reply.error));
@@ -190,13 +241,50 @@ class HostedReward implements Reward {
     }
   }
 
-  #take(id: number): PromiseWithResolvers<readonly RewardResult[]> | undefined {
+  #take(id: number): Pending['settle'] | undefined {
     const pending = this.#pending.get(id);
     this.#pending.delete(id);
-    return pending;
+    const now = performance.now();
+    if (pending !== undefined && pending.items > 0) {
+      const { item = 0, byte = 0 } = this.#slowest ?? {};
+      const took = now - this.#since;
+      this.#slowest = {
+        item: Math.max(item, took / pending.items),
+        byte: Math.max(byte, took / Math.max(1, pending.bytes)),
+      };
+    }
+    this.#since = now;
+    this.#watch();
+    return pending?.settle;
+  }
+
+  /** Waits for the answer to the oldest batch, or asks a host without work for a sign of life: a batch of nothing. */
+  #watch(): void {
+    clearTimeout(this.#watchdog);
+    if (this.#failure !== undefined) return;
+    const [oldest] = this.#pending.values();
+    if (oldest === undefined) {
+      // How it ends, `ended` tells.
+      const ask = (): void => void this.score([]).catch(() => undefined);
+      this.#watchdog = setTimeout(ask, idleEveryMs).unref();
+      return;
+    }
+    const limit = this.#limitMs(oldest);
+    this.#watchdog = setTimeout(
+      () => this.giveUp(`gave no answer for ${Math.round(limit)} ms`),
+      Math.max(0, this.#since + limit - performance.now()),
+    ).unref();
+  }
+
+  #limitMs({ items, bytes }: Pending): number {
+    if (items === 0) return leastAnswerMs;
+    if (this.#slowest === undefined) return this.#answerWithinMs;
+    const { item, byte } = this.#slowest;
+    return Math.max(leastAnswerMs, patience * Math.max(item * items, byte * bytes));
   }
 
   #onExit(how: string): void {
+    clearTimeout(this.#watchdog);
     const error = unavailable(`reward '${this.definition.name}': its ${how}`, { reason: 'ENGINE_FAILED' });
     this.#failure ??= error;
     this.#ready.reject(error);
@@ -205,7 +293,7 @@ class HostedReward implements Reward {
   }
 
   #rejectAll(error: PlumbError): void {
-    for (const pending of this.#pending.values()) pending.reject(error);
+    for (const { settle } of this.#pending.values()) settle.reject(error);
     this.#pending.clear();
   }
 }

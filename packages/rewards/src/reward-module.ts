@@ -2,7 +2,7 @@
 
 import { PlumbError, failedPrecondition } from '@plumb/kit/errors';
 import type { Clip } from '@plumb/media';
-import type { RewardDefinition } from './definition.ts';
+import type { ScoredDefinition } from './definition.ts';
 import { framesToScore } from './frames.ts';
 import { colourStability, motionFloor, objectPersistence } from './pixel-guards.ts';
 import { readReferenced } from './read-definitions.ts';
@@ -17,6 +17,12 @@ export async function openRewardModule(
   { definition, folder }: LocatedDefinition,
   engineOptions: { readonly intraOpThreads: number },
 ): Promise<RewardModule> {
+  if (definition.kind === 'ai-feedback') {
+    throw failedPrecondition(
+      `reward '${definition.name}' is a judge's verdict; ask the judge service for it`,
+      { reason: 'CONFIGURATION_INVALID' },
+    );
+  }
   const module = await moduleOf(definition, folder, engineOptions);
   return {
     async score(inputs) {
@@ -27,7 +33,7 @@ export async function openRewardModule(
 }
 
 async function moduleOf(
-  definition: RewardDefinition,
+  definition: ScoredDefinition,
   folder: string,
   engineOptions: { readonly intraOpThreads: number },
 ): Promise<RewardModule> {
@@ -52,15 +58,10 @@ async function moduleOf(
       return guard(definition, objectPersistence);
     case 'colour-stability':
       return guard(definition, colourStability);
-    case 'ai-feedback':
-      throw failedPrecondition(
-        `reward '${definition.name}' is a judge's verdict; ask the judge service for it`,
-        { reason: 'CONFIGURATION_INVALID' },
-      );
   }
 }
 
-function guard(definition: RewardDefinition, measure: (clip: Clip) => RewardValue): RewardModule {
+function guard(definition: ScoredDefinition, measure: (clip: Clip) => RewardValue): RewardModule {
   return {
     score: async (inputs) =>
       inputs.map(({ clip }): RewardResult => {
@@ -89,7 +90,7 @@ function selected(clip: Clip, indices: readonly number[]): Clip {
 const rangeSlack = 1e-6;
 
 /** A value that cannot occur is a failure: not a number, or outside of the range that the definition promises. */
-function withinRange({ name, range }: RewardDefinition, result: RewardResult): RewardResult {
+function withinRange({ name, range }: ScoredDefinition, result: RewardResult): RewardResult {
   if ('error' in result) return result;
   const { value } = result.score;
   const { minimum = -Infinity, maximum = Infinity } = range;

@@ -1,9 +1,9 @@
 /** Rewards of kind ai-feedback: a judge's verdict, 1 for accepted and 0 for rejected, or its grade. */
 
-import { PlumbError, failedPrecondition, invalidArgument, unavailable } from '@plumb/kit/errors';
+import { PlumbError, failedPrecondition, unavailable } from '@plumb/kit/errors';
 import type { RpcClient } from '@plumb/kit/rpc';
-import { JudgeMode, Purpose } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
-import type { JudgeInfo, JudgeService, Verdict } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import { EndpointState, JudgeMode, Purpose } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import type { EndpointInfo, JudgeInfo, JudgeService, Verdict } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { definitionHash } from '@plumb/rewards';
 import type { DefinitionOf } from '@plumb/rewards';
 import { scoreEach } from '../domain/reward-scorer.ts';
@@ -27,13 +27,6 @@ export function aiFeedback(
   client: RpcClient<typeof JudgeService>,
   options: AiFeedbackOptions,
 ): ManagedScorer {
-  if (definition.golden.length > 0) {
-    throw invalidArgument(
-      `${definition.name}.golden`,
-      'is not for ai-feedback, whose judge has agreement measurements of its own; leave it out',
-      { reason: 'CONFIGURATION_INVALID' },
-    );
-  }
   const closed = new AbortController();
   let timer: NodeJS.Timeout | undefined;
   let known: JudgeInfo | undefined;
@@ -41,9 +34,13 @@ export function aiFeedback(
 
   async function look(): Promise<void> {
     try {
-      const { judges } = await client.listJudges({}, { deadlineMs: watchEveryMs, signal: closed.signal });
+      const call = { deadlineMs: watchEveryMs, signal: closed.signal };
+      const [{ judges }, { endpoints }] = await Promise.all([
+        client.listJudges({}, call),
+        client.listEndpoints({}, call),
+      ]);
       known = judges.find(({ name }) => name === definition.judge);
-      state = stateOf(known, definition.judge);
+      state = stateOf(known, definition.judge, endpoints);
     } catch (error) {
       state = {
         serving: false,
@@ -117,10 +114,22 @@ export function aiFeedback(
   };
 }
 
-function stateOf(judge: JudgeInfo | undefined, name: string): RewardState {
+function stateOf(
+  judge: JudgeInfo | undefined,
+  name: string,
+  endpoints: readonly EndpointInfo[],
+): RewardState {
   if (judge === undefined) return { serving: false, reason: `the judge service has no judge '${name}'` };
   if (judge.mode === JudgeMode.COMPARE) {
     return { serving: false, reason: `judge '${name}' compares clips; a reward needs mode binary or grade` };
+  }
+  if (judge.problem !== '') return { serving: false, reason: `judge '${name}': ${judge.problem}` };
+  const down = endpoints.filter((one) => one.state === EndpointState.DOWN).map((one) => one.name);
+  if (judge.endpoints.length > 0 && judge.endpoints.every((endpoint) => down.includes(endpoint))) {
+    return {
+      serving: false,
+      reason: `judge '${name}': its endpoint ${judge.endpoints.join(', ')} fails all calls and is left alone for a while`,
+    };
   }
   return judge.problem === '' ? { serving: true } : { serving: false, reason: judge.problem };
 }

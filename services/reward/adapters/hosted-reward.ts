@@ -51,7 +51,7 @@ export function hostedReward(located: LocatedDefinition, options: HostedRewardOp
   const { definition } = located;
   if (definition.kind === 'ai-feedback') throw new TypeError('a verdict is not scored here');
   const log = logger('reward');
-  const { name } = definition;
+  const { name, version } = definition;
   const room = createRoom(preparedBytes);
   const first = Promise.withResolvers<void>();
   first.promise.catch(() => undefined);
@@ -75,7 +75,7 @@ export function hostedReward(located: LocatedDefinition, options: HostedRewardOp
       state = { serving: true };
       failures = 0;
       first.resolve();
-      log.info({ reward: name, version: definition.version }, 'a reward is ready');
+      log.info({ reward: name, version }, 'a reward is ready');
       const end = await opened.ended;
       if (closed) return;
       reward = undefined;
@@ -112,7 +112,7 @@ export function hostedReward(located: LocatedDefinition, options: HostedRewardOp
     info: {
       name,
       description: definition.description,
-      version: definition.version,
+      version,
       definitionHash: definitionHash(definition),
       weightsHash: weightsHash(definition),
       kind: kinds[definition.kind],

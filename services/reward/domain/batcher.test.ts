@@ -3,7 +3,6 @@ import { test } from 'node:test';
 import type { TestContext } from 'node:test';
 import { setImmediate as turn, setTimeout as delay } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
-import { randomGenerator } from '@plumb/diffusion';
 import { PlumbError } from '@plumb/kit/errors';
 import { VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { PromptSchema } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
@@ -247,7 +246,10 @@ async function overload(
   { seed, noise, stallAt }: { readonly seed: number; readonly noise: number; readonly stallAt?: number },
 ) {
   t.mock.timers.enable({ apis: ['setTimeout', 'Date'], now: 1_000_000 });
-  const random = randomGenerator('overload', seed);
+  const factors = fc.sample(fc.double({ min: 1 - noise, max: 1 + noise, noNaN: true }), {
+    seed,
+    numRuns: 5000,
+  });
   const [largestBatch, itemCost, deadlineMs] = [8, 10, 5000];
   let batches = 0;
   const batcher = createBatcher('r', {
@@ -255,7 +257,7 @@ async function overload(
     now: () => Date.now(),
     async score(items): Promise<ItemResult[]> {
       batches += 1;
-      const factor = 1 + noise * (2 * ((random.next() >>> 0) / 2 ** 32) - 1);
+      const factor = factors[batches % factors.length] ?? 1;
       const cost = batches === stallAt ? 60_000 : items.length * itemCost * factor;
       await new Promise((resolve) => setTimeout(resolve, cost));
       return items.map(() => ({ score: { value: 1 } }));

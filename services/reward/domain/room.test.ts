@@ -11,17 +11,18 @@ test('whoever finds no room waits for it in turn, and one who leaves holds nobod
   const first = await room.take(6, never);
   const order: string[] = [];
   const left = new AbortController();
-  const second = room.take(8, left.signal).catch((error: unknown) => order.push(`left: ${String(error)}`));
-  const third = room.take(4, never).then((share) => (order.push('third'), share));
+  const second = room.take(8, left.signal).catch((error: unknown) => {
+    order.push(`left: ${String(error)}`);
+  });
+  const third = room.take(4, never).then(() => {
+    order.push('third');
+  });
   await turn();
   assert.deepEqual(order, [], 'the third fits and does not overtake');
   left.abort('gone');
   await second;
   await third;
-  assert.deepEqual(
-    order,
-    ['third', 'left: gone'].toSorted((a, b) => order.indexOf(a) - order.indexOf(b)),
-  );
+  assert.deepEqual(order.toSorted(), ['left: gone', 'third']);
   first[Symbol.dispose]();
   first[Symbol.dispose]();
   const rest = await room.take(6, never);

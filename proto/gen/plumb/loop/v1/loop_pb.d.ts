@@ -10,6 +10,7 @@ import type { Adapters, DataSetSummary, Job, Objective, Optimisation, Probe, Tra
 import type { Status } from "../../../google/rpc/status_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Artifact, Video } from "../../media/v1/video_pb.js";
+import type { Spend as Spend$1 } from "../../judge/v1/judge_pb.js";
 
 /**
  * Describes the file plumb/loop/v1/loop.proto.
@@ -1068,6 +1069,14 @@ export declare type Report = Message<"plumb.loop.v1.Report"> & {
    * @generated from field: plumb.media.v1.Artifact manifest = 4;
    */
   manifest?: Artifact | undefined;
+
+  /**
+   * What the run's judges have taken: tokens, calls and money, in all and for each judge. Absent while the judge service has
+   * not said it.
+   *
+   * @generated from field: plumb.judge.v1.Spend judging = 5;
+   */
+  judging?: Spend$1 | undefined;
 };
 
 /**

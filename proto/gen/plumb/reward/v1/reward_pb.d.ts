@@ -273,6 +273,13 @@ export declare type Score = Message<"plumb.reward.v1.Score"> & {
    * @generated from field: map<string, bool> checks = 5;
    */
   checks: { [key: string]: boolean };
+
+  /**
+   * For AI feedback: SHA-256 of the rubric that the judge followed; empty otherwise.
+   *
+   * @generated from field: string rubric_hash = 6;
+   */
+  rubricHash: string;
 };
 
 /**

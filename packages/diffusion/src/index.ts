@@ -9,7 +9,12 @@ export {
   type AdapterSettings,
 } from './adapters.ts';
 export { clipShape, clipSize, tokenGrid, videoModelConfigSchema, type VideoModelConfig } from './config.ts';
-export { exampleSource, type ExampleBatch, type ExampleSource } from './example-source.ts';
+export {
+  exampleSource,
+  latentExampleSource,
+  type ExampleBatch,
+  type ExampleSource,
+} from './example-source.ts';
 export { decodeModel, encodeModel, initialiseModel, type VideoModel } from './model-file.ts';
 export {
   initialiseNetworkAdapters,
@@ -19,7 +24,9 @@ export {
 } from './network-adapters.ts';
 export { discreteNoise, flowNoise, type NetworkDenoiser, type NoiseLevel } from './network-denoiser.ts';
 export {
+  networkTrainingProgram,
   openNetworkTraining,
+  trainedNetworkAdapters,
   type LatentExample,
   type NetworkTrainingOptions,
   type TextEmbedding,

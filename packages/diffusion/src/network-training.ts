@@ -28,6 +28,7 @@ import { optimiserOf, type OptimisationSettings } from './optimisation.ts';
 import { noiseAndTarget } from './parameterisation.ts';
 import { fillGaussian, randomGenerator, uniform } from './random.ts';
 import { drawTimestep } from './timesteps.ts';
+import { trainedValues } from './training.ts';
 import { openTrainingLoop, type Training } from './training-loop.ts';
 
 /** A caption as a text encoder gives it. */
@@ -70,11 +71,21 @@ export interface NetworkTrainingOptions {
   readonly anchorProbe?: readonly LatentExample[];
   /** State of an earlier run of the same job, to go on from. */
   readonly state?: TrainingState;
+  /** The program of a step, where it was made before; that of the other options unless given. */
+  readonly program?: TrainingProgram;
+  /** What computes the gradients; `cpu` unless given. `cuda` has one lane. */
+  readonly device?: 'cpu' | 'cuda';
 }
 
+/** What decides the program of a training step. */
+export type NetworkProgramOptions = Pick<
+  NetworkTrainingOptions,
+  'denoiser' | 'adapters' | 'reference' | 'objective' | 'optimisation'
+>;
+
 /** Everything of a job but its examples. */
-interface Job {
-  readonly options: NetworkTrainingOptions;
+interface Job<Options extends NetworkProgramOptions = NetworkTrainingOptions> {
+  readonly options: Options;
   readonly shape: DenoiserShape;
   readonly targets: readonly NetworkAdapterTarget[];
 }
@@ -90,15 +101,14 @@ export async function openNetworkTraining(
   engine: Engine,
   options: NetworkTrainingOptions,
 ): Promise<Training<LatentExample>> {
-  const { denoiser, adapters, optimisation, seed } = options;
-  const targets = networkAdapterTargets(denoiser.network.linearLayers, adapters);
-  const job: Job = { options, shape: denoiserShape(denoiser), targets };
-  checkBatch(job);
-  const { anchorProbe } = options;
+  const { denoiser, optimisation, seed, anchorProbe, device } = options;
+  const job = jobOf(options);
+  checkEmptyText(options);
   return openTrainingLoop(engine, {
     name: `${denoiser.name}-${seed}`,
-    program: networkProgram(job),
-    start: options.start ?? initialiseNetworkAdapters(targets, seed),
+    program: options.program ?? networkProgram(job),
+    start: options.start ?? initialiseNetworkAdapters(job.targets, seed),
+    ...(device === undefined ? {} : { device }),
     optimisation,
     feeds: (examples, step) =>
       networkFeeds(job, examples, { seed, step, captionDropout: optimisation.captionDropout }),
@@ -117,9 +127,39 @@ export async function openNetworkTraining(
   });
 }
 
-function checkBatch({ options, shape: { rows } }: Job): void {
+/**
+ * The program of one training step: what `openNetworkTraining` runs. Making it finds everything that keeps a denoiser from
+ * being trained, before there is an engine or data.
+ * @throws PlumbError as `openNetworkTraining`
+ */
+export function networkTrainingProgram(options: NetworkProgramOptions): TrainingProgram {
+  return networkProgram(jobOf(options));
+}
+
+/** The adapters that a state stands for: their moving average, or themselves where there is none. */
+export function trainedNetworkAdapters(
+  targets: readonly NetworkAdapterTarget[],
+  optimisation: OptimisationSettings,
+  state: TrainingState,
+): Map<string, Float32Array> {
+  return trainedValues(
+    targets.flatMap(({ a, b }) => [a.name, b.name]),
+    optimisation,
+    state,
+  );
+}
+
+function jobOf<Options extends NetworkProgramOptions>(options: Options): Job<Options> {
+  const { denoiser, adapters } = options;
+  const targets = networkAdapterTargets(denoiser.network.linearLayers, adapters);
+  const job = { options, shape: denoiserShape(denoiser), targets };
+  checkBatch(job);
+  return job;
+}
+
+function checkBatch({ options, shape: { rows } }: Job<NetworkProgramOptions>): void {
   const { objective, optimisation } = options;
-  const { batchSize, captionDropout } = optimisation;
+  const { batchSize } = optimisation;
   if (batchSize % rows !== 0 || (objective.algorithm === 'kto' && batchSize !== rows)) {
     throw invalidArgument(
       'optimisation.batchSize',
@@ -128,7 +168,10 @@ function checkBatch({ options, shape: { rows } }: Job): void {
         : `is ${batchSize}, which is no multiple of the ${rows} rows that the denoiser was imported for`,
     );
   }
-  if (captionDropout > 0 && options.emptyText === undefined) {
+}
+
+function checkEmptyText({ optimisation: { captionDropout }, emptyText }: NetworkTrainingOptions): void {
+  if (captionDropout > 0 && emptyText === undefined) {
     throw invalidArgument(
       'optimisation.captionDropout',
       `is ${captionDropout}, but there is no embedding of the empty caption (emptyText); give it, or set 0`,
@@ -139,7 +182,7 @@ function checkBatch({ options, shape: { rows } }: Job): void {
 /** The inputs of a graph that a pass reads besides the clips. */
 function passInputs(
   graph: Graph,
-  { options: { denoiser }, shape }: Job,
+  { options: { denoiser }, shape }: Job<NetworkProgramOptions>,
 ): {
   readonly noised: (clip: Tensor) => { noised: Tensor; target: Tensor };
   readonly timestep: Tensor;
@@ -165,7 +208,7 @@ function passInputs(
 /** Adapters that do not change, as constants. */
 function frozenAdapters(
   graph: Graph,
-  { options: { adapters }, targets }: Job,
+  { options: { adapters }, targets }: Job<NetworkProgramOptions>,
   values: ReadonlyMap<string, Float32Array>,
 ): ReturnType<typeof networkAdapters>['adapt'] {
   return networkAdapters(targets, adapters, ({ name, shape }) => {
@@ -179,13 +222,13 @@ function frozenAdapters(
 /** Adapters that are trained, as parameters. */
 function trainedAdapters(
   graph: Graph,
-  { options: { adapters }, targets }: Job,
+  { options: { adapters }, targets }: Job<NetworkProgramOptions>,
 ): ReturnType<typeof networkAdapters> {
   return networkAdapters(targets, adapters, ({ name, shape }) => graph.parameter(name, shape));
 }
 
 /** The program of one step. */
-function networkProgram(job: Job): TrainingProgram {
+function networkProgram(job: Job<NetworkProgramOptions>): TrainingProgram {
   const { denoiser, objective, optimisation, reference } = job.options;
   const graph = new Graph();
   const { trainable, adapt } = trainedAdapters(graph, job);

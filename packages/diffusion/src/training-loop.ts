@@ -46,6 +46,8 @@ export interface TrainingJob<Example> {
   readonly program: TrainingProgram;
   /** Values of the trained parameters at the beginning, by name. */
   readonly start: ReadonlyMap<string, Float32Array>;
+  /** What computes the gradients; `cpu` unless given. */
+  readonly device?: 'cpu' | 'cuda';
   readonly optimisation: OptimisationSettings;
   /** Inputs of a step: a function of the examples and the number of the step alone. */
   readonly feeds: (examples: readonly Example[], step: number) => Record<string, TypedTensor>;
@@ -62,7 +64,12 @@ export async function openTrainingLoop<Example>(
 ): Promise<Training<Example>> {
   const { optimisation } = job;
   const initial = job.state ?? initialTrainingState(job.program, Object.fromEntries(job.start));
-  const id = await engine.openTraining(job.name, job.program, initial, {});
+  const id = await engine.openTraining(
+    job.name,
+    job.program,
+    initial,
+    job.device === undefined ? {} : { device: job.device },
+  );
   const probe = await job.anchorProbe?.(id);
   let step = initial.step;
   let prepared:

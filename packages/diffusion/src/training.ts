@@ -114,7 +114,7 @@ export async function openTraining(engine: Engine, options: TrainingOptions): Pr
 }
 
 /** The weights that a state stands for: their moving average, or themselves where there is none. */
-function trainedValues(
+export function trainedValues(
   names: readonly string[],
   optimisation: OptimisationSettings,
   state: TrainingState,

@@ -44,14 +44,15 @@ export interface Engine {
   ): Promise<Record<string, TypedTensor>>;
   /**
    * Opens a training session, which stays in the engine: steps send feeds and return metrics, not state.
-   * @param lanes threads that work on micro-batches at the same time; the engine's threads unless given
+   * @param lanes threads that work on micro-batches at the same time; the engine's threads unless given, and one on a GPU
+   * @param device what computes the gradients, `cpu` unless given; the update is computed on the CPU
    * @returns an id for the calls that follow
    */
   openTraining(
     name: string,
     program: TrainingProgram,
     state: TrainingState,
-    options?: { readonly lanes?: number },
+    options?: { readonly lanes?: number; readonly device?: 'cpu' | 'cuda' },
   ): Promise<string>;
   /** One optimiser step: see `TrainingSession.step`. */
   trainStep(

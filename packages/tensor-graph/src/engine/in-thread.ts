@@ -54,9 +54,18 @@ export function openInThread(options: SessionOptions = {}): Engine {
       if (signal?.aborted === true) throw cancelled();
       return model(name).run(feeds, outputs);
     },
-    async openTraining(name, program, state, { lanes = threads } = {}) {
+    async openTraining(
+      name,
+      program,
+      state,
+      { device = 'cpu', lanes = device === 'cpu' ? threads : 1 } = {},
+    ) {
       check();
-      const session = await openTrainingSession(name, program, state, { lanes, intraOpThreads: threads });
+      const session = await openTrainingSession(name, program, state, {
+        lanes,
+        intraOpThreads: threads,
+        device,
+      });
       trainingCount += 1;
       const id = `${name}#${trainingCount}`;
       trainings.set(id, session);

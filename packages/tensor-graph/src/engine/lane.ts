@@ -56,9 +56,11 @@ export async function openLane(
   program: TrainingProgram,
   memory: LaneMemory,
   intraOpThreads: number,
+  device: 'cpu' | 'cuda' = 'cpu',
 ): Promise<Lane> {
   const session = await openSession(name, program.gradientModel, {
     intraOpThreads,
+    device,
     ...(program.weightsFolder === undefined ? {} : { weightsFolder: program.weightsFolder }),
   });
   // Parameters that the loss does not reach, or reaches through preparation only, are not in the model.

@@ -38,6 +38,8 @@ export interface TrainingSessionOptions {
   readonly lanes?: number;
   /** Threads of one operator in the update, and in the gradients when there is one lane; `lanes` unless given. */
   readonly intraOpThreads?: number;
+  /** What computes the gradients; `cpu` unless given. `cuda` has one lane. */
+  readonly device?: 'cpu' | 'cuda';
 }
 
 /** Training in progress. Parameters and optimiser state stay in memory that each step reads and writes in place. */
@@ -80,6 +82,9 @@ export async function openTrainingSession(
   const lanes = options.lanes ?? 1;
   if (!Number.isInteger(lanes) || lanes < 1)
     throw invalidArgument('lanes', `${lanes} must be a positive integer`);
+  const { device = 'cpu' } = options;
+  if (device === 'cuda' && lanes > 1)
+    throw invalidArgument('lanes', `is ${lanes}; a GPU works on one micro-batch at a time, use 1`);
   checkState(program, initial);
   const intraOpThreads = options.intraOpThreads ?? lanes;
   const lengthOf = (tensors: readonly PreparedSpec[]): number =>
@@ -119,7 +124,7 @@ export async function openTrainingSession(
       workers.push(
         keep(
           lanes === 1
-            ? await openLane(name, program, memory, intraOpThreads)
+            ? await openLane(name, program, memory, intraOpThreads, device)
             : await openLaneThread({ name, program, memory }),
         ),
       );

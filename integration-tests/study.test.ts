@@ -1,41 +1,17 @@
 import assert from 'node:assert/strict';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { encodeModel } from '@plumb/diffusion';
-import { smallConfig, smallModel } from '@plumb/diffusion/testing-model';
-import { longestCaption, vocabulary } from '@plumb/toybox';
 import { plumb, startPlumb } from './support/command-line.ts';
+import { writeTinyStudy } from './support/tiny-study.ts';
 
 const timeout = 240_000;
-const repository = resolve(import.meta.dirname, '..');
 
 let folder: string;
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'plumb study '));
-  const model = smallModel('study', {
-    ...smallConfig,
-    video: { frames: 4, height: 16, width: 16, fps: 4 },
-    caption: { vocabulary: [...vocabulary], maxWords: longestCaption, wordWidth: 8 },
-  });
-  await writeFile(join(folder, 'model.safetensors'), encodeModel(model));
-  await writeFile(
-    join(folder, 'tiny.yaml'),
-    `
-name: tiny
-model: model.safetensors
-prompts: { set: ${JSON.stringify(join(repository, 'prompts/toybox.json'))}, trainPerCategory: 2, heldoutPerCategory: 2 }
-rewards: ${JSON.stringify(join(repository, 'rewards'))}
-samplesPerPrompt: 2
-sampler: { steps: 2, guidance: 1, shift: 1 }
-optimisation: { steps: 30, batchSize: 2, warmupSteps: 1 }
-evaluation: { samplesPerPrompt: 1 }
-matrix:
-  - { algorithms: [sft] }
-  - { algorithms: [rwr, dpo], rewards: [optical_flow] }
-`,
-  );
+  await writeTinyStudy(folder);
 });
 after(() => rm(folder, { recursive: true, force: true }));
 

@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { fromJson } from '@bufbuild/protobuf';
-import { invalidArgument } from '@plumb/kit/errors';
+import { failedPrecondition, invalidArgument } from '@plumb/kit/errors';
 import { RunSpecSchema, RunState } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { openProgressDisplay } from '../progress/progress-display.ts';
 import type { ProgressDisplay } from '../progress/progress-display.ts';
@@ -97,6 +97,12 @@ async function replayRun(
 ): Promise<string[]> {
   const { original, repeated, display, signal } = options;
   const spec = fromJson(RunSpecSchema, manifest.spec);
+  if (spec.labels?.use === 'override') {
+    throw failedPrecondition(
+      'the run trained on the verdicts of people (labels.use: override), which nobody gives again in another folder; ' +
+        'its data sets hold them, so repeat its training with `plumb train`, and its evaluations with `plumb run replay`',
+    );
+  }
   const { base } = spec;
   if (base?.weights === undefined) throw invalidArgument('manifest', 'its spec has no base with weights');
   const { sha256, mediaType } = base.weights;

@@ -6,8 +6,8 @@ import { isStrip, play } from './film.ts';
 import type { SamplePages } from './sample-pages.ts';
 import { filmOf, scoreOf, verdictOf } from './sample-words.ts';
 
-/** Most tiles that are in the page at a time. */
-const mostTiles = 60;
+/** Most tiles that are in the page at a time: with the grid itself and what gives it its height, 60 elements. */
+const mostTiles = 58;
 const smallestTile = 104;
 const gap = 8;
 /** Rows above and below what is seen. */

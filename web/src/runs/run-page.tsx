@@ -2,7 +2,7 @@ import { categories } from '@plumb/charts/intervals';
 import { differenceText, durationText, points, rateText } from '@plumb/charts/numbers';
 import { LoopService, RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { IterationReport, Report, Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import type { TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import type { DataSetSummary, TrainingProgress } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { useRoute } from 'preact-iso';
 import { useEffect, useState } from 'preact/hooks';
@@ -110,7 +110,13 @@ export function RunPage() {
         <Gate decision={current.decision} signs={current.overOptimisation} />
       )}
       {report !== undefined && <OverOptimisation report={report} iteration={iteration} />}
-      {training.length > 1 && <Training points={training} algorithm={run.spec?.objective?.algorithm ?? ''} />}
+      {training.length > 1 && (
+        <Training
+          points={training}
+          algorithm={run.spec?.objective?.algorithm ?? ''}
+          dataSet={current?.dataSet}
+        />
+      )}
       <DeadLetters runId={id} state={`${run.counts?.errors ?? 0n} ${stage}`} />
     </RunFrame>
   );
@@ -409,9 +415,11 @@ function LearningCurve({ report }: { readonly report: Report }) {
 function Training({
   points,
   algorithm,
+  dataSet,
 }: {
   readonly points: readonly TrainingProgress[];
   readonly algorithm: string;
+  readonly dataSet: DataSetSummary | undefined;
 }) {
   const anchored = points.some(({ anchorDistance }) => anchorDistance !== undefined);
   return (
@@ -419,6 +427,10 @@ function Training({
       <h2 id="training">Training</h2>
       <p class="soft">
         {algorithm}, step {count(points.at(-1)?.step ?? 0)}
+        {dataSet !== undefined && `, ${count(dataSet.used)} of ${count(dataSet.samples)} clips used`}
+        {dataSet !== undefined &&
+          dataSet.humanLabels > 0 &&
+          `, ${count(dataSet.humanLabels)} labelled by people, who differ from the judge on ${count(dataSet.humanLabelsChanged)}`}
       </p>
       <div class="grid halves">
         <figure>

@@ -1,6 +1,6 @@
 import { create } from '@bufbuild/protobuf';
+import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import {
-  describeError,
   failedPrecondition,
   invalidArgument,
   invalidArguments,
@@ -10,7 +10,7 @@ import {
 } from '@plumb/kit/errors';
 import type { Implementation } from '@plumb/kit/rpc';
 import { LabelService } from '@plumb/proto/plumb/loop/v1/label_pb.js';
-import { LoopService, RunState, Verdict } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { LoopService, RunState, StageStallSchema, Verdict } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type {
   Budgets,
   Run,
@@ -23,7 +23,7 @@ import { ModelState, ModelVersionSchema } from '@plumb/proto/plumb/models/v1/mod
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { z } from 'zod';
-import { abandonFailedJobs, findLatestJob } from './adapters/ledger/iterations.ts';
+import { abandonFailedJobs } from './adapters/ledger/iterations.ts';
 import { findRun, findRunByKey, insertRun, listRuns, moveRun, setBudgets } from './adapters/ledger/runs.ts';
 import type { RunRow } from './adapters/ledger/runs.ts';
 import { countFiltered, listSamples, reopenFailed, scoresOf } from './adapters/ledger/samples.ts';
@@ -42,7 +42,7 @@ import { deadLetterMethods } from './dead-letters.ts';
 import { exportRun } from './export-run.ts';
 import { getSample, traceSpans } from './get-sample.ts';
 import { overrideDecision } from './override-decision.ts';
-import { loopLogger } from './reconciler/context.ts';
+import { cancelTraining } from './reconciler/cancel-training.ts';
 import type { LoopContext } from './reconciler/context.ts';
 import { currentTraceId } from './reconciler/iteration-trace.ts';
 import type { Reconciler } from './reconciler/reconciler.ts';
@@ -51,8 +51,6 @@ import type { Reconciler } from './reconciler/reconciler.ts';
 const watchIntervalMs = 400;
 /** Longest idempotency key, in characters. */
 const maxKeyLength = 200;
-/** The trainer gets this long to take note that a job is cancelled, in milliseconds. */
-const cancelJobMs = 10_000;
 
 const verdicts: Readonly<Record<Verdict, SampleFilter['verdict']>> = {
   [Verdict.UNSPECIFIED]: undefined,
@@ -87,7 +85,17 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
   }
 
   async function view(row: RunRow): Promise<Run> {
-    return await runView(loop, row, reconciler.haltedBy(row.id));
+    const run = await runView(loop, row, reconciler.haltedBy(row.id));
+    run.stalls = loop.stalls.of(row.id).map(({ stage, cause, since, left }) =>
+      create(StageStallSchema, {
+        stage,
+        kind: cause.kind,
+        cause: cause.text,
+        sinceTime: timestampFromDate(since),
+        left: BigInt(left),
+      }),
+    );
+    return run;
   }
 
   async function viewOf(id: string): Promise<Run> {
@@ -211,7 +219,8 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
     },
 
     async getReport({ runId }) {
-      return { report: await reportView(database, await requireRun(runId)) };
+      const row = await requireRun(runId);
+      return { report: await reportView(database, row, await loop.judgeBudgets.account(runId)) };
     },
 
     async overrideDecision(request) {
@@ -389,18 +398,4 @@ async function holdJudgeBudget(
     );
   }
   await loop.judgeBudgets.set(runId, budgets);
-}
-
-/** Stops the run's training job. A trainer that cannot be reached is not worth keeping a run for: the log tells. */
-async function cancelTraining(loop: LoopContext, row: RunRow): Promise<void> {
-  const job = await findLatestJob(loop.database, { runId: row.id, iteration: row.iteration });
-  if (job?.state !== 'running') return;
-  try {
-    await loop.trainer.cancelJob(job.id, AbortSignal.timeout(cancelJobMs));
-  } catch (thrown) {
-    loopLogger.error(
-      { runId: row.id, jobId: job.id, error: describeError(thrown) },
-      'the training job of a cancelled run could not be cancelled; it ends by itself',
-    );
-  }
 }

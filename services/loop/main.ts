@@ -15,22 +15,27 @@ import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { judgeBudgetsOf, noJudgeBudgets } from './adapters/judge-budgets.ts';
 import { judgeQuestionsOf, noJudgeQuestions } from './adapters/judge-questions.ts';
+import { judgeSignsOf, noJudgeSigns } from './adapters/judge-signs.ts';
 import { openDatabase } from './adapters/ledger/database.ts';
 import { withLedgerErrors } from './adapters/ledger/handler-errors.ts';
 import { openModelRegistry } from './adapters/model-registry.ts';
+import { observePausedRuns } from './adapters/paused-runs.ts';
 import { queueDepthsOf } from './adapters/queue-depths.ts';
 import { noRewardVersions, rewardVersionsOf } from './adapters/reward-versions.ts';
-import { consumeSampleEvents } from './adapters/sample-events.ts';
 import { studyResultsIn } from './adapters/study-results.ts';
 import { trainerOf } from './adapters/trainer.ts';
 import { loopSettings } from './config.ts';
 import { parseBudgets } from './domain/stall.ts';
 import { labelService } from './label-service.ts';
+import { leaderWork } from './leader-work.ts';
+import { electionOf, leader } from './leadership.ts';
 import { loopService } from './loop-service.ts';
+import { observeStalls } from './metrics.ts';
 import { modelRegistryService } from './model-registry-service.ts';
 import { Arrivals } from './reconciler/arrivals.ts';
 import { RunChanges } from './reconciler/changes.ts';
 import { Reconciler } from './reconciler/reconciler.ts';
+import { StallBoard } from './reconciler/stall-board.ts';
 import { studyService } from './study-service.ts';
 
 /** Everything that waits for somebody between the services. */
@@ -69,8 +74,6 @@ await runService({
     const links = config.webKeyFile === undefined ? undefined : await openLinks(config.webKeyFile);
     ctx.onStop('links', () => links?.close());
 
-    const changes = new RunChanges();
-    const arrivals = new Arrivals();
     const registry = await openModelRegistry(bus);
     const loop = {
       database,
@@ -89,31 +92,20 @@ await runService({
       },
       spanDirectory: config.spanDirectory,
       queueDepths: queueDepthsOf(bus),
-      changes,
-      arrivals,
+      changes: new RunChanges(),
+      arrivals: new Arrivals(),
       stallBudgets: parseBudgets(config.stallBudgets, config.stallAfterSeconds),
+      stalls: new StallBoard(),
+      judgeSigns: judge === undefined ? noJudgeSigns : judgeSignsOf(judge),
       maxOutstanding: config.maxOutstandingTasks,
       republishAfterSeconds: config.republishAfterSeconds,
     };
     const reconciler = new Reconciler(loop);
-    ctx.onStop('reconciler', () => reconciler.stop(), { deadlineMs: 10_000 });
+    const lead = leader(ctx, await electionOf(config), leaderWork(loop, reconciler));
 
     observeQueues(bus, observedQueues);
-    const consumptions = await consumeSampleEvents(bus, database, {
-      signal: ctx.signal,
-      generated: (sampleIds) => {
-        arrivals.note(sampleIds);
-      },
-      changed: (runIds) => {
-        for (const runId of runIds) {
-          changes.notify(runId);
-          reconciler.wake(runId);
-        }
-      },
-    });
-    ctx.onStop('events', async () => {
-      await Promise.all(consumptions.map(async (consumption) => await consumption.stop()));
-    });
+    observeStalls(loop.stalls);
+    observePausedRuns(database, () => reconciler.halted);
 
     const runs = withLedgerErrors(loopService(loop, reconciler));
     const models = modelRegistryService(registry, artifacts);
@@ -143,7 +135,7 @@ await runService({
           });
     ctx.onStop('dashboard', () => web?.stop());
 
-    await reconciler.start();
+    await lead();
     return { ...addresses, ...(web === undefined ? {} : { web: web.address }) };
   },
 });

@@ -13,7 +13,7 @@ import { trainerSettings } from './config.ts';
 import { Jobs } from './domain/jobs.ts';
 import { localBackend } from './domain/training-backend.ts';
 import type { TrainingBackend } from './domain/training-backend.ts';
-import { stepMetrics } from './metrics.ts';
+import { recordStep } from './metrics.ts';
 import { trainerService } from './service.ts';
 
 await runService({
@@ -32,7 +32,6 @@ await runService({
           });
     const events = progressEvents(bus, ctx.logger);
     ctx.onStop('progress events', () => events.close());
-    const record = stepMetrics();
     const store = await openJobStore(bus);
     const ports = trainingPorts(artifacts, {
       openEngine: (intraOpThreads) => openEngine({ form: config.engineForm, intraOpThreads }),
@@ -46,8 +45,8 @@ await runService({
       config.trainingBackend === 'local'
         ? localBackend({
             ...runner,
-            onPoint: (point) => {
-              record(point);
+            onPoint: (point, runId) => {
+              recordStep(point, runId);
               events.offer(point);
             },
           })

@@ -27,7 +27,7 @@ const at = (atMs: number, loop: string, generator: string): Snapshot => ({
   ],
 });
 const labels = 'messaging_consumer_group_name="generator",messaging_destination_name="plumb.tasks.generate"';
-const loop = `plumb_queue_depth{${labels}} 12\nplumb_queue_unsettled{${labels}} 4\nplumb_queue_age{${labels}} 9.5\nplumb_loop_stalled_stages{plumb_stage="score"} 1`;
+const loop = `plumb_queue_depth{${labels}} 12\nplumb_queue_unsettled{${labels}} 4\nplumb_queue_age{${labels}} 9.5\nplumb_loop_stalled_stages{plumb_stage="score",plumb_stall_kind="endpoint-silent"} 1\nplumb_loop_stalled_stages{plumb_stage="train"} 0`;
 
 test('rates between two looks, queues and stalls', () => {
   const view = viewOf(
@@ -39,13 +39,13 @@ test('rates between two looks, queues and stalls', () => {
   assert.deepEqual(view.queues, [
     { consumer: 'generator', waiting: 12, inWork: 4, oldestSeconds: 9.5, perSecond: undefined },
   ]);
-  assert.deepEqual(view.stalls, [{ stage: 'score', runs: 1 }]);
+  assert.deepEqual(view.stalls, [{ stage: 'score', cause: 'endpoint-silent', runs: 1 }]);
   const lines = topLines(view);
   assert.ok(
     lines.every((line) => line.length <= 80),
     lines.join('\n'),
   );
-  assert.match(lines.join('\n'), /score +stands still in 1 run/);
+  assert.match(lines.join('\n'), /score in 1 run: endpoint silent/);
 });
 
 test('a process that was started again, or does not answer', () => {

@@ -37,7 +37,8 @@ export interface TopView {
   }[];
   readonly rates: Readonly<Record<(typeof rateNames)[number], number | undefined>>;
   readonly training: { readonly loss: number | undefined; readonly stepsPerSecond: number | undefined };
-  readonly stalls: readonly { readonly stage: string; readonly runs: number }[];
+  /** `cause` as the loop names it, for example endpoint-silent. */
+  readonly stalls: readonly { readonly stage: string; readonly cause: string; readonly runs: number }[];
   readonly totals: Readonly<Record<(typeof totalNames)[number], number>>;
 }
 
@@ -110,7 +111,11 @@ export function viewOf(now: Snapshot, before: Snapshot | undefined): TopView {
     },
     stalls: readings
       .filter(({ name, value }) => name === 'plumb_loop_stalled_stages' && value > 0)
-      .map(({ labels, value }) => ({ stage: labels['plumb_stage'] ?? '', runs: value })),
+      .map(({ labels, value }) => ({
+        stage: labels['plumb_stage'] ?? '',
+        cause: labels['plumb_stall_kind'] ?? '',
+        runs: value,
+      })),
     totals: {
       deadLetters: sum(readings, 'plumb_queue_dead_letters_stored') ?? 0,
       redeliveries: sum(readings, 'plumb_queue_redeliveries_total') ?? 0,

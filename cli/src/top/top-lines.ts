@@ -46,8 +46,8 @@ export function topLines({ processes, queues, rates, training, stalls, totals }:
     ...(stalls.length === 0
       ? ['stalls     none']
       : stalls.map(
-          ({ stage, runs }) =>
-            `STALLED    ${stage} stands still in ${runs} ${runs === 1 ? 'run' : 'runs'}; the loop's log names the likely cause`,
+          ({ stage, cause, runs }) =>
+            `STALLED    ${stage} in ${runs} ${runs === 1 ? 'run' : 'runs'}: ${cause.replaceAll('-', ' ')}; more: plumb run watch`,
         )),
   ];
 }

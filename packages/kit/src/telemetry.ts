@@ -4,7 +4,7 @@ import type { Meter, Tracer } from '@opentelemetry/api';
 /** `@plumb/kit/telemetry`: traces, metrics and logs. */
 export { contextFromCarrier, currentCarrier, linkTo } from './telemetry/carrier.ts';
 export type { Carrier } from './telemetry/carrier.ts';
-export { counter, durationBuckets, gauge, histogram, upDownCounter } from './telemetry/instruments.ts';
+export { counter, durationBuckets, gauge, histogram, recentGauge, upDownCounter } from './telemetry/instruments.ts';
 export { createLogger, logger, setLogLevel } from './telemetry/logger.ts';
 export type { Logger } from './telemetry/logger.ts';
 export { SpanFile } from './telemetry/span-file.ts';

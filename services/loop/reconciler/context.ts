@@ -7,12 +7,14 @@ import type { Tables } from '../adapters/ledger/tables.ts';
 import type { ModelRegistry } from '../adapters/model-registry.ts';
 import type { JudgeBudgets } from '../adapters/judge-budgets.ts';
 import type { JudgeQuestions } from '../adapters/judge-questions.ts';
+import type { JudgeSignsOf } from '../adapters/judge-signs.ts';
 import type { QueueDepths } from '../adapters/queue-depths.ts';
 import type { RewardVersions } from '../adapters/reward-versions.ts';
 import type { Trainer } from '../adapters/trainer.ts';
 import type { StallBudgets } from '../domain/stall.ts';
 import type { Arrivals } from './arrivals.ts';
 import type { RunChanges } from './changes.ts';
+import type { StallBoard } from './stall-board.ts';
 
 /** What the reconciler works with; made once, in main. */
 export interface LoopContext {
@@ -27,6 +29,9 @@ export interface LoopContext {
   readonly changes: RunChanges;
   readonly arrivals: Arrivals;
   readonly stallBudgets: StallBudgets;
+  /** Stages that stand still. */
+  readonly stalls: StallBoard;
+  readonly judgeSigns: JudgeSignsOf;
   readonly maxOutstanding: number;
   readonly republishAfterSeconds: number;
   /** What signs links of the dashboard; undefined where none is served. */

@@ -90,12 +90,14 @@ export class RunDriver {
       let wait: number;
       try {
         const outcome = await this.#pass();
+        this.#stalls.passEnded();
         if (outcome === 'ended') end = { kind: 'ended' };
         failures = 0;
         wait = outcome === 'again' ? 0 : longestPassMs;
       } catch (thrown) {
         if (this.#signal.aborted) break;
         const error = ledgerError(thrown);
+        this.#stalls.passEnded(error);
         if (error.retryable && !isStorageFailure(error)) {
           failures += 1;
           wait = error.retryAfterMs ?? Math.min(firstBackoffMs * 2 ** (failures - 1), longestBackoffMs);
@@ -118,7 +120,7 @@ export class RunDriver {
       await pause(Math.max(0, shortestPassMs - spent), this.#signal);
       await this.#wakeup.wait(wait, this.#signal);
     }
-    this.#stalls.end();
+    await this.#stalls.end();
     this.#background.abort();
     await this.#watched?.done;
     await this.#flushActive(true);
@@ -128,13 +130,14 @@ export class RunDriver {
 
   async #pass(): Promise<'ended' | 'again' | 'waiting'> {
     if (this.#watchFailure !== undefined) throw this.#watchFailure;
+    this.#stalls.passBegan();
     const run = await findRun(this.#loop.database, this.#runId);
     if (run === undefined) throw internal(new Error(`run ${this.#runId} is not in the ledger`));
     if (run.state !== 'running') return 'ended';
     await this.#flushActive(false);
     this.#spec ??= specFromText(run.spec);
     const loaded = await loadIteration(this.#loop.database, run, this.#spec);
-    await this.#stalls.look(loaded);
+    await this.#stalls.read(loaded);
     const limits = await this.#limits(this.#spec, run);
     const actions = plan(snapshotOf(loaded, this.#idleSeconds(loaded)), limits);
     let again = false;
@@ -161,27 +164,27 @@ export class RunDriver {
         return await this.#takeBack(action.queue, iteration);
       case 'freeze': {
         const awaited = await awaitedHumanLabels(loop, loaded);
-        if (awaited === undefined) await freezeDataSet(loop, loaded);
+        if (awaited === undefined) await this.#stalls.during('freeze', () => freezeDataSet(loop, loaded));
         else await this.#stopRun('paused', awaited);
         return true;
       }
       case 'train':
-        await createTrainingJob(loop, loaded, this.#signal);
+        await this.#stalls.during('train', () => createTrainingJob(loop, loaded, this.#signal));
         return true;
       case 'watch-training':
         this.#watchTraining(loaded);
         return false;
       case 'register':
-        await registerCandidate(loop, loaded);
+        await this.#stalls.during('train', () => registerCandidate(loop, loaded));
         return true;
       case 'evaluate':
-        await evaluateCandidate(loop, loaded);
+        await this.#stalls.during('evaluate', () => evaluateCandidate(loop, loaded));
         return true;
       case 'decide':
-        await decideCandidate(loop, loaded);
+        await this.#stalls.during('gate', () => decideCandidate(loop, loaded));
         return true;
       case 'apply':
-        await applyDecision(loop, loaded);
+        await this.#stalls.during('gate', () => applyDecision(loop, loaded));
         return true;
       case 'next-iteration':
         await advanceIteration(loop.database, { ...key, ended: iteration, now: new Date() });

@@ -105,7 +105,7 @@ async function followJob(
       const { step } = event.progress;
       await insertProgress(loop.database, { jobId, step, progress: progressToText(event.progress) });
     } else {
-      await recordJob(loop, event.job);
+      await recordJob(loop, runId, event.job);
       if (hasEnded(event.job)) return true;
     }
     loop.changes.notify(runId);
@@ -113,9 +113,11 @@ async function followJob(
   return false;
 }
 
-async function recordJob(loop: LoopContext, job: Job): Promise<void> {
+async function recordJob(loop: LoopContext, runId: string, job: Job): Promise<void> {
   if (job.dataSetSummary !== undefined) {
-    loopMetrics.uninformativeRatio.record(job.dataSetSummary.uninformativePromptRatio);
+    loopMetrics.uninformativeRatio.record(job.dataSetSummary.uninformativePromptRatio, {
+      'plumb.run.id': runId,
+    });
   }
   await updateJob(loop.database, {
     id: job.id,

@@ -19,8 +19,8 @@ export interface RunnerOptions {
   readonly ports: TrainingPorts;
   readonly checkpointEverySteps: number;
   readonly logger: Logger;
-  /** Hears of every step of every job; must not throw. */
-  readonly onPoint?: ((point: TrainingProgress) => void) | undefined;
+  /** Hears of every step of every job, with the job's run (empty for none); must not throw. */
+  readonly onPoint?: ((point: TrainingProgress, runId: string) => void) | undefined;
   /**
    * What becomes of a job after errors that might pass, again and again at the same place: `fail` records that it has
    * failed; `leave` throws the last of them and leaves the job as it is, for another process to go on with.
@@ -198,7 +198,7 @@ class Attempt {
             ...(point.probes.length === 0 ? {} : { probes: [...known, ...point.probes] }),
           });
           this.#feed.add(point);
-          this.#options.onPoint?.(point);
+          this.#options.onPoint?.(point, this.#feed.job.spec?.runId ?? '');
         },
         onCheckpoint: async (point) => {
           // The points first: a checkpoint without its points would leave a gap in the curve.

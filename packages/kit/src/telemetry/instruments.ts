@@ -1,5 +1,6 @@
 import { metrics } from '@opentelemetry/api';
 import type {
+  Attributes,
   Counter,
   Gauge,
   Histogram,
@@ -77,3 +78,39 @@ export function histogram(
 export const durationBuckets = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300,
 ];
+
+/**
+ * The latest value for each set of labels, forgotten `keepMs` milliseconds after it was recorded: for labels that come and
+ * go, such as a run or a job, whose last value would otherwise stay for as long as the process lives.
+ */
+export function recentGauge(
+  meterName: string,
+  name: string,
+  options: MetricOptions,
+  keepMs: number,
+): Pick<Gauge, 'record'> {
+  interface Latest {
+    readonly value: number;
+    readonly attributes: Attributes;
+    readonly atMs: number;
+  }
+  const get = late((provider) => {
+    const latest = new Map<string, Latest>();
+    provider
+      .getMeter(meterName)
+      .createObservableGauge(name, options)
+      .addCallback((result) => {
+        for (const [key, { value, attributes, atMs }] of latest) {
+          if (performance.now() - atMs > keepMs) latest.delete(key);
+          else result.observe(value, attributes);
+        }
+      });
+    return latest;
+  });
+  return {
+    record: (value, attributes = {}) => {
+      const key = JSON.stringify(Object.entries(attributes).toSorted(([a], [b]) => (a < b ? -1 : 1)));
+      get().set(key, { value, attributes, atMs: performance.now() });
+    },
+  };
+}

@@ -83,6 +83,17 @@ export async function listRunningRuns(ledger: Ledger): Promise<string[]> {
   return rows.map(({ id }) => id);
 }
 
+/** Runs that are paused, with the status that they were paused with; none for those that somebody paused. Newest 256. */
+export async function listPausedRuns(ledger: Ledger): Promise<{ id: string; error: string | null }[]> {
+  return await ledger
+    .selectFrom('runs')
+    .select(['id', 'error'])
+    .where('state', '=', 'paused')
+    .orderBy('created_at', 'desc')
+    .limit(256)
+    .execute();
+}
+
 /**
  * Moves a run from one of some states to another; false when it was in none of them. `error` is kept for paused and failed
  * runs and cleared otherwise.

@@ -5,9 +5,12 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
+import { StudyService } from '@plumb/proto/plumb/loop/v1/study_pb.js';
+import { exportJWK, generateKeyPair, SignJWT } from 'jose';
+import { openAccess } from '../access/access.ts';
 import { notFound } from '../errors.ts';
 import type { WebServerOptions } from '../web.ts';
-import { artifactPath, openLinks, startWebServer } from '../web.ts';
+import { artifactPath, openLinks, startWebServer, webService } from '../web.ts';
 import type { Links, WebServer } from '../web.ts';
 
 const known = 'a'.repeat(64);
@@ -129,6 +132,71 @@ describe('the web server', () => {
       headers: { 'sec-fetch-site': 'cross-site' },
     });
     assert.equal(response.status, 403);
+  });
+
+  test('a caller with a JSON Web Token of a provider comes in with its roles, as one with a link does', async () => {
+    const { publicKey, privateKey } = await generateKeyPair('ES256');
+    const keys = path.join(folder, 'keys.json');
+    await writeFile(
+      keys,
+      JSON.stringify({ keys: [{ ...(await exportJWK(publicKey)), kid: 'k', alg: 'ES256', use: 'sig' }] }),
+    );
+    const access = await openAccess({
+      jwt: {
+        keys,
+        issuer: 'https://login.test',
+        audience: 'plumb-dashboard',
+        algorithms: ['ES256'],
+        rolesClaim: 'plumb_roles',
+        clockToleranceSeconds: 5,
+      },
+    });
+    const callers: (string | undefined)[] = [];
+    const behindProxy = await startWebServer({
+      ...options,
+      access,
+      services: [
+        webService(StudyService, {
+          listStudies: (_request, { caller }) => {
+            callers.push(caller);
+            return {};
+          },
+          getStudy: () => ({}),
+        }),
+      ],
+    });
+    const jwt = async (roles: string, audience = 'plumb-dashboard'): Promise<string> =>
+      await new SignJWT({ plumb_roles: roles })
+        .setProtectedHeader({ alg: 'ES256', kid: 'k' })
+        .setIssuer('https://login.test')
+        .setAudience(audience)
+        .setSubject('ada@example.com')
+        .setExpirationTime('1h')
+        .sign(privateKey);
+    const list = async (token: string, headers: Record<string, string> = {}): Promise<number> => {
+      const response = await fetch(
+        `http://${behindProxy.address}/api/plumb.loop.v1.StudyService/ListStudies`,
+        {
+          method: 'POST',
+          headers: { 'content-type': 'application/json', authorization: `Bearer ${token}`, ...headers },
+          body: '{}',
+        },
+      );
+      await response.arrayBuffer();
+      return response.status;
+    };
+    try {
+      assert.equal(await list(await jwt('read')), 200);
+      assert.equal(await list(await jwt('label')), 403, 'a role that may not');
+      assert.equal(await list(await jwt('read', 'another')), 401, 'a token for somebody else');
+      const expiresAt = new Date(Date.now() + 60_000);
+      assert.equal(await list(await links.token({ name: 'bo', roles: ['read'], expiresAt })), 200);
+      assert.equal(await list(await jwt('admin'), { 'sec-fetch-site': 'cross-site' }), 403);
+      assert.deepEqual(callers, ['jwt:ada@example.com', 'bo']);
+    } finally {
+      await behindProxy.stop();
+      access.close();
+    }
   });
 
   test('plain HTTP does not leave the machine unless a setting that calls itself insecure says so', async () => {

@@ -239,6 +239,13 @@ export declare type Verdict = Message<"plumb.judge.v1.Verdict"> & {
    * @generated from field: repeated int64 seeds = 21;
    */
   seeds: bigint[];
+
+  /**
+   * P(accept), or the score of a grade, from which the judge accepts.
+   *
+   * @generated from field: double threshold = 22;
+   */
+  threshold: number;
 };
 
 /**

@@ -59,7 +59,8 @@ export function runCommand(finish: (exitCode: number) => void): Command {
   runs.addCommand(
     subcommand('report', "print what each iteration brought, and the gate's decisions with their reasons")
       .argument('<run>', 'id of a run')
-      .action(async (id: string, options: RunOptions) => {
+      .option('--output <file>', 'also write one HTML page, with charts and clips of the last iteration')
+      .action(async (id: string, options: RunOptions & { output?: string }) => {
         finish(await (await load()).reportRun(id, options));
       }),
   );

@@ -23,8 +23,14 @@ const { uri, sha256 } = await (
 });
 const versions = { beforeVersion: 'toybox@aaaaaaaaaaaa', afterVersion: 'toybox@bbbbbbbbbbbb' };
 
-function sample(which: 'before' | 'after', sampleIndex: number, value: number | undefined): Sample {
+function sample(
+  which: 'before' | 'after',
+  sampleIndex: number,
+  value: number | undefined,
+  iteration = 1,
+): Sample {
   return create(SampleSchema, {
+    iteration,
     prompt: { id: 'toybox/FD/25', text: 'falls', category: Category.FALLING_DOWN, split: Split.HELDOUT },
     sampleIndex,
     seed: 7n,
@@ -61,8 +67,28 @@ const report = create(ReportSchema, {
       before: { FD: rate, overall: rate },
       after: { FD: rate, overall: rate },
       difference: { FD: { mean: 0, low: -0.1, high: 0.1, pairs: 4 } },
+      pValue: { FD: 0.4 },
+      winRate: { FD: rate },
+      heldOut: {
+        reward: 'clip_score',
+        before: rate,
+        after: rate,
+        difference: { mean: 0, low: -0.1, high: 0.1, pairs: 4 },
+        winRate: rate,
+        pValue: 0.7,
+      },
       decision: { promoted: true },
+      job: {
+        spec: { probe: { heldOutReward: 'clip_score', everySteps: 2 }, objective: { reward: 'aif' } },
+        probes: [
+          { step: 0, trained: 0.4, heldOut: 0.7 },
+          { step: 2, error: { code: 14, message: 'the reward service was away' } },
+          { step: 3, trained: 0.6, heldOut: 0.6, findings: ['the held-out judge fell'] },
+        ],
+      },
     },
+    // Under way: it has no figures yet.
+    { iteration: 2, beforeVersion: versions.afterVersion },
   ],
 });
 const run = create(RunSchema, {
@@ -79,6 +105,8 @@ const samples = [
   sample('before', 2, 1),
   sample('after', 2, undefined),
   sample('before', 3, 0),
+  // The promoted model, as the start of the next iteration.
+  sample('after', 0, 0, 2),
 ];
 
 test('clips are paired by prompt and sample, the first is fixed and the changed follow', async () => {
@@ -103,6 +131,26 @@ test('clips are paired by prompt and sample, the first is fixed and the changed 
   );
   assert.match(clips.fixed[0]?.before.preview ?? '', /^data:image\/webp;base64,/);
   assert.deepEqual(data.counts, { samples: 8, judged: 7, errors: 1 });
+});
+
+test('significance, other rewards and the probes come along; a probe without scores is left out', async () => {
+  const data = await collectReport(
+    { run, report, samples: [] },
+    { artifactFolder: folder, command: './plumb demo', createdAt: new Date(0) },
+  );
+  assert.equal(data.significance['FD']?.pValue, 0.4);
+  assert.deepEqual(
+    data.signals.map(({ reward, role, pValue }) => [reward, role, pValue]),
+    [['clip_score', 'held out', 0.7]],
+  );
+  assert.deepEqual(
+    data.training.probes.map(({ reward, role, points }) => [reward, role, points.map(({ step }) => step)]),
+    [
+      ['aif', 'trained on', [0, 3]],
+      ['clip_score', 'held out', [0, 3]],
+    ],
+  );
+  assert.deepEqual(data.training.probeFindings, ['the held-out judge fell']);
 });
 
 test('the result has rates, lows and highs and nothing else, overall first', () => {

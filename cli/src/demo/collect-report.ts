@@ -1,9 +1,24 @@
-import { clipMediaType, decodeClip, encodePreview, openFolderStore, previewMediaType } from '@plumb/media';
+import { clipMediaType, decodeClip, encodePreview, openArtifactStore, previewMediaType } from '@plumb/media';
 import type { ArtifactStore } from '@plumb/media';
-import type { Report, Run, Sample } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type {
+  IterationReport,
+  Report,
+  Run,
+  Sample,
+  SignalReport,
+} from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { ProbeResult } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { Category, Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { internal } from '@plumb/kit/errors';
-import type { CategoryClips, ClipPair, HowToRepeat, JudgedClip, ReportData } from '../report/report-data.ts';
+import type {
+  CategoryClips,
+  ClipPair,
+  HowToRepeat,
+  JudgedClip,
+  ProbeCurve,
+  ReportData,
+  ReportSignal,
+} from '../report/report-data.ts';
 import type { RunSpend } from '../judging/run-spend.ts';
 import { categories } from '@plumb/charts';
 import { acceptanceOf, countsOf, lastIteration } from './demo-result.ts';
@@ -28,7 +43,10 @@ export interface FinishedRun {
   readonly samples: readonly Sample[];
 }
 
-/** Gathers a report's data: numbers from the run, clips from the artifact store. */
+/**
+ * Gathers a report's data, of the last iteration that is evaluated: numbers from the run, clips from the artifact store.
+ * @throws PlumbError FAILED_PRECONDITION for a run without an evaluation
+ */
 export async function collectReport(
   finished: FinishedRun,
   options: {
@@ -45,7 +63,7 @@ export async function collectReport(
   const optimisation = spec?.optimisation;
   if (spec === undefined || optimisation === undefined)
     throw internal(new Error(`run ${run.id} has no spec`));
-  const store = await openFolderStore(options.artifactFolder);
+  const store = await openArtifactStore(options.artifactFolder);
   const control = options.control;
   return {
     name: spec.name,
@@ -56,6 +74,10 @@ export async function collectReport(
     after: modelOf(finished, 'after'),
     categories,
     acceptance: acceptanceOf(report),
+    significance: significanceOf(iteration),
+    signals: signalsOf(iteration),
+    learningCurve: learningCurveOf(report),
+    overOptimisation: iteration.overOptimisation,
     checks: Object.entries(iteration.checksBefore).flatMap(([name, before]) => {
       const after = iteration.checksAfter[name];
       return after === undefined ? [] : [{ name, before, after }];
@@ -75,6 +97,8 @@ export async function collectReport(
         loss,
         ...(anchorDistance === undefined ? {} : { anchorDistance }),
       })),
+      probes: probeCurvesOf(iteration),
+      probeFindings: iteration.job?.probes.at(-1)?.findings ?? [],
     },
     dataSet: {
       prompts: spec.prompts.filter(({ split }) => split === Split.TRAIN).length,
@@ -98,12 +122,68 @@ export async function collectReport(
   };
 }
 
+function significanceOf({ pValue, winRate }: IterationReport): ReportData['significance'] {
+  return Object.fromEntries(
+    Object.entries(pValue).flatMap(([id, value]) => {
+      const wins = winRate[id];
+      return wins === undefined ? [] : [[id, { pValue: value, winRate: wins }] as const];
+    }),
+  );
+}
+
+function signalsOf({ trained, heldOut, guards }: IterationReport): ReportSignal[] {
+  const named = (role: ReportSignal['role'], report: SignalReport | undefined): ReportSignal[] => {
+    const { reward, before, after, difference, winRate, pValue } = report ?? {};
+    if (reward === undefined || before === undefined || after === undefined) return [];
+    if (difference === undefined || winRate === undefined || pValue === undefined) return [];
+    return [{ reward, role, before, after, difference, winRate, pValue }];
+  };
+  return [
+    ...named('trained on', trained),
+    ...named('held out', heldOut),
+    ...Object.values(guards).flatMap((guard) => named('guard', guard)),
+  ];
+}
+
+function learningCurveOf({ iterations }: Report): ReportData['learningCurve'] {
+  const first = iterations[0]?.before['overall'];
+  if (first === undefined || iterations.length < 2) return [];
+  const after = iterations.flatMap(({ iteration, after: rates }) =>
+    rates['overall'] === undefined ? [] : [{ iteration, ...rates['overall'] }],
+  );
+  return [{ iteration: 0, ...first }, ...after];
+}
+
+/** A probe that could not be scored is left out. */
+function probeCurvesOf({ job }: IterationReport): ProbeCurve[] {
+  const { probe, objective } = job?.spec ?? {};
+  if (job === undefined || probe === undefined) return [];
+  const curve = (
+    reward: string,
+    role: ProbeCurve['role'],
+    value: (result: ProbeResult) => number | undefined,
+  ): ProbeCurve => ({
+    reward,
+    role,
+    points: job.probes.flatMap((result) => {
+      const found = value(result);
+      return found === undefined ? [] : [{ step: result.step, value: found }];
+    }),
+  });
+  const trained = probe.trainedReward === '' ? (objective?.reward ?? '') : probe.trainedReward;
+  return [
+    curve(trained, 'trained on', (result) => result.trained),
+    curve(probe.heldOutReward, 'held out', ({ heldOut }) => heldOut),
+    ...probe.guards.map((guard) => curve(guard, 'guard', ({ guards }) => guards[guard])),
+  ].filter(({ points }) => points.length > 1);
+}
+
 function modelOf({ run, report }: FinishedRun, which: 'before' | 'after'): ReportData['before'] {
   const iteration = lastIteration(report);
   if (which === 'before') {
     return {
       version: iteration.beforeVersion,
-      sha256: run.spec?.base?.weights?.sha256 ?? '',
+      sha256: iteration.job?.spec?.base?.weights?.sha256 ?? run.spec?.base?.weights?.sha256 ?? '',
     };
   }
   return { version: iteration.afterVersion, sha256: iteration.job?.checkpoint?.sha256 ?? '' };
@@ -124,6 +204,8 @@ function howToRepeat({ run, report }: FinishedRun, command: string): HowToRepeat
   };
 }
 
+type Compared = Pick<IterationReport, 'iteration' | 'beforeVersion' | 'afterVersion'>;
+
 interface SamplePair {
   readonly before: Sample;
   readonly after: Sample;
@@ -132,10 +214,10 @@ interface SamplePair {
 async function clipsByCategory(
   store: ArtifactStore,
   samples: readonly Sample[],
-  versions: { readonly beforeVersion: string; readonly afterVersion: string },
+  iteration: Compared,
   reward: string,
 ): Promise<Record<string, CategoryClips>> {
-  const pairs = pairSamples(samples, versions);
+  const pairs = pairSamples(samples, iteration);
   const previews = previewSource(store);
   const byCategory: Record<string, CategoryClips> = {};
   for (const { id } of categories) {
@@ -163,18 +245,21 @@ async function clipsByCategory(
 /** Pairs of the two models' clips of one prompt and noise, in order of prompt and sample. */
 function pairSamples(
   samples: readonly Sample[],
-  versions: { readonly beforeVersion: string; readonly afterVersion: string },
+  { iteration, beforeVersion, afterVersion }: Compared,
 ): readonly SamplePair[] {
   const key = (sample: Sample): string =>
     `${sample.prompt?.id ?? ''} ${String(sample.sampleIndex).padStart(6, '0')}`;
-  const heldOut = samples.filter(({ prompt }) => prompt?.split === Split.HELDOUT);
+  // A promoted model draws the same clips again as the `before` of the next iteration.
+  const heldOut = samples.filter(
+    (sample) => sample.iteration === iteration && sample.prompt?.split === Split.HELDOUT,
+  );
   const after = new Map(
     heldOut
-      .filter(({ modelVersion }) => modelVersion === versions.afterVersion)
+      .filter(({ modelVersion }) => modelVersion === afterVersion)
       .map((sample) => [key(sample), sample]),
   );
   return heldOut
-    .filter(({ modelVersion }) => modelVersion === versions.beforeVersion)
+    .filter(({ modelVersion }) => modelVersion === beforeVersion)
     .toSorted((a, b) => (key(a) < key(b) ? -1 : 1))
     .flatMap((before) => {
       const partner = after.get(key(before));

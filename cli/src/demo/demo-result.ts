@@ -1,5 +1,5 @@
 import type { Report, Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import { internal } from '@plumb/kit/errors';
+import { failedPrecondition } from '@plumb/kit/errors';
 import type { Acceptance, DifferenceInterval, RateInterval } from '@plumb/charts';
 
 /** The object that `plumb demo --json` prints. */
@@ -32,11 +32,15 @@ export function acceptanceOf(report: Report): Acceptance {
   return { before: rates(iteration.before), after: rates(iteration.after), difference };
 }
 
-/** @throws PlumbError INTERNAL if a finished run has no iteration. */
-export function lastIteration(report: Report): Report['iterations'][number] {
-  const iteration = report.iterations.at(-1);
-  if (iteration === undefined)
-    throw internal(new Error(`the report of run ${report.runId} has no iteration`));
+/**
+ * The last iteration that is evaluated.
+ * @throws PlumbError FAILED_PRECONDITION if none is
+ */
+export function lastIteration({ runId, iterations }: Report): Report['iterations'][number] {
+  const iteration = iterations.findLast(({ after }) => after['overall'] !== undefined);
+  if (iteration === undefined) {
+    throw failedPrecondition(`no iteration of run ${runId} is evaluated yet; wait for \`./plumb run watch\``);
+  }
   return iteration;
 }
 

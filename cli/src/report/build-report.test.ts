@@ -41,7 +41,10 @@ test('words of others are escaped', () => {
 });
 
 test('every category has its row, its marks in both charts and its clips', () => {
-  assert.equal(document.querySelectorAll('tbody tr').length, data.categories.length + 1);
+  assert.equal(
+    document.querySelectorAll('#acceptance ~ .scroll tbody tr').length,
+    data.categories.length + 1,
+  );
   const [acceptance, difference] = document.querySelectorAll('#acceptance ~ .columns svg');
   assert.equal(acceptance?.querySelectorAll('circle').length, 2 * (data.categories.length + 1));
   assert.equal(difference?.querySelectorAll('circle').length, data.categories.length + 1);
@@ -77,6 +80,41 @@ test('a report without anchor measurements and without a control leaves both out
       training: { ...data.training, points: data.training.points.map(({ step, loss }) => ({ step, loss })) },
     }),
   );
-  assert.equal(parsed.querySelectorAll('#training ~ .columns svg').length, 1);
-  assert.equal(parsed.querySelectorAll('thead th').length, 4);
+  assert.equal(parsed.querySelectorAll('#training ~ .columns figure:not(.probe) svg').length, 1);
+  assert.equal(parsed.querySelectorAll('#acceptance ~ .scroll thead th').length, 6);
+});
+
+test('win rates, p-values and what they are corrected by stand beside the differences', () => {
+  const rows = [...document.querySelectorAll('#acceptance ~ .scroll tbody tr')];
+  assert.equal(
+    rows.at(-1)?.lastElementChild?.previousElementSibling?.previousElementSibling?.textContent?.trim(),
+    '<0.001',
+  );
+  assert.match(rows[0]?.textContent ?? '', /57\.6\s+54\.1 to 61\.2\s+0\.084/);
+  assert.match(
+    document.querySelector('#acceptance ~ .note')?.textContent ?? '',
+    /Multiple comparisons.*5 more, corrected by Holm/,
+  );
+});
+
+test('rewards beside the verdict have their means, and the learning curve and the probes are drawn', () => {
+  const signals = [...document.querySelectorAll('#signals ~ .scroll tbody tr')].map(
+    (row) => row.textContent ?? '',
+  );
+  assert.equal(signals.length, 2);
+  assert.match(signals[1] ?? '', /clip_score\s+held out\s+0\.512\s+0\.523\s+0\.0110/);
+  assert.equal(document.querySelectorAll('#curve ~ figure svg circle').length, data.learningCurve.length);
+  assert.equal(document.querySelectorAll('.probe svg').length, 2);
+});
+
+test('a run of one iteration without a probe and without other rewards has none of their parts', () => {
+  const { document: parsed } = parseHTML(
+    buildReport({
+      ...data,
+      signals: [],
+      learningCurve: [],
+      training: { ...data.training, probes: [] },
+    }),
+  );
+  for (const part of ['#signals', '#curve', '#probes']) assert.equal(parsed.querySelector(part), null);
 });

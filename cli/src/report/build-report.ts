@@ -1,7 +1,22 @@
 import { fileURLToPath } from 'node:url';
 import { Eta } from 'eta';
-import { acceptanceChart, anchorChart, differenceChart, lossChart } from '@plumb/charts';
-import { differenceText, durationText, percent, points, rateText, signedPoints } from '@plumb/charts/numbers';
+import {
+  acceptanceChart,
+  anchorChart,
+  differenceChart,
+  learningCurve,
+  lossChart,
+  probeChart,
+} from '@plumb/charts';
+import {
+  differenceText,
+  durationText,
+  percent,
+  points,
+  pValueText,
+  rateText,
+  signedPoints,
+} from '@plumb/charts/numbers';
 import { chartText } from './chart-text.ts';
 import type { ReportData } from './report-data.ts';
 
@@ -25,13 +40,21 @@ export function buildReport(data: ReportData): string {
       difference: chartText(differenceChart(data.acceptance, data.categories)),
       loss: data.training.points.length > 1 ? chartText(lossChart(data.training.points)) : undefined,
       anchor: chartText(anchorChart(data.training.points)),
+      curve: data.learningCurve.length > 1 ? chartText(learningCurve(data.learningCurve)) : undefined,
+      probes: data.training.probes.map((probe) => ({
+        ...probe,
+        chart: chartText(probeChart(probe.reward, probe.points)),
+      })),
     },
     text: {
       difference: differenceText,
       duration: durationText,
       percent,
       points,
+      pValue: pValueText,
       rate: rateText,
+      // Means of rewards are in units of their own.
+      mean: (value: number) => value.toPrecision(3),
       signedPoints,
     },
   });

@@ -1,4 +1,10 @@
-import type { Acceptance, NamedCategory, RateInterval, TrainingPoint } from '@plumb/charts';
+import type {
+  Acceptance,
+  DifferenceInterval,
+  NamedCategory,
+  RateInterval,
+  TrainingPoint,
+} from '@plumb/charts';
 import type { RunSpend } from '../judging/run-spend.ts';
 
 /** Everything that a report shows, as plain data: no artifact has to be read to make the page. */
@@ -15,6 +21,14 @@ export interface ReportData {
   /** In the order of the report. */
   readonly categories: readonly NamedCategory[];
   readonly acceptance: Acceptance;
+  /** Of the difference in acceptance, by category id and 'overall'. */
+  readonly significance: Readonly<Record<string, Significance>>;
+  /** Means of the rewards beside the verdict: trained on, held out, guards. */
+  readonly signals: readonly ReportSignal[];
+  /** Acceptance after each iteration; 0 is the model that the run started from. Empty for a run of one iteration. */
+  readonly learningCurve: readonly ({ readonly iteration: number } & RateInterval)[];
+  /** Signs of over-optimisation over the iterations, in sentences. */
+  readonly overOptimisation: readonly string[];
   /** Guard checks of the judge, by name. */
   readonly checks: readonly CheckRate[];
   readonly decision: {
@@ -39,6 +53,32 @@ export interface ReportModel {
   readonly sha256: string;
 }
 
+export interface Significance {
+  /** Two-sided; that of a category is corrected by Holm. */
+  readonly pValue: number;
+  /** Share of pairs in which only the clip after is accepted, ties counting half. */
+  readonly winRate: RateInterval;
+}
+
+/** Means of one reward on held-out prompts, in its own unit. */
+export interface ReportSignal {
+  readonly reward: string;
+  readonly role: 'trained on' | 'held out' | 'guard';
+  readonly before: RateInterval;
+  readonly after: RateInterval;
+  readonly difference: DifferenceInterval;
+  readonly winRate: RateInterval;
+  /** Not corrected for there being several signals. */
+  readonly pValue: number;
+}
+
+/** One reward along training, by the probe. */
+export interface ProbeCurve {
+  readonly reward: string;
+  readonly role: ReportSignal['role'];
+  readonly points: readonly { readonly step: number; readonly value: number }[];
+}
+
 export interface CheckRate {
   readonly name: string;
   readonly before: RateInterval;
@@ -53,6 +93,10 @@ export interface ReportTraining {
   readonly schedule: string;
   /** In order of steps. Anchor distance: mean squared distance of policy and reference predictions, where measured. */
   readonly points: readonly TrainingPoint[];
+  /** Empty without a probe. */
+  readonly probes: readonly ProbeCurve[];
+  /** What the probes showed of over-optimisation, in sentences. */
+  readonly probeFindings: readonly string[];
 }
 
 export interface ReportDataSet {

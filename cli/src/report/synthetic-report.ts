@@ -2,7 +2,7 @@ import { encodePreview } from '@plumb/media';
 import { renderClip, toyboxPrompts } from '@plumb/toybox';
 import { categories } from '@plumb/charts';
 import type { Acceptance } from '@plumb/charts';
-import type { CategoryClips, ClipPair, JudgedClip, ReportData } from './report-data.ts';
+import type { CategoryClips, ClipPair, JudgedClip, ReportData, ReportSignal } from './report-data.ts';
 
 const rates: Record<string, readonly [number, number]> = {
   overall: [0.512, 0.664],
@@ -37,6 +37,22 @@ export async function syntheticReport(): Promise<ReportData> {
       after: { version: 'toybox@cccccccccccc', sha256: 'c'.repeat(64) },
       acceptance: acceptance(0.3),
     },
+    significance: Object.fromEntries(
+      Object.keys(rates).map((id) => [
+        id,
+        {
+          pValue: id === 'overall' ? 0.0001 : 0.084,
+          winRate: { rate: 0.576, low: 0.541, high: 0.612 },
+        },
+      ]),
+    ),
+    signals: [signal('aif', 'trained on', 0.152), signal('clip_score', 'held out', 0.011)],
+    learningCurve: [
+      { iteration: 0, rate: 0.512, low: 0.46, high: 0.57 },
+      { iteration: 1, rate: 0.613, low: 0.56, high: 0.67 },
+      { iteration: 2, rate: 0.664, low: 0.61, high: 0.72 },
+    ],
+    overOptimisation: [],
     checks: [
       {
         name: 'picture',
@@ -76,6 +92,12 @@ export async function syntheticReport(): Promise<ReportData> {
         loss: 0.052 + 0.03 * Math.exp(-index / 70) + 0.008 * Math.sin(index * 1.7) * Math.cos(index * 0.31),
         ...(index % 10 === 9 ? { anchorDistance: 0.011 * (1 - Math.exp(-index / 90)) } : {}),
       })),
+      probes: (['trained on', 'held out'] as const).map((role) => ({
+        reward: role === 'held out' ? 'clip_score' : 'aif',
+        role,
+        points: [0, 50, 100, 150, 200, 250].map((step) => ({ step, value: 0.5 + step / 1500 })),
+      })),
+      probeFindings: [],
     },
     dataSet: {
       prompts: 120,
@@ -102,6 +124,18 @@ export async function syntheticReport(): Promise<ReportData> {
       jobManifestHash: 'd'.repeat(64),
       evaluationManifestHash: 'e'.repeat(64),
     },
+  };
+}
+
+function signal(reward: string, role: ReportSignal['role'], gain: number): ReportSignal {
+  return {
+    reward,
+    role,
+    before: { rate: 0.512, low: 0.46, high: 0.57 },
+    after: { rate: 0.512 + gain, low: 0.46 + gain, high: 0.57 + gain },
+    difference: { mean: gain, low: gain / 2, high: 1.5 * gain },
+    winRate: { rate: 0.61, low: 0.57, high: 0.65 },
+    pValue: 0.0004,
   };
 }
 

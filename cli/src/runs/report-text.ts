@@ -1,7 +1,7 @@
 import Table from 'cli-table3';
 import type { IterationReport, Report, Run, SignalReport } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { categories } from '@plumb/charts';
-import { differenceText, durationText, rateText } from '@plumb/charts/numbers';
+import { differenceText, durationText, pValueText, rateText } from '@plumb/charts/numbers';
 
 /** A run's report as text: the learning curve, acceptance by category of the last iteration, and every decision. */
 export function reportText(run: Run, report: Report): string {
@@ -14,7 +14,11 @@ export function reportText(run: Run, report: Report): string {
     curve(evaluated),
   );
   const last = evaluated.at(-1);
-  if (last !== undefined) parts.push('', `Iteration ${last.iteration} by category`, byCategory(last));
+  if (last !== undefined) {
+    parts.push('', `Iteration ${last.iteration} by category`, byCategory(last));
+    const others = otherRewards(last);
+    if (others !== undefined) parts.push('', `Iteration ${last.iteration}, means of rewards`, others);
+  }
   for (const iteration of report.iterations) parts.push('', decision(iteration));
   if (report.manifest !== undefined) parts.push('', `Manifest: sha256 ${report.manifest.sha256}`);
   return parts.join('\n');
@@ -22,10 +26,20 @@ export function reportText(run: Run, report: Report): string {
 
 function curve(iterations: readonly IterationReport[]): string {
   const table = new Table({
-    head: ['iteration', 'before', 'after', 'difference, points', 'held-out judge', 'promoted'],
+    head: [
+      'iteration',
+      'before',
+      'after',
+      'difference, points',
+      'win rate',
+      'p',
+      'held-out judge',
+      'promoted',
+    ],
     style: { head: [], border: [] },
   });
-  for (const { iteration, before, after, difference, heldOut, decision: decided } of iterations) {
+  for (const one of iterations) {
+    const { iteration, before, after, difference, heldOut, decision: decided } = one;
     const { overall } = before;
     const { overall: then } = after;
     const { overall: gain } = difference;
@@ -35,6 +49,7 @@ function curve(iterations: readonly IterationReport[]): string {
       overall === undefined ? '' : rateText(overall),
       then === undefined ? '' : rateText(then),
       gain === undefined ? '' : differenceText(gain),
+      ...significance(one, 'overall'),
       signal(heldOut),
       promoted === undefined
         ? ''
@@ -50,17 +65,57 @@ function signal(report: SignalReport | undefined): string {
   return `${before.rate.toPrecision(3)} → ${after.rate.toPrecision(3)}`;
 }
 
-function byCategory({ before, after, difference }: IterationReport): string {
+/** Win rate in percent, and p-value. */
+function significance({ winRate, pValue }: IterationReport, key: string): [string, string] {
+  const [wins, p] = [winRate[key], pValue[key]];
+  return [wins === undefined ? '' : rateText(wins), p === undefined ? '' : pValueText(p)];
+}
+
+function byCategory(iteration: IterationReport): string {
+  const { before, after, difference } = iteration;
   const table = new Table({
-    head: ['category', 'before', 'after', 'difference, points'],
+    head: ['category', 'before', 'after', 'difference, points', 'win rate', 'p, Holm'],
     style: { head: [], border: [] },
   });
   for (const { id, name } of categories) {
     const [first, second, gain] = [before[id], after[id], difference[id]];
     if (first === undefined || second === undefined || gain === undefined) continue;
-    table.push([name, rateText(first), rateText(second), differenceText(gain)]);
+    table.push([
+      name,
+      rateText(first),
+      rateText(second),
+      differenceText(gain),
+      ...significance(iteration, id),
+    ]);
   }
-  return table.toString();
+  return `${table.toString()}\nMultiple comparisons: the p-values of the categories are corrected by Holm; the overall one is the planned test.`;
+}
+
+/** Means of the rewards beside the verdict, each in its own unit; nothing where none was measured. */
+function otherRewards({ trained, heldOut, guards }: IterationReport): string | undefined {
+  const rows = [
+    ...(trained === undefined ? [] : [['trained on', trained] as const]),
+    ...(heldOut === undefined ? [] : [['held out', heldOut] as const]),
+    ...Object.values(guards).map((guard) => ['guard', guard] as const),
+  ];
+  if (rows.length === 0) return undefined;
+  const table = new Table({
+    head: ['reward', '', 'before', 'after', 'difference [95%]', 'win rate', 'p'],
+    style: { head: [], border: [] },
+  });
+  for (const [role, { reward, before, after, difference, winRate, pValue }] of rows) {
+    const figure = (value: number | undefined): string => value?.toPrecision(3) ?? '';
+    table.push([
+      reward,
+      role,
+      figure(before?.rate),
+      figure(after?.rate),
+      `${figure(difference?.mean)} [${figure(difference?.low)}, ${figure(difference?.high)}]`,
+      winRate === undefined ? '' : rateText(winRate),
+      pValueText(pValue),
+    ]);
+  }
+  return `${table.toString()}\nThese p-values are not corrected for there being several.`;
 }
 
 function decision({

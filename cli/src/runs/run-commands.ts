@@ -6,10 +6,12 @@ import { errorDetails, failedPrecondition, internal, invalidArgument } from '@pl
 import { ReportSchema, RunSchema, RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { defaultStateFolder } from '../commands/options.ts';
+import { collectReport } from '../demo/collect-report.ts';
 import { openProgressDisplay } from '../progress/progress-display.ts';
 import { shortDuration } from '../progress/run-progress.ts';
+import { buildReport } from '../report/build-report.ts';
 import { writeWhole } from '../state/state-folder.ts';
-import { persistently } from './loop-client.ts';
+import { allSamples, persistently } from './loop-client.ts';
 import type { LoopClient } from './loop-client.ts';
 import { completeSpec, keyOfSpec, prepareRun, registerBase, resumeRun, startRun } from './make-run.ts';
 import { differencesOf, readRunManifest } from './run-manifest-file.ts';
@@ -208,11 +210,26 @@ export async function steerRun(
 }
 
 /** `plumb run report` */
-export async function reportRun(id: string, options: RunOptions): Promise<number> {
-  return await ask(options, 'run', async ({ loop, signal }) => {
+export async function reportRun(
+  id: string,
+  options: RunOptions & { readonly output?: string },
+): Promise<number> {
+  return await ask(options, 'run', async ({ loop, artifactFolder, signal }) => {
     const run = await runOf(loop, id, signal);
     const { report } = await persistently(() => loop.getReport({ runId: id }, { signal }), signal);
     if (report === undefined) throw internal(new Error(`run ${id} has no report`));
+    if (options.output !== undefined) {
+      if (artifactFolder === undefined) {
+        throw failedPrecondition(
+          'the page shows clips, and the artifact store of that address is out of reach; set PLUMB_ARTIFACTS to it, or leave --output out',
+        );
+      }
+      const page = await collectReport(
+        { run, report, samples: await allSamples(loop, id, signal) },
+        { artifactFolder, command: commandOn(run, 'report', options), createdAt: new Date() },
+      );
+      await writeWhole(resolve(options.output), buildReport(page));
+    }
     print(options, { run: jsonOf(run), report: toJson(ReportSchema, create(ReportSchema, report)) }, () =>
       reportText(run, report),
     );

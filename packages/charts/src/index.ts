@@ -9,7 +9,14 @@ export type {
   RateInterval,
   TrainingPoint,
 } from './intervals.ts';
-export { acceptanceChart, anchorChart, differenceChart, learningCurve, lossChart } from './run-charts.ts';
+export {
+  acceptanceChart,
+  anchorChart,
+  differenceChart,
+  learningCurve,
+  lossChart,
+  probeChart,
+} from './run-charts.ts';
 export { overOptimisationChart, reliabilityChart } from './signal-charts.ts';
 export type { ReliabilityCurves, ReliabilityPoint, SignalPoint } from './signal-charts.ts';
 export { agreementChart, gainChart, goodhartChart, noiseChart, rewardName } from './study-charts.ts';

@@ -32,3 +32,8 @@ export function durationText(seconds: number): string {
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
+
+/** A p-value: 0.0312 is "0.031", and everything below a thousandth "<0.001". */
+export function pValueText(pValue: number): string {
+  return pValue < 0.001 ? '<0.001' : pValue.toFixed(3);
+}

@@ -166,3 +166,20 @@ export function learningCurve(
     ],
   };
 }
+
+/** Mean of one reward over the clips of each probe of a training, in the reward's own unit; step 0 is the base. */
+export function probeChart(
+  reward: string,
+  points: readonly { readonly step: number; readonly value: number }[],
+): ChartOptions {
+  return {
+    ariaLabel: `Mean of ${reward} over the probe's clips by training step`,
+    height: 200,
+    x: { label: 'step', nice: true, tickFormat: (step: number) => String(step) },
+    y: { label: reward, grid: true, nice: true, ticks: 5 },
+    marks: [
+      Plot.lineY(points, { x: 'step', y: 'value', stroke: afterColour, strokeWidth: 2 }),
+      Plot.dot(points, { x: 'step', y: 'value', r: 3, fill: afterColour }),
+    ],
+  };
+}

@@ -8,6 +8,7 @@ import { linkCommand } from './commands/link.ts';
 import { judgeCommand } from './commands/judge.ts';
 import { modelsCommand } from './commands/models.ts';
 import { exportCommand } from './commands/export.ts';
+import { planCommand } from './commands/plan.ts';
 import { promptsCommand } from './commands/prompts.ts';
 import { runCommand } from './commands/run.ts';
 import { scoreCommand } from './commands/score.ts';
@@ -44,6 +45,7 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     runCommand,
     studyCommand,
     exportCommand,
+    planCommand,
     promptsCommand,
     trainCommand,
     modelsCommand,

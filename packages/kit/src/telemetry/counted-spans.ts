@@ -25,6 +25,8 @@ export interface SpanQueueOptions {
   readonly maxBatchSize: number;
   /** An export that takes longer counts as failed, in milliseconds. */
   readonly timeoutMs: number;
+  /** Told of spans that were written, or given up. */
+  readonly settled?: (spans: readonly ReadableSpan[]) => void;
 }
 
 /**
@@ -48,6 +50,7 @@ export class CountedSpans implements SpanProcessor {
             if (result.code === ExportResultCode.SUCCESS) this.#written(spans.length);
             else this.#lost(spans.length, 'export failed', result.error);
             // What was lost is counted; there is nobody to whom the failure would be news.
+            options.settled?.(spans);
             done({ code: ExportResultCode.SUCCESS });
           });
         },
@@ -71,6 +74,7 @@ export class CountedSpans implements SpanProcessor {
   onEnd(span: ReadableSpan): void {
     if (this.#waiting >= this.#options.maxQueueSize) {
       this.#lost(1, 'queue full', undefined);
+      this.#options.settled?.([span]);
       return;
     }
     this.#waiting += 1;

@@ -31,6 +31,17 @@ const kinds = {
   [SpanKind.CONSUMER]: 'consumer',
 } as const;
 
+/** The kind of a span record as the SDK has it. */
+export function spanKindOf(kind: SpanRecord['kind']): SpanKind {
+  return {
+    internal: SpanKind.INTERNAL,
+    server: SpanKind.SERVER,
+    client: SpanKind.CLIENT,
+    producer: SpanKind.PRODUCER,
+    consumer: SpanKind.CONSUMER,
+  }[kind];
+}
+
 const statuses = {
   [SpanStatusCode.UNSET]: 'unset',
   [SpanStatusCode.OK]: 'ok',

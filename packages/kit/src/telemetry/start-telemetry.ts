@@ -1,4 +1,5 @@
 import { metrics } from '@opentelemetry/api';
+import { CompositePropagator, W3CTraceContextPropagator } from '@opentelemetry/core';
 import { OTLPMetricExporter } from '@opentelemetry/exporter-metrics-otlp-proto';
 import { PrometheusExporter } from '@opentelemetry/exporter-prometheus';
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto';
@@ -6,7 +7,6 @@ import { resourceFromAttributes } from '@opentelemetry/resources';
 import { MeterProvider, PeriodicExportingMetricReader } from '@opentelemetry/sdk-metrics';
 import type { IMetricReader } from '@opentelemetry/sdk-metrics';
 import { AlwaysOffSampler, NodeTracerProvider } from '@opentelemetry/sdk-trace-node';
-import type { SpanProcessor } from '@opentelemetry/sdk-trace-node';
 import { ATTR_SERVICE_NAME, ATTR_SERVICE_VERSION } from '@opentelemetry/semantic-conventions';
 import { ATTR_SERVICE_INSTANCE_ID } from '@opentelemetry/semantic-conventions/incubating';
 import type { Level } from 'pino';
@@ -14,6 +14,8 @@ import { CountedSpans } from './counted-spans.ts';
 import { logger, setLogLevel } from './logger.ts';
 import { serveMetrics } from './metrics-endpoint.ts';
 import { observeProcess } from './process-metrics.ts';
+import { OpenSpans } from './open-spans.ts';
+import type { SpanDestination } from './open-spans.ts';
 import { headSampler, NotableSpans } from './sampling.ts';
 import { SpanFile } from './span-file.ts';
 import { WholeWork } from './whole-work.ts';
@@ -66,38 +68,64 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
   });
   const otlp = (options.otlpEndpoint ?? process.env['OTEL_EXPORTER_OTLP_ENDPOINT'])?.replace(/\/+$/, '');
 
-  const destinations: SpanProcessor[] = [];
+  const destinations = new Map<SpanDestination, CountedSpans>();
   const traces = options.traces ?? true;
-  if (traces && options.spanDirectory !== undefined) {
-    destinations.push(
-      new CountedSpans(new SpanFile(options.spanDirectory, options.service), {
+  const toFile = traces ? options.spanDirectory : undefined;
+  const toCollector = traces && otlp !== undefined && otlp !== '';
+  const openSpans =
+    toFile === undefined
+      ? undefined
+      : new OpenSpans(toFile, options.service, toCollector ? ['file', 'collector'] : ['file']);
+  if (toFile !== undefined) {
+    destinations.set(
+      'file',
+      new CountedSpans(new SpanFile(toFile, options.service), {
         destination: 'file',
         maxQueueSize: 8192,
         delayMs: 250,
         maxBatchSize: 1024,
         timeoutMs: 10_000,
+        settled: (spans) => openSpans?.settled('file', spans),
       }),
     );
   }
-  if (traces && otlp !== undefined && otlp !== '') {
-    destinations.push(
+  if (toCollector) {
+    destinations.set(
+      'collector',
       new CountedSpans(new OTLPTraceExporter({ url: `${otlp}/v1/traces`, timeoutMillis: otlpTimeoutMs }), {
         destination: 'collector',
         maxQueueSize: 8192,
         delayMs: 1000,
         maxBatchSize: 512,
         timeoutMs: otlpTimeoutMs,
+        settled: (spans) => openSpans?.settled('collector', spans),
       }),
     );
   }
-  const notable = new NotableSpans(destinations, (options.slowSeconds ?? 60) * 1000);
+  const notable = new NotableSpans([...destinations.values()], (options.slowSeconds ?? 60) * 1000);
   const tracerProvider = new NodeTracerProvider({
     resource,
     // Without a destination nothing is recorded; ids are made and passed on all the same.
-    sampler: destinations.length === 0 ? new AlwaysOffSampler() : headSampler(options.traceRatio ?? 1),
-    spanProcessors: destinations.length === 0 ? [] : [new WholeWork(notable)],
+    sampler: destinations.size === 0 ? new AlwaysOffSampler() : headSampler(options.traceRatio ?? 1),
+    spanProcessors:
+      destinations.size === 0
+        ? []
+        : [
+            ...(openSpans === undefined ? [] : [openSpans]),
+            new WholeWork(notable, (parentId) => openSpans?.note(parentId)),
+          ],
   });
-  tracerProvider.register();
+  tracerProvider.register({
+    propagator: new CompositePropagator({
+      propagators: [
+        new W3CTraceContextPropagator(),
+        ...(openSpans === undefined ? [] : [openSpans.propagator]),
+      ],
+    }),
+  });
+  for (const { span, missing } of openSpans?.takeOver(resource) ?? []) {
+    for (const destination of missing) destinations.get(destination)?.onEnd(span);
+  }
 
   const prometheus = new PrometheusExporter({ preventServerStart: true });
   const readers: IMetricReader[] = [prometheus];
@@ -126,6 +154,7 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
       // The metrics last: they count the spans that could not be written.
       const results = [
         ...(await Promise.allSettled([tracerProvider.shutdown()])),
+        ...(await Promise.allSettled([Promise.try(() => openSpans?.close())])),
         ...(await Promise.allSettled([meterProvider.shutdown(), endpoint.close()])),
       ];
       for (const result of results) {

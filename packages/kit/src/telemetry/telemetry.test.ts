@@ -81,7 +81,7 @@ test('the whole of it: spans to the file and the collector, metrics on the endpo
   const lines = readFileSync(path.join(directory, `telemetry-test-${process.pid}.jsonl`), 'utf8')
     .trimEnd()
     .split('\n');
-  const [inner, outer] = lines.map((line): Record<string, unknown> => JSON.parse(line));
+  const [outer, inner] = lines.map((line): Record<string, unknown> => JSON.parse(line));
   assert.ok(inner !== undefined && outer !== undefined);
   assert.equal(outer['name'], 'outer');
   assert.deepEqual(outer['attributes'], { 'plumb.run.id': 'r1' });

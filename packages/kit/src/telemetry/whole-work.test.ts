@@ -27,7 +27,7 @@ test('a piece of work is written when it ends, and what ends later at once', () 
   start('other work').end();
   assert.deepEqual(names(), ['other work']);
   root.end();
-  assert.deepEqual(names(), ['other work', 'child', 'root']);
+  assert.deepEqual(names(), ['other work', 'root', 'child']);
   late.end();
   assert.equal(names().at(-1), 'late');
 });
@@ -39,7 +39,7 @@ test('work from another process is a piece of its own', () => {
   start('inner', server).end();
   assert.deepEqual(names(), []);
   server.end();
-  assert.deepEqual(names(), ['inner', 'server']);
+  assert.deepEqual(names(), ['server', 'inner']);
 });
 
 test('work without an end in sight is passed on as it goes, and the rest when the process stops', async () => {

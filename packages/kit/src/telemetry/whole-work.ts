@@ -13,16 +13,19 @@ interface Work {
 const mostHeldSpans = 512;
 
 /**
- * Passes the spans of a piece of work on together, when it ends. A process that is killed so takes the whole of its
- * unfinished work along and leaves no spans whose parents nobody will ever write.
+ * Passes the spans of a piece of work on together, when it ends, parents first. A process that is killed so takes the whole
+ * of its unfinished work along; the spans of it that others know of are on the list of `OpenSpans`.
  */
 export class WholeWork implements SpanProcessor {
   readonly #next: SpanProcessor;
+  readonly #early: (parentId: string | undefined) => void;
   /** By the ids of open spans. */
   readonly #open = new Map<string, Work>();
 
-  constructor(next: SpanProcessor) {
+  /** @param early Told of a parent that has not ended and one of whose spans is passed on. */
+  constructor(next: SpanProcessor, early: (parentId: string | undefined) => void = () => undefined) {
     this.#next = next;
+    this.#early = early;
   }
 
   onStart(span: Span, parent: Context): void {
@@ -38,6 +41,7 @@ export class WholeWork implements SpanProcessor {
     const work = this.#open.get(spanId);
     this.#open.delete(spanId);
     if (work?.ended === undefined) {
+      this.#early(span.parentSpanContext?.spanId);
       this.#next.onEnd(span);
       return;
     }
@@ -62,6 +66,9 @@ export class WholeWork implements SpanProcessor {
   #release(work: Work): void {
     const { ended } = work;
     work.ended = undefined;
-    for (const span of ended ?? []) this.#next.onEnd(span);
+    for (const span of ended?.toReversed() ?? []) {
+      if (span.spanContext().spanId !== work.rootId) this.#early(span.parentSpanContext?.spanId);
+      this.#next.onEnd(span);
+    }
   }
 }

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -15,10 +16,10 @@ import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { JobState, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job, JobSpecSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { Job as JobModel } from 'kubernetes-models/batch/v1/Job';
-import { commonKinds, startKubernetesApi } from './support/kubernetes-api/api-server.ts';
+import { checkedBy, commonKinds, startKubernetesApi } from './support/kubernetes-api/api-server.ts';
 import type { KubernetesApi } from './support/kubernetes-api/api-server.ts';
 import { lives, startJobController } from './support/kubernetes-api/job-controller.ts';
-import type { PodLife } from './support/kubernetes-api/job-controller.ts';
+import type { JobController, PodLife } from './support/kubernetes-api/job-controller.ts';
 import type { StoredObject } from './support/kubernetes-api/object-store.ts';
 import { startService } from './support/service-process.ts';
 import type { ServiceProcess } from './support/service-process.ts';
@@ -35,7 +36,7 @@ let artifacts: ArtifactStore;
 let base: ModelVersion;
 let dataSet: { uri: string; sha256: string };
 let api: KubernetesApi;
-let cluster: { stop(): Promise<void> };
+let cluster: JobController;
 let trainer: ServiceProcess;
 let client: RpcClient<typeof TrainerService>;
 /** What the trainer's own engine makes of the job. */
@@ -45,21 +46,7 @@ const scripts = new Map<string, readonly PodLife[]>();
 let nextScript: readonly PodLife[] = [];
 
 const kinds = [
-  ...commonKinds.map((kind) =>
-    kind.kind === 'Job'
-      ? {
-          ...kind,
-          invalid: (object: unknown): string | undefined => {
-            try {
-              new JobModel(object as never).validate();
-              return undefined;
-            } catch (error) {
-              return String(error);
-            }
-          },
-        }
-      : kind,
-  ),
+  ...commonKinds.map((kind) => (kind.kind === 'Job' ? { ...kind, invalid: checkedBy(JobModel) } : kind)),
   { group: 'trainer.kubeflow.org', version: 'v1alpha1', plural: 'trainjobs', kind: 'TrainJob', status: true },
 ];
 
@@ -216,7 +203,7 @@ function assertSame({ job, points }: Watched): void {
   );
 }
 
-test('a job runs in a pod and ends bit for bit as in the trainer itself', { timeout: 120_000 }, async () => {
+test('a job runs in a pod and ends bit for bit as in the trainer itself', { timeout: 300_000 }, async () => {
   const id = await createJob('pod');
   const watched = await watch(id);
   assertSame(watched);
@@ -231,7 +218,7 @@ test('a job runs in a pod and ends bit for bit as in the trainer itself', { time
 
 test(
   'killed for memory, evicted and on a lost node: the job goes on each time, and the bits are the same',
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     const id = Promise.withResolvers<string>();
     id.resolve(
@@ -250,7 +237,40 @@ test(
   },
 );
 
-test('a killed trainer adopts the job that its cluster runs', { timeout: 120_000 }, async () => {
+test(
+  'preempted by the scheduler, evicted by the kubelet and on a silent node: told as what it is, and the bits are the same',
+  { timeout: 300_000 },
+  async () => {
+    const { promise: id, resolve } = Promise.withResolvers<string>();
+    const told = async (phase: string): Promise<Watched> =>
+      await watch(await id, ({ phases }) => phases.includes(phase));
+    const preempted = told('preempted');
+    const evicted = told('evicted');
+    const lost = told('node-lost');
+    resolve(
+      await createJob('taken away', specOf(), [
+        lives.evicted(
+          stepped(id, 21),
+          'PreemptionByScheduler',
+          'preempting for a higher priority',
+          preempted,
+        ),
+        lives.evictedByKubelet(stepped(id, 61), evicted),
+        lives.nodeSilent(stepped(id, 101), lost),
+      ]),
+    );
+    assertSame(await watch(await id));
+    const messageOf = async (seen: Promise<Watched>): Promise<string> =>
+      (await seen).job?.placement?.message ?? '';
+    assert.match(await messageOf(preempted), /PreemptionByScheduler.*goes on from the last checkpoint/);
+    assert.match(await messageOf(evicted), /was evicted: The node was low on resource/);
+    assert.match(await messageOf(lost), /does not answer/);
+    // None of it counts towards the backoff limit.
+    assert.equal(objectOf(await id)?.['status'].conditions[0].type, 'Complete');
+  },
+);
+
+test('a killed trainer adopts the job that its cluster runs', { timeout: 300_000 }, async () => {
   const before = created();
   const id = await createJob('adopted');
   await stepped(Promise.resolve(id), 5);
@@ -262,7 +282,7 @@ test('a killed trainer adopts the job that its cluster runs', { timeout: 120_000
   assert.equal(created(), before + 1);
 });
 
-test('cancelling deletes the job and nothing else', { timeout: 120_000 }, async () => {
+test('cancelling deletes the job and nothing else', { timeout: 300_000 }, async () => {
   const stranger = api.store.create(jobs, {
     metadata: {
       name: 'plumb-stranger',
@@ -278,15 +298,33 @@ test('cancelling deletes the job and nothing else', { timeout: 120_000 }, async 
   assert.equal(api.store.get(jobs, 'plumb-stranger').metadata.uid, stranger.metadata.uid);
   const deleted = api.requests.filter(({ verb }) => verb === 'DELETE').map(({ path }) => path);
   assert.deepEqual(deleted, [`/apis/batch/v1/namespaces/plumb/jobs/plumb-${id}`]);
-
-  // One whose name somebody else has taken is refused, and what bears the name stays.
-  const taken = `plumb-${(await client.createJob({ spec: specOf({ seed: 99n }), idempotencyKey: 'probe name' })).job?.id}`;
-  assert.ok(taken.startsWith('plumb-job-'));
 });
 
 test(
+  'a job whose name somebody else has taken is refused, and what bears the name stays',
+  { timeout: 300_000 },
+  async () => {
+    const key = 'a name that is taken';
+    const name = `plumb-job-${createHash('sha256').update(key).digest('hex').slice(0, 16)}`;
+    const taken = api.store.create(jobs, {
+      metadata: { name, labels: { team: 'another' } } as unknown as StoredObject['metadata'],
+      spec: { suspend: true, template: { spec: { containers: [] } } },
+    });
+    const { job } = await watch(await createJob(key));
+    assert.equal(`plumb-${job?.id}`, name);
+    assert.equal(job?.state, JobState.FAILED);
+    assert.ok(job.error !== undefined);
+    const error = fromStatus(job.error);
+    assert.equal(error.reason, 'JOB_CONFLICT');
+    assert.match(error.message, new RegExp(`Job ${name} exists.*PLUMB_TRAINING_INSTANCE`));
+    // Nobody touched it.
+    assert.deepEqual(api.store.get(jobs, name), taken);
+  },
+);
+
+test(
   'bad input fails the job at once, with the reason of the trainer itself',
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     const oneClass = await storeDataSet(artifacts, base, { samplesPerPrompt: 2, label: () => 1 });
     const id = await createJob(
@@ -302,7 +340,7 @@ test(
   },
 );
 
-test('ends that no pod can record: image, backoff, deletion by somebody', { timeout: 120_000 }, async () => {
+test('ends that no pod can record: image, backoff, deletion by somebody', { timeout: 300_000 }, async () => {
   const image = await watch(await createJob('image', specOf(), [lives.imageError]));
   assert.equal(image.job?.state, JobState.FAILED);
   assert.match(image.job.error?.message ?? '', /ImagePullBackOff.*pull secret/);
@@ -323,7 +361,7 @@ test('ends that no pod can record: image, backoff, deletion by somebody', { time
   assert.match(job.error?.message ?? '', /somebody deleted the job/);
 });
 
-test('the API server away, its watches cut and its history forgotten', { timeout: 120_000 }, async () => {
+test('the API server away, its watches cut and its history forgotten', { timeout: 300_000 }, async () => {
   await api.goAway();
   const id = await createJob('away');
   await watch(id, ({ phases }) => phases.includes('pending'));
@@ -341,8 +379,64 @@ test('the API server away, its watches cut and its history forgotten', { timeout
 });
 
 test(
+  'while the API server is away the cluster goes on: a pod is lost, another ends the job, and nothing of it is left to see',
+  { timeout: 300_000 },
+  async () => {
+    const { promise: id, resolve } = Promise.withResolvers<string>();
+    const before = created();
+    resolve(
+      await createJob('unseen', specOf(), [lives.evictedByKubelet(stepped(id, 41), Promise.resolve())]),
+    );
+    await stepped(id, 5);
+    await api.goAway();
+    const name = `plumb-${await id}`;
+    await until(() => api.store.get(jobs, name)['status']?.conditions?.[0]?.type === 'Complete');
+    // The cluster removes what has finished, and forgets what happened.
+    api.store.remove(jobs, name);
+    api.store.compact();
+    await api.comeBack();
+    assertSame(await watch(await id));
+    assert.equal(created(), before + 1);
+  },
+);
+
+test(
+  'a deadline ends a job; one that has finished may be removed by the cluster and stays finished',
+  { timeout: 300_000 },
+  async () => {
+    await restart({
+      PLUMB_TRAINING_ACTIVE_DEADLINE_SECONDS: '3600',
+      PLUMB_TRAINING_TTL_SECONDS: '60',
+    });
+    const late = await createJob('late');
+    await stepped(Promise.resolve(late), 5);
+    const spec: unknown = objectOf(late)?.['spec'];
+    assert.partialDeepStrictEqual(spec, { activeDeadlineSeconds: 3600, ttlSecondsAfterFinished: 60 });
+    cluster.exceedDeadline(`plumb-${late}`);
+    const { job } = await watch(late);
+    assert.equal(job?.state, JobState.FAILED);
+    assert.match(
+      job.error?.message ?? '',
+      /longer than its deadline; raise PLUMB_TRAINING_ACTIVE_DEADLINE_SECONDS/,
+    );
+
+    const before = created();
+    const id = await createJob('finished');
+    assertSame(await watch(id));
+    await until(() => objectOf(id)?.['status']?.conditions?.[0]?.type === 'Complete');
+    api.store.remove(jobs, `plumb-${id}`);
+    await restart();
+    const { job: standing } = await client.getJob({ id });
+    assert.equal(standing?.state, JobState.SUCCEEDED);
+    assert.equal(standing.checkpoint?.sha256, calm.checkpoint?.sha256);
+    assert.equal(created(), before + 1);
+    assert.equal(objectOf(id), undefined);
+  },
+);
+
+test(
   'in a queue of Kueue: suspended, admitted, preempted, admitted again',
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     await restart({ PLUMB_TRAINING_QUEUE: 'training', PLUMB_TRAINING_PRIORITY_CLASS: 'low' });
     const id = await createJob('queued');
@@ -387,7 +481,7 @@ test(
   },
 );
 
-test('Kubeflow: TrainJobs, and a sentence where there is no Kubeflow', { timeout: 120_000 }, async () => {
+test('Kubeflow: TrainJobs, and a sentence where there is no Kubeflow', { timeout: 300_000 }, async () => {
   const controller = startJobController(api, { namespace, plural: 'trainjobs', lifeOf: () => lives.real });
   await restart({ PLUMB_TRAINING_BACKEND: 'kubeflow', PLUMB_TRAINING_RUNTIME: 'plumb' });
   const id = await createJob('kubeflow');
@@ -412,7 +506,7 @@ test('Kubeflow: TrainJobs, and a sentence where there is no Kubeflow', { timeout
 
 test(
   'a service account without rights ends the trainer with the right that it lacks',
-  { timeout: 60_000 },
+  { timeout: 300_000 },
   async () => {
     api.forbid = (verb, path) => verb === 'GET' && path.endsWith('/deployments/trainer');
     await assert.rejects(start(), /reading Deployment trainer: Kubernetes answers 403/);

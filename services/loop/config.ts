@@ -33,6 +33,13 @@ export const loopSettings = z.object({
     .min(1)
     .optional()
     .describe('the folder that `plumb study` keeps its studies in, for example .plumb-studies'),
+  /** Of several processes that share a PostgreSQL ledger one does the work, chosen by a Lease of Kubernetes. */
+  leaderElection: z.stringbool().default(false).describe('true or false'),
+  podName: z.string().min(1).optional().describe("the pod's name, by the downward API"),
+  podNamespace: z.string().min(1).optional().describe("the pod's namespace, by the downward API"),
+  /** Outside of a pod, the path of a kubeconfig; in a pod, its service account is used. */
+  kubeconfig: z.string().min(1).optional().describe('the path of a kubeconfig'),
+  kubeContext: z.string().min(1).optional().describe('a context of the kubeconfig'),
   /** More keeps workers busier between two looks at the ledger; less loses less work when a run is cancelled. */
   maxOutstandingTasks: z.coerce
     .number()

@@ -2,11 +2,12 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { TestContext } from 'node:test';
 import { context, trace } from '@opentelemetry/api';
-import { PlumbError, resourceExhausted, unavailable } from '@plumb/kit/errors';
+import { dataLoss, PlumbError, resourceExhausted, toStatus, unavailable } from '@plumb/kit/errors';
 import { createServer } from '@plumb/kit/rpc';
 import type { Implementation } from '@plumb/kit/rpc';
 import { startTelemetry } from '@plumb/kit/telemetry';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
+import type { ScoredItem } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { connectReward } from './index.ts';
 import type { RewardClient } from './index.ts';
 
@@ -140,6 +141,147 @@ test('a stream tells its own items from those that cannot be', async (t) => {
   };
   await assert.rejects(read([{ item: { id: '' } }]), { code: 'INVALID_ARGUMENT' });
   await assert.rejects(read([{ item: { id: 'a' } }, { item: { id: 'a' } }]), /'a' is under way already/);
+});
+
+/** Outcomes by reward: a number is a score. */
+const outcomesOf = (values: Readonly<Record<string, number | PlumbError>>) =>
+  Object.entries(values).map(([reward, value]) => ({
+    reward,
+    outcome:
+      typeof value === 'number'
+        ? { case: 'score' as const, value: { value } }
+        : { case: 'error' as const, value: { status: toStatus(value), retryable: value.retryable } },
+  }));
+const told = ({ outcomes }: ScoredItem): unknown[] =>
+  outcomes.map(({ reward, outcome }) => [
+    reward,
+    outcome.case === 'score' ? outcome.value.value : outcome.value?.status?.message,
+  ]);
+const busy = resourceExhausted('busy', { retryAfterMs: 20 });
+const broken = dataLoss('broken');
+
+test('what may come out otherwise is asked for again: those items and rewards only', async (t) => {
+  const asked: unknown[] = [];
+  const client = await serve(t, {
+    score: ({ items, rewards }) => {
+      asked.push([items.map(({ id }) => id), rewards]);
+      const first = asked.length === 1;
+      return {
+        items: items.map(({ id }) => ({
+          id,
+          outcomes: outcomesOf(
+            Object.fromEntries(
+              rewards.map((reward) => {
+                if (id === 'broken') return [reward, broken];
+                return [
+                  reward,
+                  reward === 'slow' && (id === 'never' || (id === 'later' && first)) ? busy : 1,
+                ];
+              }),
+            ),
+          ),
+        })),
+      };
+    },
+  });
+  const items = ['good', 'later', 'broken', 'never'].map((id) => ({ id }));
+  const scored = await client.score({ items, rewards: ['quick', 'slow'] });
+  assert.deepEqual(
+    scored.map((item) => [item.id, ...told(item)]),
+    [
+      ['good', ['quick', 1], ['slow', 1]],
+      ['later', ['quick', 1], ['slow', 1]],
+      ['broken', ['quick', 'broken'], ['slow', 'broken']],
+      ['never', ['quick', 1], ['slow', 'busy']],
+    ],
+  );
+  assert.deepEqual(asked, [
+    [
+      ['good', 'later', 'broken', 'never'],
+      ['quick', 'slow'],
+    ],
+    [['later', 'never'], ['slow']],
+    ...Array.from({ length: 3 }, () => [['never'], ['slow']]),
+  ]);
+});
+
+test('nothing is asked for again that could not be answered in time, and a failure then costs no score', async (t) => {
+  let calls = 0;
+  const client = await serve(t, {
+    score: ({ items }) => {
+      calls += 1;
+      if (calls === 3)
+        throw new PlumbError({ code: 'PERMISSION_DENIED', reason: 'ACCESS_DENIED', message: 'no more' });
+      const wait = resourceExhausted('busy', { retryAfterMs: calls === 1 ? 600_000 : 1 });
+      return { items: items.map(({ id }) => ({ id, outcomes: outcomesOf({ a: 1, b: wait }) })) };
+    },
+  });
+  const [soon] = await client.score({ items: [{ id: 'x' }], rewards: ['a', 'b'] }, { deadlineMs: 60_000 });
+  assert.deepEqual(
+    [calls, soon && told(soon)],
+    [
+      1,
+      [
+        ['a', 1],
+        ['b', 'busy'],
+      ],
+    ],
+  );
+  const [denied] = await client.score({ items: [{ id: 'x' }], rewards: ['a', 'b'] });
+  assert.deepEqual(
+    [calls, denied && told(denied)],
+    [
+      3,
+      [
+        ['a', 1],
+        ['b', 'no more'],
+      ],
+    ],
+  );
+});
+
+test('a stream asks for unfinished items again, also after its last one', async (t) => {
+  const seen = new Map<string, number>();
+  const client = await serve(t, {
+    async *scoreStream(requests) {
+      for await (const { item, rewards } of requests) {
+        const id = item?.id ?? '';
+        const times = (seen.get(id) ?? 0) + 1;
+        seen.set(id, times);
+        assert.deepEqual(rewards, times === 1 ? ['a', 'b'] : ['b']);
+        const open = id.endsWith('7') && times < 3;
+        const outcomes = outcomesOf({ ...(times === 1 ? { a: times } : {}), b: open ? busy : times });
+        yield { item: { id, outcomes } };
+      }
+    },
+  });
+  const items = Array.from({ length: 40 }, (_, at) => ({ rewards: ['a', 'b'], item: { id: String(at) } }));
+  const scored = new Map<string, unknown>();
+  // A window smaller than the unfinished items: they go out again before the source has ended.
+  for await (const item of client.scoreStream(items, { window: 2 })) scored.set(item.id, told(item));
+  assert.equal(scored.size, 40);
+  for (const [id, values] of scored) {
+    assert.deepEqual(values, [
+      ['a', 1],
+      ['b', id.endsWith('7') ? 3 : 1],
+    ]);
+  }
+});
+
+test('a stream has a deadline, when it is given one', async (t) => {
+  const client = await serve(t, {
+    // oxlint-disable-next-line require-yield -- never answers
+    async *scoreStream(requests) {
+      for await (const request of requests) void request;
+      await new Promise(() => undefined);
+    },
+  });
+  await assert.rejects(
+    async () => {
+      for await (const item of client.scoreStream([{ item: { id: 'a' } }], { deadlineMs: 200 })) void item;
+    },
+    { code: 'DEADLINE_EXCEEDED', message: 'the stream had not ended within 200 ms' },
+  );
 });
 
 test('a call belongs to the trace that is active where it is made', async (t) => {

@@ -22,16 +22,14 @@ export async function withRetries<Result>(
   policy: RetryPolicy,
   signal: AbortSignal | undefined,
 ): Promise<Result> {
-  const { limit = 8, firstDelayMs = 200, longestDelayMs = 10_000 } = policy;
+  const { limit = usualLimit } = policy;
   for (let attempt = 0; ; attempt++) {
     try {
       return await operation();
     } catch (error) {
       if (attempt >= limit || signal?.aborted === true || !mayHelp(error)) throw error;
-      const pause = Math.min(firstDelayMs * 2 ** attempt, longestDelayMs);
-      const chance = (Math.random() * pause) / 2;
       await delay(
-        (error.retryAfterMs ?? pause / 2) + chance,
+        pauseMs(policy, attempt, error.retryAfterMs),
         undefined,
         signal === undefined ? {} : { signal },
       );
@@ -39,7 +37,23 @@ export async function withRetries<Result>(
   }
 }
 
-function mayHelp(error: unknown): error is PlumbError {
+/** Further attempts after the first, where a policy names no limit. */
+export const usualLimit = 8;
+
+/**
+ * Milliseconds to wait before another attempt.
+ *
+ * @param attempt attempts that failed before this one
+ * @param askedMs what the server asked for
+ */
+export function pauseMs(policy: RetryPolicy, attempt: number, askedMs: number | undefined): number {
+  const { firstDelayMs = 200, longestDelayMs = 10_000 } = policy;
+  const pause = Math.min(firstDelayMs * 2 ** attempt, longestDelayMs);
+  return (askedMs ?? pause / 2) + (Math.random() * pause) / 2;
+}
+
+/** True for an error after which the same may succeed later. */
+export function mayHelp(error: unknown): error is PlumbError {
   // A deadline counts for all attempts.
   if (!(error instanceof PlumbError) || error.code === 'DEADLINE_EXCEEDED') return false;
   return error.retryable && !(error.reason === 'QUOTA_EXHAUSTED' && error.retryAfterMs === undefined);

@@ -278,6 +278,7 @@ function toVerdict(
     judgeVersion: judge.definition.version,
     calibrationHash: judge.calibration?.hash ?? '',
     cost: priceOf(judge, verdict, currency),
+    threshold: judge.definition.threshold,
   });
 }
 
@@ -302,6 +303,7 @@ function toPanelVerdict(
     rubricHash: contentHash({ rubrics }),
     judgeHash: panel.hash,
     judgeVersion: panel.definition.version,
+    threshold: panel.definition.threshold,
     cost: money(
       members.reduce((sum, member) => sum + (member.cost?.amount ?? 0), 0),
       currency,

@@ -35,8 +35,19 @@ export const dataSetManifestSchema = z.strictObject({
   model: z.strictObject({ version: text, sha256 }),
   promptSetHash: sha256,
   sampler: z.strictObject({ steps: z.int().positive(), guidance: z.number(), shift: z.number().positive() }),
-  /** What scored the samples; a reward whose version changed in the middle is listed once a version. */
-  rewards: z.array(z.strictObject({ name: text, version: z.string(), weightsHash: z.string() })),
+  /**
+   * What scored the samples; a reward whose version changed in the middle is listed once a version, and a judge with rubrics
+   * for single categories once a rubric.
+   */
+  rewards: z.array(
+    z.strictObject({
+      name: text,
+      version: z.string(),
+      weightsHash: z.string(),
+      /** Of a judge's rubric; absent for other rewards. */
+      rubricHash: sha256.optional(),
+    }),
+  ),
   /**
    * There when people's verdicts stand in place of a reward's: which one's, for how many samples, and of how many of them
    * the reward said otherwise.

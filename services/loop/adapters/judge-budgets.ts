@@ -1,7 +1,7 @@
 import { describeError } from '@plumb/kit/errors';
 import type { RpcClient } from '@plumb/kit/rpc';
 import { logger } from '@plumb/kit/telemetry';
-import type { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import type { JudgeService, Spend } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import type { Budgets } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 
 const log = logger('plumb.loop.judge');
@@ -24,6 +24,8 @@ export interface JudgeBudgets {
   set(runId: string, budgets: Budgets | undefined, signal?: AbortSignal): Promise<void>;
   /** What the run has spent, at most some seconds old; what was last known while the judge service is away. */
   spend(runId: string): Promise<JudgeSpend>;
+  /** The run's account as the judge service has it at present; undefined while it is away. */
+  account(runId: string): Promise<Spend | undefined>;
 }
 
 const nothing: JudgeSpend = { tokens: 0, cost: 0, currency: '', exhausted: false };
@@ -33,10 +35,13 @@ export const noJudgeBudgets: JudgeBudgets = {
   available: false,
   set: () => Promise.resolve(),
   spend: () => Promise.resolve(nothing),
+  account: () => Promise.resolve(undefined),
 };
 
 /** An answer stands for this long, in milliseconds: a watched run asks several times a second. */
 const freshMs = 3_000;
+/** A report waits so long for the judge service, in milliseconds. */
+const patienceMs = 2_000;
 /** Runs whose answers are kept. */
 const mostRuns = 256;
 
@@ -63,6 +68,14 @@ export function judgeBudgetsOf(client: RpcClient<typeof JudgeService>): JudgeBud
 
   return {
     available: true,
+    async account(runId) {
+      try {
+        return (await client.getSpend({ runId }, { deadlineMs: patienceMs })).spend;
+      } catch (thrown) {
+        log.warn({ runId, error: describeError(thrown) }, 'the report has no account of the judges');
+        return undefined;
+      }
+    },
     async set(runId, budgets, signal) {
       const tokens = budgets?.judgeTokens ?? 0n;
       const cost = budgets?.cost ?? 0;

@@ -1,5 +1,6 @@
 import { create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { Spend } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { ReportSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { IterationReportSchema, Report } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { Comparison, Estimate, PairedDifference } from '@plumb/evaluation';
@@ -16,8 +17,11 @@ import { artifactFromText, progressFromText, specFromText } from './messages.ts'
 import { decisionView } from './decision-view.ts';
 import { runCounts } from './run-view.ts';
 
-/** What a run's iterations have brought so far; an iteration that is not evaluated yet has what there is. */
-export async function reportView(ledger: Ledger, run: RunRow): Promise<Report> {
+/**
+ * What a run's iterations have brought so far; an iteration that is not evaluated yet has what there is.
+ * @param judging what its judges have taken, where that is known
+ */
+export async function reportView(ledger: Ledger, run: RunRow, judging: Spend | undefined): Promise<Report> {
   const spec = specFromText(run.spec);
   const iterations: MessageInitShape<typeof IterationReportSchema>[] = [];
   for (const { iteration } of await listIterations(ledger, run.id)) {
@@ -28,6 +32,7 @@ export async function reportView(ledger: Ledger, run: RunRow): Promise<Report> {
     runId: run.id,
     iterations,
     counts,
+    ...(judging === undefined ? {} : { judging }),
     ...(run.manifest === null ? {} : { manifest: artifactFromText(run.manifest) }),
   });
 }

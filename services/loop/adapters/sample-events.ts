@@ -262,13 +262,16 @@ function rewardResult(outcome: RewardOutcome): RewardResult {
   if (outcome.outcome.case !== 'score') {
     return { ...base, outcome: { error: errorColumns(outcome.outcome.value?.status) } };
   }
-  const { value, reason, failureMode, checks, details } = outcome.outcome.value;
+  const { value, reason, failureMode, checks, details, rubricHash } = outcome.outcome.value;
   if (!Number.isFinite(value)) {
     const message = `the reward gave ${value}, which is no number to train on`;
     return { ...base, outcome: { error: { code: 'DATA_LOSS', reason: 'NUMERICS_NOT_FINITE', message } } };
   }
   const finite = Object.entries(details).filter(([, detail]) => Number.isFinite(detail));
-  return { ...base, outcome: { value, reason, failureMode, checks, details: Object.fromEntries(finite) } };
+  return {
+    ...base,
+    outcome: { value, reason, failureMode, checks, details: Object.fromEntries(finite), rubricHash },
+  };
 }
 
 function dateOf(time: Timestamp | undefined): Date {

@@ -51,7 +51,10 @@ function sampleRecord(row: SampleRow, scores: readonly ScoreRow[]): SampleRecord
 function scoreRecord(row: ScoreRow): ScoreRecord {
   const { reward, version } = row;
   const base = { reward, version, weightsHash: row.weights_hash };
-  if (row.value !== null) return { ...base, outcome: { value: row.value, checks: checksOfRow(row) } };
+  if (row.value !== null) {
+    const rubric = row.rubric_hash === '' ? {} : { rubricHash: row.rubric_hash };
+    return { ...base, ...rubric, outcome: { value: row.value, checks: checksOfRow(row) } };
+  }
   const error = {
     code: row.error_code ?? 'UNKNOWN',
     reason: row.error_reason ?? '',

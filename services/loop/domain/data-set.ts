@@ -109,9 +109,15 @@ function manifestSample(sample: SampleRecord): DataSetManifest['samples'][number
 function rewardVersions(samples: readonly SampleRecord[]): DataSetManifest['rewards'] {
   const versions = new Map<string, DataSetManifest['rewards'][number]>();
   for (const { scores } of samples) {
-    for (const { reward, version, weightsHash, outcome } of scores) {
+    for (const { reward, version, weightsHash, rubricHash, outcome } of scores) {
       if ('value' in outcome) {
-        versions.set(JSON.stringify([reward, version, weightsHash]), { name: reward, version, weightsHash });
+        const rubric = rubricHash === undefined ? {} : { rubricHash };
+        versions.set(JSON.stringify([reward, version, weightsHash, rubricHash ?? '']), {
+          name: reward,
+          version,
+          weightsHash,
+          ...rubric,
+        });
       }
     }
   }

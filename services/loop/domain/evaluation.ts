@@ -155,11 +155,12 @@ function manifestSample(sample: SampleRecord): object {
     seed: sample.seed,
     sha256: sample.video?.sha256 ?? '',
     scores: Object.fromEntries(
-      sample.scores.map(({ reward, version, weightsHash, outcome }) => [
+      sample.scores.map(({ reward, version, weightsHash, rubricHash, outcome }) => [
         reward,
         {
           version,
           weightsHash,
+          ...(rubricHash === undefined ? {} : { rubricHash }),
           ...('value' in outcome
             ? { value: outcome.value, checks: outcome.checks }
             : { error: outcome.error }),

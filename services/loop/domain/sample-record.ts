@@ -29,6 +29,8 @@ export interface ScoreRecord {
   readonly reward: string;
   readonly version: string;
   readonly weightsHash: string;
+  /** SHA-256 of the rubric that a judge's value follows; absent for other rewards. */
+  readonly rubricHash?: string;
   readonly outcome:
     | { readonly value: number; readonly checks: Readonly<Record<string, boolean>> }
     | { readonly error: { readonly code: string; readonly reason: string; readonly message: string } };

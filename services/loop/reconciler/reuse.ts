@@ -77,6 +77,7 @@ async function takeOverScores(
           failureMode: score.failure_mode,
           checks: checksOfRow(score),
           details: detailsSchema.parse(JSON.parse(score.details)),
+          rubricHash: score.rubric_hash,
         },
       })),
     });

@@ -1,4 +1,4 @@
-/** Rewards of kind ai-feedback: a judge's verdict, 1 for accepted and 0 for rejected, or its grade. */
+/** Rewards of kind ai-feedback: a judge's verdict, 1 for accepted and 0 for rejected, or its grade from 0 to 1. */
 
 import { PlumbError, failedPrecondition, unavailable } from '@plumb/kit/errors';
 import type { RpcClient } from '@plumb/kit/rpc';
@@ -6,6 +6,7 @@ import { EndpointState, JudgeMode, Purpose } from '@plumb/proto/plumb/judge/v1/j
 import type { EndpointInfo, JudgeInfo, JudgeService, Verdict } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { definitionHash } from '@plumb/rewards';
 import type { DefinitionOf } from '@plumb/rewards';
+import { gradedValue } from '../domain/graded-value.ts';
 import { scoreEach } from '../domain/reward-scorer.ts';
 import type { RewardInfo, RewardState, ScoreValue, ScoringItem } from '../domain/reward-scorer.ts';
 import type { ManagedScorer } from './reward-set.ts';
@@ -77,7 +78,6 @@ export function aiFeedback(
 
   return {
     get info(): RewardInfo {
-      const grades = known?.mode === JudgeMode.GRADE;
       return {
         name: definition.name,
         description: definition.description,
@@ -85,8 +85,8 @@ export function aiFeedback(
         version: known?.version ?? '',
         kind: 'ai-feedback',
         weightsHash: known?.judgeHash ?? '',
-        minimum: grades ? 1 : 0,
-        maximum: grades ? 5 : 1,
+        minimum: 0,
+        maximum: 1,
         higherIsBetter: definition.direction === 'higher',
         framesSampled: 0,
         fpsExpected: 0,
@@ -131,7 +131,7 @@ function stateOf(
       reason: `judge '${name}': its endpoint ${judge.endpoints.join(', ')} fails all calls and is left alone for a while`,
     };
   }
-  return judge.problem === '' ? { serving: true } : { serving: false, reason: judge.problem };
+  return { serving: true };
 }
 
 /** A judge that is there and may not be asked: waiting does not change it. One that is away is asked, and says so itself. */
@@ -144,21 +144,27 @@ function throwUnusable(judge: JudgeInfo, reason: string): void {
 }
 
 function toScore(verdict: Verdict): ScoreValue {
+  const { answer, probability } = verdict;
   return {
     value: valueOf(verdict),
-    details: verdict.probability === undefined ? {} : { probability: verdict.probability },
+    details: {
+      ...(probability === undefined ? {} : { probability }),
+      ...(answer.case === 'grade' ? { grade: answer.value } : {}),
+    },
     reason: verdict.reason,
     failureMode: verdict.failureMode,
     checks: verdict.checks,
     version: verdict.judgeVersion,
     weightsHash: verdict.judgeHash,
+    rubricHash: verdict.rubricHash,
     cached: verdict.cached,
   };
 }
 
-function valueOf({ answer }: Verdict): number {
+function valueOf({ answer, probability, score, threshold }: Verdict): number {
   if (answer.case === 'accept') return answer.value ? 1 : 0;
-  if (answer.case === 'grade') return answer.value;
+  // The mean of the votes' grades, or the P(accept) that a calibration makes of it: finer than the grade itself.
+  if (answer.case === 'grade') return gradedValue(probability ?? score, threshold);
   throw unanswered('a verdict without an answer');
 }
 

@@ -31,6 +31,7 @@ export function outcomeMessage({
               reason: result.score.reason ?? '',
               failureMode: result.score.failureMode ?? '',
               checks: { ...result.score.checks },
+              rubricHash: result.score.rubricHash ?? '',
             },
           }
         : { case: 'error', value: { status: toStatus(result.error), retryable: result.error.retryable } },

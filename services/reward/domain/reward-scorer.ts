@@ -85,6 +85,8 @@ export interface ScoreValue {
   /** Version and hash that made this value, where the reward learns them with it. */
   readonly version?: string;
   readonly weightsHash?: string;
+  /** SHA-256 of the rubric that a judge's value follows. */
+  readonly rubricHash?: string;
   /** The value came from a cache further down. */
   readonly cached?: boolean;
 }

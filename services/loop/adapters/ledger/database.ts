@@ -11,6 +11,7 @@ import * as countsMigration from './migrations/0002-counts.ts';
 import * as labelSessionsMigration from './migrations/0003-label-sessions.ts';
 import * as cheaperChecksMigration from './migrations/0004-cheaper-checks.ts';
 import * as latentsMigration from './migrations/0005-latents.ts';
+import * as rubricHashMigration from './migrations/0006-rubric-hash.ts';
 import { recordQuery } from './query-telemetry.ts';
 import type { Tables } from './tables.ts';
 
@@ -21,6 +22,7 @@ const migrations = {
   '0003-label-sessions': labelSessionsMigration,
   '0004-cheaper-checks': cheaperChecksMigration,
   '0005-latents': latentsMigration,
+  '0006-rubric-hash': rubricHashMigration,
 };
 
 /** Connections to PostgreSQL; the loop's writes are short and few run at a time. */

@@ -93,6 +93,7 @@ export const exportTables: Readonly<Record<string, ExportTable>> = {
       reward: 'text',
       version: 'text',
       weights_hash: 'text',
+      rubric_hash: 'text',
       value: 'double',
       error_code: 'text',
       error_reason: 'text',

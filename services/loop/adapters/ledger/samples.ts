@@ -243,6 +243,8 @@ export interface RewardResult {
         readonly failureMode: string;
         readonly checks: Readonly<Record<string, boolean>>;
         readonly details: Readonly<Record<string, number>>;
+        /** Of a judge's rubric; empty for other rewards. */
+        readonly rubricHash?: string;
       }
     | { readonly error: SampleError };
 }
@@ -314,6 +316,7 @@ function scoreRow(clip: ScoredClip, result: RewardResult) {
     reward: result.reward,
     version: result.version,
     weights_hash: result.weightsHash,
+    rubric_hash: '',
     trace_id: clip.traceId,
     scored_at: clip.scoredAt,
     value: null,
@@ -329,10 +332,11 @@ function scoreRow(clip: ScoredClip, result: RewardResult) {
     const { code, reason, message } = result.outcome.error;
     return { ...base, error_code: code, error_reason: reason, error_message: message };
   }
-  const { value, reason, failureMode, checks, details } = result.outcome;
+  const { value, reason, failureMode, checks, details, rubricHash = '' } = result.outcome;
   return {
     ...base,
     value,
+    rubric_hash: rubricHash,
     reason,
     failure_mode: failureMode,
     checks: JSON.stringify(checks),

@@ -98,6 +98,8 @@ interface ScoresTable {
   reward: string;
   version: string;
   weights_hash: string;
+  /** Of a judge's rubric; empty for other rewards. */
+  rubric_hash: Optional<string>;
   value: Optional<number | null>;
   error_code: Optional<string | null>;
   error_reason: Optional<string | null>;

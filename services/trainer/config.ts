@@ -23,6 +23,14 @@ export const trainerSettings = z.object({
   rewardAddress: z.string().min(1).optional().describe('host:port of the reward service'),
   /** Longest wait for the scores of one probe, in seconds. */
   probeDeadlineSeconds: z.coerce.number().positive().max(86_400).default(600).describe('a number of seconds'),
+  /** What computes gradients and samples of pipelines: `cuda` needs a GPU and the runtime's libraries for it. The built-in model is trained on the CPU. */
+  device: z.enum(['cpu', 'cuda']).default('cpu').describe('cpu or cuda'),
+  /** Where pipelines are unpacked; kept between starts. A temporary folder unless given. */
+  pipelineCache: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('a folder with room for the pipelines that are trained'),
   /** Steps between checkpoints of a job that does not say. */
   checkpointEverySteps: z.coerce
     .number()

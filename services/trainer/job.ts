@@ -8,6 +8,7 @@ import { describeError, invalidArgument, PlumbError, unavailable } from '@plumb/
 import { startFoundation, StopSequence } from '@plumb/kit/lifecycle';
 import { contextFromCarrier, logger, tracer, withSpan } from '@plumb/kit/telemetry';
 import { openArtifactStore } from '@plumb/media';
+import { pipelineCache } from '@plumb/pipelines';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { JobState } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { openEngine } from '@plumb/tensor-graph/engine';
@@ -81,6 +82,8 @@ async function run(id: string | undefined): Promise<number> {
     1000,
   );
   const artifacts = await openArtifactStore(config.artifacts, config);
+  const cache = await pipelineCache(config.pipelineCache);
+  sequence.add('pipelines', () => cache.remove(), 5000);
   const events = progressEvents(bus, log);
   sequence.add('progress events', () => events.close(), 5000);
   const live = await livePoints(bus, claimed.store, id, log);
@@ -97,6 +100,7 @@ async function run(id: string | undefined): Promise<number> {
         openEngine: (intraOpThreads) => openEngine({ form: config.engineForm, intraOpThreads }),
         threads: config.intraOpThreads,
         maxDataSetBytes: config.maxDataSetBytes,
+        pipelines: { cache: cache.path, device: config.device },
         scoreClips:
           config.rewardAddress === undefined
             ? undefined

@@ -1,6 +1,7 @@
 import { runService, startFoundation } from '@plumb/kit/lifecycle';
 import { addService } from '@plumb/kit/rpc';
 import { openArtifactStore } from '@plumb/media';
+import { pipelineCache } from '@plumb/pipelines';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { openEngine } from '@plumb/tensor-graph/engine';
@@ -33,10 +34,13 @@ await runService({
     const events = progressEvents(bus, ctx.logger);
     ctx.onStop('progress events', () => events.close());
     const store = await openJobStore(bus);
+    const cache = await pipelineCache(config.pipelineCache);
+    ctx.onStop('pipelines', () => cache.remove());
     const ports = trainingPorts(artifacts, {
       openEngine: (intraOpThreads) => openEngine({ form: config.engineForm, intraOpThreads }),
       threads: config.intraOpThreads,
       maxDataSetBytes: config.maxDataSetBytes,
+      pipelines: { cache: cache.path, device: config.device },
       scoreClips,
     });
     const { checkpointEverySteps } = config;

@@ -4,6 +4,7 @@ export { readPipelineFolder } from './pipeline-folder.ts';
 export type { Component, PipelineFolder, Precision } from './pipeline-folder.ts';
 export { fetchPipeline, storePipeline } from './pipeline-artifact.ts';
 export type { PipelineStore } from './pipeline-artifact.ts';
+export { pipelineCache } from './pipeline-cache.ts';
 export { parseRemoteModel } from './remote-model.ts';
 export type { RemoteModel } from './remote-model.ts';
 export { openRemotePipeline } from './remote-pipeline.ts';
@@ -14,7 +15,6 @@ export {
   fetchForSampling,
   fetchForTraining,
   mergeIntoFolder,
-  mergedWeights,
   readAdaptedPipeline,
   storeAdaptedPipeline,
 } from './adapted-pipeline.ts';

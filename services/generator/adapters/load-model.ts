@@ -2,17 +2,12 @@ import { decodeModel, openSampler } from '@plumb/diffusion';
 import type { ClipSampler } from '@plumb/diffusion';
 import { failedPrecondition, invalidArgument } from '@plumb/kit/errors';
 import {
+  adaptedPipelineMediaType,
   builtInModelMediaType,
   pipelineMediaType,
   remoteModelMediaType,
 } from '@plumb/media/model-media-types';
-import {
-  fetchPipeline,
-  openPipeline,
-  openRemotePipeline,
-  parseRemoteModel,
-  readPipelineFolder,
-} from '@plumb/pipelines';
+import { fetchForSampling, openPipeline, openRemotePipeline, parseRemoteModel } from '@plumb/pipelines';
 import type { PipelineOptions } from '@plumb/pipelines';
 import type { Engine } from '@plumb/tensor-graph/engine';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
@@ -28,8 +23,8 @@ export interface ModelSource {
 }
 
 /**
- * Loads models of every kind: the built-in video model from one safetensors file, a pipeline from its manifest, a remote
- * model from its definition.
+ * Loads models of every kind: the built-in video model from one safetensors file, a pipeline from its manifest,
+ * with adapters merged where it has some, a remote model from its definition.
  * @param cache folder that pipelines are unpacked in
  */
 export function modelLoader(
@@ -40,10 +35,9 @@ export function modelLoader(
 ): ModelLoader {
   return async (model) => {
     switch (model.mediaType) {
-      case pipelineMediaType: {
-        const { path, precision } = await fetchPipeline(model, artifacts, cache);
-        // Every part was checked against its hash when it was fetched.
-        const folder = await readPipelineFolder(path, { precision, checkHashes: false });
+      case pipelineMediaType:
+      case adaptedPipelineMediaType: {
+        const folder = await fetchForSampling(model, artifacts, cache);
         return (engine) => openPipeline(engine, folder, pipeline);
       }
       case remoteModelMediaType: {
@@ -67,7 +61,7 @@ export function modelLoader(
       default:
         throw invalidArgument(
           'model.weights.media_type',
-          `is ${model.mediaType}, which is no kind of model; use ${builtInModelMediaType}, ${pipelineMediaType} or ${remoteModelMediaType}`,
+          `is ${model.mediaType}, which is no kind of model; use ${builtInModelMediaType}, ${pipelineMediaType}, ${adaptedPipelineMediaType} or ${remoteModelMediaType}`,
         );
     }
   };

@@ -8,7 +8,7 @@ import { Priority } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import type { RewardOutcome, RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { create } from '@bufbuild/protobuf';
 import type { ScoreClips } from '../domain/probe.ts';
-import type { ArtifactAccess } from './training-artifacts.ts';
+import type { ArtifactStore } from '@plumb/media';
 
 /** Longest wait for a reward service that cannot be reached, in milliseconds. */
 const longestConnectMs = 60_000;
@@ -19,7 +19,7 @@ const longestConnectMs = 60_000;
  */
 export function rewardScores(
   client: RpcClient<typeof RewardService>,
-  artifacts: ArtifactAccess,
+  artifacts: Pick<ArtifactStore, 'put'>,
   options: { readonly deadlineMs: number },
 ): ScoreClips {
   return async (clips, rewards, { runId, signal }) => {
@@ -57,7 +57,7 @@ function valueOf({ reward, outcome }: RewardOutcome): number | PlumbError {
   });
 }
 
-async function videoOf(clip: Clip, artifacts: ArtifactAccess): Promise<Video> {
+async function videoOf(clip: Clip, artifacts: Pick<ArtifactStore, 'put'>): Promise<Video> {
   const bytes = await encodeClip(clip);
   const stored =
     bytes.length <= maxInlineClipBytes ? undefined : await artifacts.put(bytes, { mediaType: clipMediaType });

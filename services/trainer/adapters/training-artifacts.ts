@@ -6,29 +6,22 @@ import {
   encodeModel,
   encodeTrainingState,
 } from '@plumb/diffusion';
-import { dataLoss, failedPrecondition, invalidArguments, fieldPath, PlumbError } from '@plumb/kit/errors';
+import { dataLoss, failedPrecondition, invalidArguments, fieldPath } from '@plumb/kit/errors';
 import { clipBytes, decodeClip } from '@plumb/media';
-import type { Clip } from '@plumb/media';
-import { builtInModelMediaType } from '@plumb/media/model-media-types';
+import type { ArtifactStore, Clip } from '@plumb/media';
+import { builtInModelMediaType, hasLatents } from '@plumb/media/model-media-types';
 import { dataSetManifestSchema } from '@plumb/objective';
 import type { DataSetManifest } from '@plumb/objective';
 import type { Engine } from '@plumb/tensor-graph/engine';
 import PQueue from 'p-queue';
+import { builtInTrainee } from '../domain/built-in-trainee.ts';
+import type { BuiltInPorts } from '../domain/built-in-trainee.ts';
 import { jobManifestMediaType } from '../domain/job-manifest.ts';
 import type { ScoreClips } from '../domain/probe.ts';
 import type { TrainingPorts } from '../domain/training-run.ts';
-
-/** The part of an artifact store that training needs. */
-export interface ArtifactAccess {
-  /** The bytes behind a URI, checked against their hash. */
-  get(uri: string, sha256: string): Promise<Uint8Array>;
-  put(
-    bytes: Uint8Array,
-    options: { mediaType: string },
-  ): Promise<{ uri: string; sha256: string; size: number }>;
-  /** Removes bytes that nobody else names. */
-  remove(uri: string): Promise<void>;
-}
+import { named } from './named.ts';
+import { pipelineTrainee } from './pipeline-trainee.ts';
+import type { PipelineTraining } from './pipeline-trainee.ts';
 
 const adaptersMediaType = 'application/vnd.plumb.adapters+safetensors';
 const stateMediaType = 'application/vnd.plumb.training-state+safetensors';
@@ -40,28 +33,20 @@ const maxViolations = 20;
 
 /** Training's inputs and outputs in the artifact store. */
 export function trainingPorts(
-  artifacts: ArtifactAccess,
+  artifacts: Pick<ArtifactStore, 'get' | 'put' | 'remove'>,
   options: {
     readonly openEngine: (threads: number) => Promise<Engine>;
     readonly threads: number | undefined;
-    /** Most memory for the decoded clips of a data set, in bytes. */
+    /** Most memory for the decoded clips or the latents of a data set, in bytes. */
     readonly maxDataSetBytes: number;
+    /** How pipelines are trained. */
+    readonly pipelines: Pick<PipelineTraining, 'cache' | 'device'>;
     /** Scores the clips of probes; undefined where there is no Reward API. */
     readonly scoreClips: ScoreClips | undefined;
   },
 ): TrainingPorts {
-  const write = async (bytes: Uint8Array, mediaType: string) => ({
-    ...(await artifacts.put(bytes, { mediaType })),
-    mediaType,
-  });
-  return {
-    threads: options.threads ?? availableParallelism(),
-    openEngine: options.openEngine,
-    scoreClips: options.scoreClips,
-    async readDataSet({ uri, sha256 }) {
-      const bytes = await named('the data set manifest', artifacts.get(uri, sha256));
-      return parseManifest(bytes, sha256);
-    },
+  const write = (bytes: Uint8Array, mediaType: string) => artifacts.put(bytes, { mediaType });
+  const builtIn: BuiltInPorts = {
     async readClips(samples, signal) {
       const size = samples.reduce(
         (sum, { video }) =>
@@ -112,6 +97,24 @@ export function trainingPorts(
         `weights of ${version}`,
       );
     },
+    writeModel: (model) => write(encodeModel(model), builtInModelMediaType),
+    writeAdapters: (model, adapters) => write(encodeAdapters(model.config, adapters), adaptersMediaType),
+  };
+  const pipelines: PipelineTraining = {
+    ...options.pipelines,
+    artifacts,
+    maxDataSetBytes: options.maxDataSetBytes,
+  };
+  return {
+    openTrainee: (plan) =>
+      hasLatents(plan.base.mediaType) ? pipelineTrainee(plan, pipelines) : builtInTrainee(plan, builtIn),
+    threads: options.threads ?? availableParallelism(),
+    openEngine: options.openEngine,
+    scoreClips: options.scoreClips,
+    async readDataSet({ uri, sha256 }) {
+      const bytes = await named('the data set manifest', artifacts.get(uri, sha256));
+      return parseManifest(bytes, sha256);
+    },
     async readState({ step, state }) {
       const source = `the checkpoint of step ${step}`;
       return decodeTrainingState(await named(source, artifacts.get(state.uri, state.sha256)), source);
@@ -120,8 +123,6 @@ export function trainingPorts(
       return { step: state.step, state: await write(encodeTrainingState(state), stateMediaType), threads };
     },
     removeState: ({ uri }) => artifacts.remove(uri),
-    writeModel: (model) => write(encodeModel(model), builtInModelMediaType),
-    writeAdapters: (model, adapters) => write(encodeAdapters(model.config, adapters), adaptersMediaType),
     writeManifest: (bytes) => write(bytes, jobManifestMediaType),
   };
 }
@@ -145,22 +146,4 @@ function parseManifest(bytes: Uint8Array, sha256: string): DataSetManifest {
     })),
     { reason: 'DATASET_UNUSABLE' },
   );
-}
-
-/** Says in a storage error what was being read. */
-async function named<T>(what: string, reading: Promise<T>): Promise<T> {
-  try {
-    return await reading;
-  } catch (thrown) {
-    const error = PlumbError.from(thrown);
-    const { code, reason, message, metadata, retryAfterMs } = error;
-    throw new PlumbError({
-      code,
-      reason,
-      message: `${what}: ${message}`,
-      metadata,
-      retryAfterMs,
-      cause: thrown,
-    });
-  }
 }

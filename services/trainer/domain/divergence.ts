@@ -103,3 +103,17 @@ function diverged(
     },
   });
 }
+
+/** The last step may have left a loss that is finite and weights that are not. */
+export function checkFinite(parameters: ReadonlyMap<string, Float32Array>): void {
+  for (const [name, values] of parameters) {
+    if (!values.every(Number.isFinite)) {
+      throw new PlumbError({
+        code: 'INTERNAL',
+        reason: 'TRAINING_DIVERGED',
+        message: `training diverged: ${name} ends with values that are not finite; lower optimisation.learning_rate`,
+        metadata: { cause: 'not-finite' },
+      });
+    }
+  }
+}

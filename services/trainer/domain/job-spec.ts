@@ -4,6 +4,7 @@ import { parseAdapterSettings, parseOptimisationSettings } from '@plumb/diffusio
 import type { AdapterSettings, OptimisationSettings } from '@plumb/diffusion';
 import { invalidArguments, PlumbError } from '@plumb/kit/errors';
 import type { FieldViolation } from '@plumb/kit/errors';
+import { builtInModelMediaType, hasLatents, remoteModelMediaType } from '@plumb/media/model-media-types';
 import { algorithms, parseObjectiveSettings } from '@plumb/objective';
 import type { AlgorithmName, ObjectiveSettings } from '@plumb/objective';
 import { ArtifactSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
@@ -31,6 +32,8 @@ export interface ArtifactReference {
 /** Weights with the version that they are known by. */
 export interface ModelReference extends ArtifactReference {
   readonly version: string;
+  /** What kind of model it is: one that can be trained. */
+  readonly mediaType: string;
 }
 
 /** A job's spec, checked and with every default written out. */
@@ -57,6 +60,9 @@ export interface JobPlan {
   /** uint64; of batches, times, noise and dropped captions. */
   readonly seed: bigint;
 }
+
+/** Layers of a pipeline's denoiser that adapters go on unless the spec says: what diffusers' own scripts adapt. */
+const pipelineTargets = ['*.to_q', '*.to_k', '*.to_v', '*.to_out.0'];
 
 /** Steps between measurements on the probe: a forward pass of few clips, about a hundredth of the time of the steps. */
 const defaultAnchorEverySteps = 10;
@@ -91,7 +97,22 @@ export function planJob(spec: JobSpec, defaults: { readonly checkpointEverySteps
     });
   const objective = collect(violations, () => objectiveOf(spec.objective));
   const optimisation = collect(violations, () => optimisationOf(spec.optimisation));
-  const adapters = collect(violations, () => adaptersOf(spec.adapters));
+  const isPipeline = base !== undefined && hasLatents(base.mediaType);
+  const adapters = collect(violations, () =>
+    adaptersOf(spec.adapters, isPipeline ? { targets: pipelineTargets } : {}),
+  );
+  if (isPipeline && spec.adapters === undefined) {
+    violations.push({
+      field: 'spec.adapters',
+      description: `is missing; ${base.version} is a pipeline, whose denoiser is trained with adapters: give a rank, for example 32`,
+    });
+  }
+  if (base !== undefined && reference !== undefined && isPipeline !== hasLatents(reference.mediaType)) {
+    violations.push({
+      field: 'spec.reference.weights.media_type',
+      description: `is ${reference.mediaType}, but that of the base is ${base.mediaType}; use a reference of the same model`,
+    });
+  }
   const { checkpointEverySteps = 0, maxAnchorDistance = 0, anchorEverySteps = 0 } = spec.optimisation ?? {};
   if (checkpointEverySteps < 0) {
     violations.push({
@@ -182,7 +203,43 @@ function modelOf(
     });
     return undefined;
   }
-  return { ...weights, version: model.version };
+  const mediaType = model.weights?.mediaType ?? '';
+  // Versions that were registered without a type are the built-in model's.
+  if (mediaType !== '' && mediaType !== builtInModelMediaType && !hasLatents(mediaType)) {
+    violations.push({
+      field: `${field}.weights.media_type`,
+      description:
+        mediaType === remoteModelMediaType
+          ? `says that ${model.version} is a remote model, which can be sampled and judged but not trained; name a pipeline or a built-in model`
+          : `is ${mediaType}, which is no kind of model that can be trained`,
+    });
+    return undefined;
+  }
+  return { ...weights, version: model.version, mediaType: mediaType || builtInModelMediaType };
+}
+
+/**
+ * Runs something that checks parts of a spec.
+ * @throws what it throws, with fields under the names that the proto has
+ */
+export function inSpec<T>(check: () => T): T {
+  const violations: FieldViolation[] = [];
+  let cause: unknown;
+  const result = collect(violations, () => {
+    try {
+      return check();
+    } catch (error) {
+      cause = error;
+      throw error;
+    }
+  });
+  if (cause !== undefined) throw invalidArguments(violations, { cause });
+  return result as T;
+}
+
+/** Seeds of the data step and of batches are JavaScript numbers: the low 53 bits. */
+export function numericSeed(seed: bigint): number {
+  return Number(BigInt.asUintN(53, seed));
 }
 
 /** Runs a parser and keeps its violations, under the names that the proto has. */
@@ -310,11 +367,15 @@ function objectiveOf(objective: Objective | undefined): ObjectiveSettings {
 }
 
 /** 0 and the empty list are what a proto has when a field is not set; a rank has no default. */
-function adaptersOf(adapters: Adapters | undefined): AdapterSettings | undefined {
+function adaptersOf(
+  adapters: Adapters | undefined,
+  defaults: { readonly targets?: readonly string[] },
+): AdapterSettings | undefined {
   if (adapters === undefined) return undefined;
   const { rank, alpha, targets } = adapters;
   return parseAdapterSettings({
     rank,
+    ...defaults,
     ...(alpha === 0 ? {} : { alpha }),
     ...(targets.length === 0 ? {} : { targets }),
   });

@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
-import { openSampler } from '@plumb/diffusion';
-import type { VideoModel } from '@plumb/diffusion';
+import type { ClipSampler } from '@plumb/diffusion';
 import { detectOverOptimisation } from '@plumb/evaluation';
 import type { OverOptimisationFinding, ProbePoint } from '@plumb/evaluation';
 import { invalidArguments, PlumbError, toStatus } from '@plumb/kit/errors';
@@ -10,7 +9,6 @@ import type { DataSetManifest } from '@plumb/objective';
 import type { Prompt } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { ProbeResultSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { ProbeResult } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import type { Engine } from '@plumb/tensor-graph/engine';
 import { probedRewards } from './probe-spec.ts';
 import type { ProbePlan } from './probe-spec.ts';
 
@@ -36,28 +34,27 @@ export type ScoreClips = (
   options: { readonly runId: string; readonly signal: AbortSignal },
 ) => Promise<ReadonlyMap<string, ProbeScores>>;
 
-/** Clips that share a call of the denoiser. */
-const batchSize = 8;
+/** Most clips that share a call of the denoiser. */
+const largestBatch = 8;
 
 /**
  * Samples and scores one probe. It has a session of its own in the engine and draws from seeds of its own, so that the
  * training goes on as if it had not been.
- * @param model what training would give if it ended now
+ * @param openSampler opens what training would give if it ended now, for a number of clips that share a call
  * @throws PlumbError PROBE_FAILED when too many clips have no score and the plan says fail; the reason of the signal
  */
 export async function runProbe(options: {
   readonly plan: ProbePlan;
   readonly step: number;
-  readonly model: VideoModel;
-  readonly engine: Engine;
+  readonly openSampler: (batch: number) => Promise<ClipSampler>;
   readonly score: ScoreClips;
   readonly seed: bigint;
   readonly runId: string;
   readonly signal: AbortSignal;
 }): Promise<ProbeResult> {
-  const { plan, step, model, engine, score, runId, signal } = options;
+  const { plan, step, openSampler, score, runId, signal } = options;
   const start = performance.now();
-  const clips = await sampleClips(plan, model, engine, options.seed, signal);
+  const clips = await sampleClips(plan, openSampler, options.seed, signal);
   const result = create(ProbeResultSchema, { step, clips: clips.length });
   try {
     const rewards = probedRewards(plan);
@@ -88,19 +85,19 @@ export async function runProbe(options: {
 
 async function sampleClips(
   plan: ProbePlan,
-  model: VideoModel,
-  engine: Engine,
+  openSampler: (batch: number) => Promise<ClipSampler>,
   seed: bigint,
   signal: AbortSignal,
 ): Promise<ProbeClip[]> {
   const wanted = plan.prompts.flatMap((prompt) =>
     Array.from({ length: plan.samplesPerPrompt }, (_, index) => ({ id: `${prompt.id}/${index}`, prompt })),
   );
-  const sampler = openSampler(engine, model, Math.min(batchSize, wanted.length));
+  const sampler = await openSampler(Math.min(largestBatch, wanted.length));
   try {
     const requests = wanted.map(({ id, prompt }) => ({ caption: prompt.text, seed: clipSeed(seed, id) }));
-    const clips = await sampler.sample(requests, plan.sampler, { signal });
+    const clips = await sampler.sampleEach(requests, plan.sampler, { signal });
     return clips.map((clip, index) => {
+      if (clip instanceof PlumbError) throw clip;
       const item = wanted[index];
       if (item === undefined) throw new TypeError('the sampler gave more clips than were asked for');
       return { ...item, clip };

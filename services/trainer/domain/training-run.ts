@@ -1,16 +1,6 @@
-import {
-  adapterSpecs,
-  exampleSource,
-  learningRateAt,
-  openTraining,
-  parameterCount,
-  trainedAdapters,
-  trainedModel,
-} from '@plumb/diffusion';
-import type { Adapters, ExampleBatch, Training, VideoModel } from '@plumb/diffusion';
+import { learningRateAt } from '@plumb/diffusion';
 import type { OverOptimisationFinding } from '@plumb/evaluation';
-import { failedPrecondition, invalidArgument, invalidArguments, PlumbError } from '@plumb/kit/errors';
-import type { Clip } from '@plumb/media';
+import { failedPrecondition, PlumbError } from '@plumb/kit/errors';
 import { freezeTrainingSet } from '@plumb/objective';
 import type { DataSetManifest } from '@plumb/objective';
 import type { TrainingState } from '@plumb/tensor-graph';
@@ -29,12 +19,13 @@ import type {
 } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { divergenceGuard } from './divergence.ts';
 import { jobManifest } from './job-manifest.ts';
-import type { ArtifactReference, JobPlan, ModelReference } from './job-spec.ts';
+import { numericSeed } from './job-spec.ts';
+import type { ArtifactReference, JobPlan } from './job-spec.ts';
 import { labelledSamples, summarise, usedSampleIds } from './labelled-samples.ts';
-import type { ManifestSample } from './labelled-samples.ts';
 import type { ProbePlan } from './probe-spec.ts';
 import { checkHeldOut, judgeProbes, runProbe } from './probe.ts';
 import type { ScoreClips } from './probe.ts';
+import type { Course, Trainee } from './trainee.ts';
 
 /** Bytes that were stored. */
 export interface StoredArtifact extends ArtifactReference {
@@ -62,19 +53,15 @@ export interface TrainingPorts {
   /** @throws PlumbError NOT_FOUND, DATA_LOSS (another hash), INVALID_ARGUMENT (not a manifest) */
   readDataSet(reference: ArtifactReference): Promise<DataSetManifest>;
   /**
-   * Clips by sample id, each verified by its hash.
-   * @throws PlumbError NOT_FOUND or DATA_LOSS naming the sample; FAILED_PRECONDITION when they are too large together
+   * The model that a plan trains; nothing is written.
+   * @throws PlumbError NOT_FOUND or DATA_LOSS naming the version; INVALID_ARGUMENT naming the field of the spec for a model that
+   * cannot be trained so
    */
-  readClips(samples: readonly ManifestSample[], signal: AbortSignal): Promise<ReadonlyMap<string, Clip>>;
-  /** @throws PlumbError NOT_FOUND or DATA_LOSS naming the version */
-  readModel(reference: ModelReference): Promise<VideoModel>;
+  openTrainee(plan: JobPlan): Promise<Trainee>;
   readState(point: SavedState): Promise<TrainingState>;
   writeState(state: TrainingState, threads: number): Promise<ResumePoint>;
   /** Removes a stored state that no resume point names any more. */
   removeState(state: StoredArtifact): Promise<void>;
-  writeModel(model: VideoModel): Promise<StoredArtifact>;
-  /** @param model the base that they belong to */
-  writeAdapters(model: VideoModel, adapters: Adapters): Promise<StoredArtifact>;
   writeManifest(bytes: Uint8Array): Promise<StoredArtifact>;
   openEngine(threads: number): Promise<Engine>;
   /** Threads of the engine of a job that begins. */
@@ -105,7 +92,7 @@ export interface TrainingRun {
 
 /** What a finished run made. */
 export interface TrainingResult {
-  /** The whole model, adapters merged. */
+  /** The model: of the built-in one the whole, adapters merged; of a pipeline a reference to it and to its adapters. */
   readonly checkpoint: StoredArtifact;
   /** Undefined where all weights were trained. */
   readonly adapters: StoredArtifact | undefined;
@@ -114,14 +101,6 @@ export interface TrainingResult {
   readonly step: number;
   /** Undefined where the job took all its steps, or its last probe showed nothing. */
   readonly earlyStop: EarlyStop | undefined;
-}
-
-/** Clips of the probe that the anchor distance is measured on. */
-const probeClips = 8;
-
-/** Seeds of the data step and of batches are JavaScript numbers: the low 53 bits. */
-function numericSeed(seed: bigint): number {
-  return Number(BigInt.asUintN(53, seed));
 }
 
 /**
@@ -140,22 +119,13 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
     numericSeed(plan.seed),
   );
   run.onSummary(summarise(set, manifest));
-  const model = await ports.readModel(plan.base);
-  checkAdapters(model, plan);
-  const reference =
-    plan.reference.sha256 === plan.base.sha256 ? model : await ports.readModel(plan.reference);
-  checkSameShape(model, reference, plan);
+  const trainee = await ports.openTrainee(plan);
   const used = new Set(usedSampleIds(set));
-  const source = exampleSource({
-    config: model.config,
+  const prepared = await trainee.prepare({
     set,
-    clips: await ports.readClips(
-      manifest.samples.filter(({ sampleId }) => used.has(sampleId)),
-      signal,
-    ),
+    samples: manifest.samples.filter(({ sampleId }) => used.has(sampleId)),
     captions: new Map(manifest.samples.map(({ promptId, prompt }) => [promptId, prompt])),
-    batchSize: plan.optimisation.batchSize,
-    seed: numericSeed(plan.seed),
+    signal,
   });
   const state = resume === undefined ? undefined : await ports.readState(resume);
   const threads = resume?.threads ?? ports.threads;
@@ -164,19 +134,8 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
 
   const engine = await ports.openEngine(threads);
   try {
-    const training = await openTraining(engine, {
-      model,
-      reference,
-      objective: plan.objective,
-      optimisation: plan.optimisation,
-      seed: plan.seed.toString(),
-      ...(plan.adapters === undefined ? {} : { adapters: plan.adapters }),
-      ...(plan.anchorEverySteps === undefined ? {} : { anchorProbe: source.probe(probeClips) }),
-      ...(state === undefined ? {} : { state }),
-    });
+    const training = await prepared.open(engine, state);
     let saved = training.step;
-    /** The next batch, made while the engine was busy with the one before. */
-    let upcoming: ExampleBatch | undefined;
     let good = resume?.good;
     const save = async (options: { good?: true } = {}): Promise<void> => {
       const stored = await ports.writeState(await training.state(), threads);
@@ -191,8 +150,7 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
       const result = await runProbe({
         plan: probed,
         step: training.step,
-        model: state === undefined ? model : trainedModel(model, plan.optimisation, state, plan.adapters),
-        engine,
+        openSampler: (batch) => trainee.openSampler(engine, state, batch),
         score: requireScores(ports),
         seed: plan.seed,
         runId: run.runId,
@@ -212,13 +170,7 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
         if (reason.reason === 'SHUTTING_DOWN' && training.step > saved) await save();
         throw reason;
       }
-      const batch = upcoming ?? source.batch(training.step);
-      upcoming = undefined;
-      const point = await step(run, training, batch, source.weightSpread, (following) => {
-        // The last step has none after it.
-        if (following < plan.optimisation.steps) upcoming = source.batch(following);
-        return upcoming?.examples;
-      });
+      const point = await step(run, training, prepared.weightSpread);
       guard.check(point);
       if (before !== undefined && training.step === 1) point.probes.push(before);
       const last = training.step === plan.optimisation.steps;
@@ -237,20 +189,14 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
     const earlyStop = findings.length === 0 ? undefined : earlyStopOf(findings, training.step, good);
     const final =
       earlyStop === undefined || good === undefined ? await training.state() : await ports.readState(good);
-    const trained = trainedModel(model, plan.optimisation, final, plan.adapters);
-    checkFinite(trained);
-    const checkpoint = await ports.writeModel(trained);
-    const adapters =
-      plan.adapters === undefined
-        ? undefined
-        : await ports.writeAdapters(model, trainedAdapters(model, plan.optimisation, final, plan.adapters));
+    const { checkpoint, adapters } = await trainee.store(final);
     const manifestBytes = jobManifest({
       plan,
       set,
       threads,
       result: checkpoint.sha256,
       adapters: adapters?.sha256,
-      parameterCount: parameterCount(model.config),
+      parameterCount: trainee.parameterCount,
       probes,
       earlyStop,
     });
@@ -307,21 +253,18 @@ export async function modelAt(
   plan: JobPlan,
   ports: TrainingPorts,
 ): Promise<StoredArtifact> {
-  const base = await ports.readModel(plan.base);
-  return ports.writeModel(trainedModel(base, plan.optimisation, await ports.readState(point), plan.adapters));
+  const trainee = await ports.openTrainee(plan);
+  return (await trainee.store(await ports.readState(point))).checkpoint;
 }
 
 async function step(
   run: TrainingRun,
-  training: Training,
-  { examples }: ExampleBatch,
+  training: Course,
   weightSpread: number | undefined,
-  upcoming: (step: number) => ExampleBatch['examples'] | undefined,
 ): Promise<TrainingProgress> {
   const { optimisation } = run.plan;
   const start = performance.now();
-  const following = training.step + 1;
-  const metrics = await training.advance(examples, () => upcoming(following));
+  const metrics = await training.advance();
   const seconds = (performance.now() - start) / 1000;
   const { anchorEverySteps } = run.plan;
   const probed =
@@ -349,45 +292,4 @@ async function step(
     ...optional('skippedSteps', 'skippedSteps'),
     ...(weightSpread === undefined ? {} : { weightSpread }),
   });
-}
-
-/** Adapters that do not fit the model are found before clips are read and an engine is opened. */
-function checkAdapters(model: VideoModel, { adapters }: JobPlan): void {
-  if (adapters === undefined) return;
-  try {
-    adapterSpecs(model.config, adapters);
-  } catch (thrown) {
-    const { fieldViolations } = PlumbError.from(thrown);
-    if (fieldViolations === undefined) throw thrown;
-    throw invalidArguments(
-      fieldViolations.map(({ field, description }) => ({ field: `spec.${field}`, description })),
-      { cause: thrown },
-    );
-  }
-}
-
-function checkSameShape(model: VideoModel, reference: VideoModel, plan: JobPlan): void {
-  for (const [name, values] of model.parameters) {
-    const other = reference.parameters.get(name);
-    if (other?.length !== values.length) {
-      throw invalidArgument(
-        'spec.reference',
-        `${plan.reference.version} has ${other === undefined ? 'no weights' : `${other.length} weights`} for ${name}, but ${plan.base.version} has ${values.length}; use a reference of the same architecture`,
-      );
-    }
-  }
-}
-
-/** The last step may have left a loss that is finite and weights that are not. */
-function checkFinite(model: VideoModel): void {
-  for (const [name, values] of model.parameters) {
-    if (!values.every(Number.isFinite)) {
-      throw new PlumbError({
-        code: 'INTERNAL',
-        reason: 'TRAINING_DIVERGED',
-        message: `training diverged: ${name} ends with values that are not finite; lower optimisation.learning_rate`,
-        metadata: { cause: 'not-finite' },
-      });
-    }
-  }
 }

@@ -44,6 +44,31 @@ export async function demoSpec(size: DemoSize): Promise<RunSpecFile> {
     shift: sampler?.shift ?? 0,
   };
   const steps = size.steps ?? optimisation?.steps ?? 0;
+  const changed: RunSpecFile['spec'] = {
+    ...spec,
+    name: 'toybox demo',
+    samplesPerPrompt: size.samplesPerPrompt ?? spec.samplesPerPrompt ?? 0,
+    sampler: sampling,
+    objective: { ...objective, algorithm: size.algorithm ?? objective?.algorithm ?? '' },
+    optimisation: {
+      ...optimisation,
+      steps,
+      batchSize: size.batchSize ?? optimisation?.batchSize ?? 0,
+      learningRate: size.learningRate ?? optimisation?.learningRate ?? 0,
+      warmupSteps: Math.min(optimisation?.warmupSteps ?? 0, Math.floor(steps / 10)),
+    },
+    ...(size.adapterRank === undefined ? {} : { adapters: { rank: size.adapterRank } }),
+    ...(size.probeEvery === undefined ? {} : { probe: { ...demoProbe, everySteps: size.probeEvery } }),
+    iterations: 1,
+    evaluation: {
+      reward: evaluation?.reward ?? '',
+      heldOutReward: evaluation?.heldOutReward ?? '',
+      guards: [...(evaluation?.guards ?? [])],
+      sampler: sampling,
+      samplesPerPrompt: size.heldoutSamples ?? evaluation?.samplesPerPrompt ?? 0,
+    },
+    ...(size.seed === undefined ? {} : { seed: size.seed }),
+  };
   return {
     model: size.weights === undefined ? model : { path: size.weights },
     prompts: {
@@ -51,31 +76,8 @@ export async function demoSpec(size: DemoSize): Promise<RunSpecFile> {
       train: size.promptsPerCategory ?? prompts.train,
       heldout: size.heldoutPerCategory ?? prompts.heldout,
     },
-    spec: {
-      ...spec,
-      name: 'toybox demo',
-      samplesPerPrompt: size.samplesPerPrompt ?? spec.samplesPerPrompt ?? 0,
-      sampler: sampling,
-      objective: { ...objective, algorithm: size.algorithm ?? objective?.algorithm ?? '' },
-      optimisation: {
-        ...optimisation,
-        steps,
-        batchSize: size.batchSize ?? optimisation?.batchSize ?? 0,
-        learningRate: size.learningRate ?? optimisation?.learningRate ?? 0,
-        warmupSteps: Math.min(optimisation?.warmupSteps ?? 0, Math.floor(steps / 10)),
-      },
-      ...(size.adapterRank === undefined ? {} : { adapters: { rank: size.adapterRank } }),
-      ...(size.probeEvery === undefined ? {} : { probe: { ...demoProbe, everySteps: size.probeEvery } }),
-      iterations: 1,
-      evaluation: {
-        reward: evaluation?.reward ?? '',
-        heldOutReward: evaluation?.heldOutReward ?? '',
-        guards: [...(evaluation?.guards ?? [])],
-        sampler: sampling,
-        samplesPerPrompt: size.heldoutSamples ?? evaluation?.samplesPerPrompt ?? 0,
-      },
-      ...(size.seed === undefined ? {} : { seed: size.seed }),
-    },
+    spec: changed,
+    specFor: () => changed,
   };
 }
 

@@ -163,6 +163,8 @@ async function importPipeline(
           fps: settings.fps,
         },
         parameterCount: BigInt(parameters),
+        // A shift of 1 leaves the pipeline's scheduler as it is configured.
+        sampler: { steps: settings.steps, guidance: settings.guidance, shift: 1 },
         reasons: [`imported; licence ${settings.licence === '' ? 'not stated' : settings.licence}`],
       };
     },

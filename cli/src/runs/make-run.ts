@@ -62,7 +62,7 @@ export async function completeSpec(
     }
     base = create(ModelVersionSchema, await storeModel(model, artifactFolder));
   }
-  return { ...file.spec, base, prompts: [...prompts.prompts], promptSetHash: prompts.hash };
+  return { ...file.specFor(base), base, prompts: [...prompts.prompts], promptSetHash: prompts.hash };
 }
 
 /** Registers the base, and promotes it if no version of its line is promoted yet. */

@@ -2,7 +2,9 @@ import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { describeError, fieldPath, invalidArgument, invalidArguments, notFound } from '@plumb/kit/errors';
+import { hasLatents } from '@plumb/media/model-media-types';
 import type { RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import {
   AdaptersSchema,
   ObjectiveSchema,
@@ -24,13 +26,14 @@ const count = (most: number) =>
     .max(most, `must be at most ${most}`);
 const share = z.number({ error: 'must be a number' });
 
+/** What is left out is the model's own. */
 const samplerSchema = z.strictObject({
   /** Denoising steps. */
-  steps: count(1000).default(20),
+  steps: count(1000).optional(),
   /** Classifier-free guidance; 1 is none. */
-  guidance: z.number().min(0).max(100).default(1.5),
+  guidance: z.number().min(0).max(100).optional(),
   /** Timestep shift of the flow schedule; 1 is none. */
-  shift: z.number().positive().max(100).default(3.5),
+  shift: z.number().positive().max(100).optional(),
 });
 
 const units = { s: 1, min: 60, h: 3600, d: 86_400 } as const;
@@ -61,8 +64,15 @@ const gateRule = z.strictObject({
   significant: z.boolean().optional(),
 });
 
-/** The settings of training that the toybox needs; docs/training.md explains each. */
-const defaultOptimisation = {
+/** What a spec that leaves it out gets for its kind of model. */
+interface ModelDefaults {
+  readonly sampler: { readonly steps: number; readonly guidance: number; readonly shift: number };
+  readonly optimisation: Readonly<Record<string, unknown>>;
+  readonly adapters?: Readonly<Record<string, unknown>>;
+}
+
+/** What the toybox needs; docs/training.md explains each setting. */
+const toyboxOptimisation = {
   steps: 250,
   batchSize: 32,
   learningRate: 4e-4,
@@ -74,6 +84,39 @@ const defaultOptimisation = {
   captionDropout: 0.1,
   timesteps: { kind: 'logit-normal', mean: 1.3, std: 1.3 },
 };
+const toyboxDefaults: ModelDefaults = {
+  sampler: { steps: 20, guidance: 1.5, shift: 3.5 },
+  optimisation: toyboxOptimisation,
+};
+
+/** Of adapters on the denoiser of a pipeline, one clip a pass: nothing here has been tuned on a published model. */
+const pipelineTraining = {
+  optimisation: {
+    ...toyboxOptimisation,
+    batchSize: 8,
+    learningRate: 1e-4,
+    timesteps: { kind: 'logit-normal', mean: 0, std: 1 },
+    rematerialise: 'blocks',
+  },
+  adapters: { rank: 32 },
+};
+
+/** @throws PlumbError INVALID_ARGUMENT for a pipeline that says nothing of its sampler */
+function defaultsOf(
+  { version, weights, sampler }: ModelVersion,
+  given: Partial<ModelDefaults['sampler']>,
+  path: string,
+): ModelDefaults {
+  if (!hasLatents(weights?.mediaType ?? '')) return toyboxDefaults;
+  const { steps = sampler?.steps, guidance = sampler?.guidance, shift = sampler?.shift } = given;
+  if (steps === undefined || guidance === undefined || shift === undefined) {
+    throw invalidArgument(
+      `${path}: sampler`,
+      `is left to the model, but ${version} does not say how it is sampled; give steps, guidance and shift, or import the pipeline again`,
+    );
+  }
+  return { ...pipelineTraining, sampler: { steps, guidance, shift } };
+}
 
 /** The spec of a run as a person writes it: docs/runs.md explains it field by field. */
 const runSpecSchema = z.strictObject({
@@ -148,9 +191,16 @@ export interface RunSpecFile {
     readonly train: number | undefined;
     readonly heldout: number | undefined;
   };
-  /** Everything but base and prompts. */
-  readonly spec: Omit<RunSpecInit, 'base' | 'prompts' | 'promptSetHash'>;
+  /** Everything but base and prompts, for the built-in model. */
+  readonly spec: ModelSpec;
+  /**
+   * The same for the model that the run begins with: what the file leaves out is what that model needs.
+   * @throws PlumbError INVALID_ARGUMENT for a pipeline that does not say how it is sampled, and for fields as the parser does
+   */
+  readonly specFor: (base: ModelVersion) => ModelSpec;
 }
+
+type ModelSpec = Omit<RunSpecInit, 'base' | 'prompts' | 'promptSetHash'>;
 
 const versionPattern = /^[a-z0-9][a-z0-9._-]*@([0-9a-f]{12}|promoted)$/;
 
@@ -191,17 +241,13 @@ export function parseRunSpec(text: string, path: string): RunSpecFile {
   const data = parsed.data;
   const at = (file: string): string => resolve(dirname(path), file);
   const { judge, heldOutJudge = '', evaluation, budgets, labels } = data;
-  return {
-    model: versionPattern.test(data.model) ? { version: data.model } : { path: at(data.model) },
-    prompts: {
-      path: at(data.prompts.set),
-      train: data.prompts.trainPerCategory,
-      heldout: data.prompts.heldoutPerCategory,
-    },
-    spec: {
+  const specWith = (defaults: ModelDefaults): ModelSpec => {
+    const sampler = { ...defaults.sampler, ...definedOnly(data.sampler) };
+    const adapters = data.adapters ?? defaults.adapters;
+    return {
       name: data.name,
       samplesPerPrompt: data.samplesPerPrompt,
-      sampler: data.sampler,
+      sampler,
       rewards: data.rewards,
       objective: message(
         ObjectiveSchema,
@@ -210,18 +256,16 @@ export function parseRunSpec(text: string, path: string): RunSpecFile {
       ),
       optimisation: message(
         OptimisationSchema,
-        { ...defaultOptimisation, ...data.optimisation },
+        { ...defaults.optimisation, ...data.optimisation },
         `${path}: optimisation`,
       ),
-      ...(data.adapters === undefined
-        ? {}
-        : { adapters: message(AdaptersSchema, data.adapters, `${path}: adapters`) }),
+      ...(adapters === undefined ? {} : { adapters: message(AdaptersSchema, adapters, `${path}: adapters`) }),
       ...(data.probe === undefined ? {} : { probe: message(ProbeSchema, data.probe, `${path}: probe`) }),
       iterations: data.iterations,
       reference: data.reference,
       evaluation: {
         samplesPerPrompt: evaluation.samplesPerPrompt,
-        sampler: evaluation.sampler ?? data.sampler,
+        sampler: { ...sampler, ...definedOnly(evaluation.sampler ?? {}) },
         reward: judge,
         heldOutReward: heldOutJudge,
         guards: evaluation.guards,
@@ -242,7 +286,17 @@ export function parseRunSpec(text: string, path: string): RunSpecFile {
       maxErrorShare: data.maxErrorShare,
       sequential: data.sequential,
       seed: data.seed,
+    };
+  };
+  return {
+    model: versionPattern.test(data.model) ? { version: data.model } : { path: at(data.model) },
+    prompts: {
+      path: at(data.prompts.set),
+      train: data.prompts.trainPerCategory,
+      heldout: data.prompts.heldoutPerCategory,
     },
+    spec: specWith(toyboxDefaults),
+    specFor: (base) => specWith(defaultsOf(base, definedOnly(data.sampler), path)),
   };
 }
 

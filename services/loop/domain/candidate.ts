@@ -49,6 +49,7 @@ export function candidateOf(options: {
     createTime: job.endTime,
     format: model.format,
     parameterCount: model.parameterCount,
+    ...(model.sampler === undefined ? {} : { sampler: model.sampler }),
     reasons: [`Trained in iteration ${iteration} of ${runId}`],
   });
 }

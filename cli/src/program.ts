@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { Command } from 'commander';
 import { z } from 'zod';
 import { demoCommand } from './commands/demo.ts';
+import { doctorCommand } from './commands/doctor.ts';
 import { pretrainCommand } from './commands/pretrain.ts';
 import { labelsCommand } from './commands/labels.ts';
 import { linkCommand } from './commands/link.ts';
@@ -10,6 +11,7 @@ import { modelsCommand } from './commands/models.ts';
 import { exportCommand } from './commands/export.ts';
 import { planCommand } from './commands/plan.ts';
 import { promptsCommand } from './commands/prompts.ts';
+import { rewardsCommand } from './commands/rewards.ts';
 import { runCommand } from './commands/run.ts';
 import { scoreCommand } from './commands/score.ts';
 import { statusCommand } from './commands/status.ts';
@@ -40,6 +42,7 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     upCommand,
     linkCommand,
     statusCommand,
+    doctorCommand,
     topCommand,
     traceCommand,
     runCommand,
@@ -52,6 +55,7 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     judgeCommand,
     labelsCommand,
     scoreCommand,
+    rewardsCommand,
     testCommand,
     pretrainCommand,
   ]) {

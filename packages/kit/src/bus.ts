@@ -14,6 +14,8 @@ export type {
 } from './bus/consume.ts';
 export type { DeadLetter, DeadLetters } from './bus/dead-letters.ts';
 export type { Delivery, DeliveryPolicy } from './bus/delivery.ts';
+export { inspectBroker } from './bus/inspect-broker.ts';
+export type { BrokerReport, InspectedStream } from './bus/inspect-broker.ts';
 export type { Change, Entry, KeyValue, KeyValueOptions } from './bus/key-value.ts';
 export type { PublishAck, PublishOptions } from './bus/publish.ts';
 export { observeQueues } from './bus/queue-metrics.ts';

@@ -12,4 +12,9 @@ export const judgeSettings = z.object({
     .describe('the artifact store: a folder, for example .plumb/artifacts, or s3://bucket/prefix'),
   /** Judges file; see judges.toybox.yaml. */
   judgesFile: z.string().describe('the path of a judges file, for example services/judge/judges.toybox.yaml'),
+  /** Whoever reads traces then reads prompts and verdicts. Pictures are never in them. */
+  traceContent: z
+    .enum(['off', 'prompt', 'all'])
+    .default('off')
+    .describe('what spans show of calls to endpoints: off, prompt (the question), or all (the answer too)'),
 });

@@ -20,7 +20,8 @@ await runService({
     const { config, bus, server, serve } = await startFoundation(context, judgeSettings, { name: 'judge' });
     const configured = await readJudgesFile(config.judgesFile, context.env);
     const telemetry = judgingTelemetry(configured.currency);
-    const endpoints = openEndpoints(configured.endpoints, telemetry.endpointChanged);
+    const endpoints = openEndpoints(configured.endpoints, telemetry.endpointChanged, config.traceContent);
+    for (const { endpoint } of endpoints.all) telemetry.endpointOpened(endpoint.name);
     const spending = createSpending(
       await openKeyValueAccounts(bus, 'plumb_judge_accounts'),
       {

@@ -6,7 +6,7 @@
 
 import { describeError, invalidArgument, PlumbError, unavailable } from '@plumb/kit/errors';
 import { startFoundation, StopSequence } from '@plumb/kit/lifecycle';
-import { contextFromCarrier, logger, tracer, withSpan } from '@plumb/kit/telemetry';
+import { contextFromCarrier, logger, tracer, withSpan, withWork } from '@plumb/kit/telemetry';
 import { openArtifactStore } from '@plumb/media';
 import { pipelineCache } from '@plumb/pipelines';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
@@ -91,7 +91,10 @@ async function run(id: string | undefined): Promise<number> {
   const resume = await store.resumePoint(id);
   const points = (await store.points(id)).filter(({ step }) => step <= (resume?.step ?? 0));
   const feed = new JobFeed({ ...claimed.job, step: resume?.step ?? 0 }, points);
-  const parent = contextFromCarrier({ traceparent: process.env['TRACEPARENT'] ?? '' });
+  const parent = withWork(
+    { jobId: id, runId: feed.job.spec?.runId, iteration: feed.job.spec?.iteration },
+    contextFromCarrier({ traceparent: process.env['TRACEPARENT'] ?? '' }),
+  );
   const attributes = { 'plumb.job.id': id, 'plumb.run.id': feed.job.spec?.runId ?? '' };
   await withSpan(tracer('plumb-trainer'), 'train in a pod', { parent, attributes }, () =>
     runJob(feed, AbortSignal.any([stopping.signal, claimed.signal]), {

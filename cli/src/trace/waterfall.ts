@@ -4,7 +4,7 @@ import type { StageTime, TraceNode, TraceSummary } from '@plumb/trace';
 
 const serviceWidth = 9;
 const durationWidth = 9;
-const leastBarWidth = 16;
+const leastBarWidth = 15;
 /** More equal spans under one parent than this become one line. */
 const mostAlike = 4;
 

@@ -1,6 +1,7 @@
 /** Tries again what trying again can help with. */
 
 import { setTimeout as delay } from 'node:timers/promises';
+import { withRetry } from '@plumb/kit/telemetry';
 import pRetry from 'p-retry';
 import { EndpointError } from './endpoint-error.ts';
 import type { EndpointSettings } from './endpoint-settings.ts';
@@ -32,15 +33,19 @@ export async function retrying<T>(
 ): Promise<T> {
   const inTime = (waitMs: number): boolean =>
     deadline === undefined || Date.now() + waitMs < deadline.getTime();
+  const again = (error: Error): boolean =>
+    (helps(error) || alsoHelps(error)) && inTime(retryAfter(error) ?? 0);
   try {
-    return await pRetry(work, {
+    const tried = (attempt: number): Promise<T> =>
+      withRetry({ attempt, again: (error) => attempt <= retries.limit && again(error) }, work);
+    return await pRetry(tried, {
       retries: retries.limit,
       minTimeout: retries.firstDelayMs,
       maxTimeout: retries.longestDelayMs,
       factor: 2,
       randomize: true,
       signal,
-      shouldRetry: ({ error }) => (helps(error) || alsoHelps(error)) && inTime(retryAfter(error) ?? 0),
+      shouldRetry: ({ error }) => again(error),
       onFailedAttempt: async ({ error, attemptNumber, retriesLeft }) => {
         onFault?.(error, attemptNumber);
         const wait = retryAfter(error) ?? 0;

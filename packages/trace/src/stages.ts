@@ -43,6 +43,8 @@ const byName: Readonly<Record<string, Stage>> = {
   ledger: 'ledger',
   freeze: 'freeze',
   train: 'train',
+  'train in a pod': 'train',
+  'score batch': 'score',
   register: 'train',
   evaluate: 'evaluate',
   gate: 'gate',

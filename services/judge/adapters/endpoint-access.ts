@@ -6,6 +6,7 @@ import type { Judge } from '../domain/judge-definition.ts';
 import type { EndpointAccess } from '../domain/judging.ts';
 import type { ConfiguredEndpoint } from './judges-file.ts';
 import { openEndpoint } from './openai-endpoint.ts';
+import type { TracedContent } from './openai-endpoint.ts';
 
 /** The endpoints, by judge and all together. */
 export interface Endpoints {
@@ -14,16 +15,20 @@ export interface Endpoints {
   readonly all: readonly EndpointAccess[];
 }
 
-/** @param changed Told when an endpoint goes down and comes back. */
+/**
+ * @param changed Told when an endpoint goes down and comes back.
+ * @param content What of a call its span shows.
+ */
 export function openEndpoints(
   endpoints: readonly ConfiguredEndpoint[],
   changed: (endpoint: string, state: EndpointState) => void,
+  content: TracedContent = 'off',
 ): Endpoints {
   const opened = new Map(
     endpoints.map(({ name, definition, apiKey }): [string, EndpointAccess] => [
       name,
       {
-        endpoint: openEndpoint(name, definition, apiKey),
+        endpoint: openEndpoint(name, definition, apiKey, content),
         definition,
         admission: createAdmission(name, definition, 'JUDGE_UNAVAILABLE', (state) => changed(name, state)),
       },

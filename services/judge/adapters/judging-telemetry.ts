@@ -9,6 +9,8 @@ import type { JudgingEvents } from '../domain/judging.ts';
 export interface JudgeTelemetry extends JudgingEvents {
   readonly endpointChanged: (endpoint: string, state: EndpointState) => void;
   readonly accountFailed: (error: unknown) => void;
+  /** An endpoint is there, and nothing is known against it. */
+  readonly endpointOpened: (endpoint: string) => void;
 }
 
 /**
@@ -40,9 +42,10 @@ export function judgingTelemetry(currency: string): JudgeTelemetry {
     unit: '{currency}',
   });
   const endpointUp = instruments.createGauge('plumb.judge.endpoint.up', {
-    description: '0 while the circuit breaker of an endpoint is open, else 1; told at every change',
+    description: '0 while the circuit breaker of an endpoint is open, else 1',
     unit: '1',
   });
+  storeFailures.add(0);
   return {
     spent: ({ name }, { input, output }, cost, estimated) => {
       tokens.add(input, { 'plumb.judge': name, type: 'input', estimated });
@@ -54,6 +57,7 @@ export function judgingTelemetry(currency: string): JudgeTelemetry {
       if (state === 'down') log.warn({ endpoint, state }, 'an endpoint fails all calls and is left alone');
       else log.info({ endpoint, state }, 'an endpoint changed its state');
     },
+    endpointOpened: (endpoint) => endpointUp.record(1, { 'plumb.judge.endpoint': endpoint }),
     accountFailed: (error) => {
       storeFailures.add(1);
       log.warn({ error: describeError(error) }, 'what a run has spent could not be written; trying again');

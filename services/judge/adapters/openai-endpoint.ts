@@ -7,7 +7,7 @@ import type {
   ChatCompletionContentPart,
   ChatCompletionCreateParamsNonStreaming,
 } from 'openai/resources/chat/completions';
-import { currentCarrier, meter, startSpan, tracer } from '@plumb/kit/telemetry';
+import { currentCarrier, meter, recordRetry, startSpan, tracer } from '@plumb/kit/telemetry';
 import { z } from 'zod';
 import { EndpointError, openAiClient, toEndpointError } from '@plumb/endpoint';
 import type { Completion, Endpoint } from '../domain/endpoint.ts';
@@ -15,6 +15,10 @@ import type { EndpointDefinition } from '../domain/judge-definition.ts';
 import type { Question } from '../domain/question.ts';
 
 const instrumentation = '@plumb/judge-service';
+
+/** What of a call is shown in its span. */
+export type TracedContent = 'off' | 'prompt' | 'all';
+
 // What is read of an answer. Compatible endpoints leave out or null what they do not know, so only the first choice
 // with its message is asked for; everything else has a value for "not said".
 const tokenSchema = z.object({ token: z.string(), logprob: z.number() });
@@ -41,11 +45,13 @@ const completionSchema = z.object({
  * Opens an endpoint. Nothing is sent until the first question.
  *
  * @param apiKey Key to send; undefined sends no Authorization header. It is held in memory only.
+ * @param content What of a call its span shows: nothing, the text of the question, or that and the answer. Never pictures.
  */
 export function openEndpoint(
   name: string,
   definition: EndpointDefinition,
   apiKey: string | undefined,
+  content: TracedContent = 'off',
 ): Endpoint {
   const client = openAiClient(definition, apiKey);
   // Names of the OpenTelemetry semantic conventions for generative AI clients. Made here and not at import: instruments
@@ -82,7 +88,14 @@ export function openEndpoint(
           ...(question.seed === undefined ? {} : { 'gen_ai.request.seed': question.seed }),
         },
       });
+      if (content !== 'off') {
+        span.setAttributes({
+          'gen_ai.system_instructions': JSON.stringify([{ type: 'text', content: question.system }]),
+          'gen_ai.input.messages': JSON.stringify([{ role: 'user', parts: shownParts(question) }]),
+        });
+      }
       return context.with(inside, async () => {
+        recordRetry(span);
         const timeout = AbortSignal.timeout(definition.timeoutMs);
         try {
           const raw = await client.chat.completions.create(toRequest(question), {
@@ -96,6 +109,13 @@ export function openEndpoint(
             'gen_ai.response.finish_reasons': [completion.finishReason],
             ...(id === undefined ? {} : { 'gen_ai.response.id': id }),
           });
+          if (content === 'all') {
+            const parts = [{ type: 'text', content: completion.content }];
+            span.setAttribute(
+              'gen_ai.output.messages',
+              JSON.stringify([{ role: 'assistant', parts, finish_reason: completion.finishReason }]),
+            );
+          }
           const { usage } = completion;
           if (usage !== undefined) {
             span.setAttributes({
@@ -114,7 +134,8 @@ export function openEndpoint(
           }
           const mapped = toEndpointError(error, timeout.aborted, definition.timeoutMs);
           const kind = mapped.status === undefined ? mapped.fault : String(mapped.status);
-          span.setAttribute('error.type', kind);
+          span.setAttributes({ 'error.type': kind, 'plumb.error.reason': mapped.fault });
+          recordRetry(span, mapped);
           span.setStatus({ code: SpanStatusCode.ERROR, message: mapped.message });
           durations.record((performance.now() - start) / 1000, { ...request, 'error.type': kind });
           throw mapped;
@@ -124,6 +145,15 @@ export function openEndpoint(
       });
     },
   };
+}
+
+/** A question as its span shows it, by the generative-AI conventions; pictures by their kind and size alone. */
+function shownParts({ parts }: Question): unknown[] {
+  return parts.map((part) =>
+    part.kind === 'text'
+      ? { type: 'text', content: part.text }
+      : { type: 'image', mime_type: part.image.mediaType, bytes: part.image.bytes.length },
+  );
 }
 
 /** A question as the body of a chat completion request. */

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampMs, timestampNow } from '@bufbuild/protobuf/wkt';
 import { invalidArgument, notFound, PlumbError, unavailable } from '@plumb/kit/errors';
-import { contextFromCarrier, currentCarrier, tracer, withSpan } from '@plumb/kit/telemetry';
+import { contextFromCarrier, currentCarrier, tracer, withSpan, withWork } from '@plumb/kit/telemetry';
 import type { Carrier } from '@plumb/kit/telemetry';
 import { JobPlacementSchema, JobSchema, JobState } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job, JobSpec } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
@@ -192,7 +192,10 @@ export class Jobs {
   async #runTraced(feed: JobFeed, signal: AbortSignal): Promise<void> {
     const { id, spec } = feed.job;
     const { backend } = this.#options;
-    const parent = contextFromCarrier(this.#origins.get(id) ?? {});
+    const parent = withWork(
+      { jobId: id, runId: spec?.runId, iteration: spec?.iteration },
+      contextFromCarrier(this.#origins.get(id) ?? {}),
+    );
     const attributes = {
       'plumb.job.id': id,
       'plumb.run.id': spec?.runId ?? '',

@@ -384,7 +384,7 @@ describe('keyValue', () => {
   });
 });
 
-test('one trace from the publisher through the wait to the handler and what it publishes', async (t) => {
+test('one trace from the publisher through the wait to the handler and what it publishes, and to a second try', async (t) => {
   const directory = mkdtempSync(path.join(tmpdir(), 'plumb-kit-'));
   t.after(() => {
     rmSync(directory, { recursive: true });
@@ -408,6 +408,15 @@ test('one trace from the publisher through the wait to the handler and what it p
   await until(() => handled === 1);
   await first.stop();
   await second.stop();
+  const again = await queue();
+  let tries = 0;
+  const third = await bus.consume({ ...again, backoffMs: { first: 50, max: 50 } }, () => {
+    tries += 1;
+    if (tries === 1) throw unavailable('not yet');
+  });
+  await say(again, 'b');
+  await until(() => tries === 2);
+  await third.stop();
   await telemetry.shutdown();
 
   const spans = readdirSync(directory)
@@ -437,6 +446,21 @@ test('one trace from the publisher through the wait to the handler and what it p
     [named(`process ${many.subject}`).spanId],
   );
   assert.equal(named(`process ${many.subject}`).links[0]?.spanId, batch.spanId);
+
+  // One that comes again: its second wait is a span of its own, and the failure says that it was retried.
+  const both = (name: string): SpanRecord[] =>
+    spans.filter((span) => span.name === name).toSorted((a, b) => a.startMs - b.startMs);
+  const [firstWait, secondWait] = both(`wait ${again.subject}`);
+  const [failed, done] = both(`process ${again.subject}`);
+  assert.ok(
+    firstWait !== undefined && secondWait !== undefined && failed !== undefined && done !== undefined,
+  );
+  assert.equal(firstWait.attributes['plumb.message.redelivered'], false);
+  assert.equal(secondWait.attributes['plumb.message.redelivered'], true);
+  assert.ok(secondWait.startMs >= failed.startMs && secondWait.endMs <= done.startMs + 1);
+  assert.equal(failed.attributes['plumb.error.retried'], true);
+  assert.equal(failed.attributes['plumb.retry.attempt'], 1);
+  assert.equal(done.attributes['plumb.error.retried'], undefined);
 });
 
 test('no broker: one error with the URL and the fix', async () => {

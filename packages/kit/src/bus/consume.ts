@@ -2,6 +2,7 @@ import { context, SpanKind, trace } from '@opentelemetry/api';
 import type { DescMessage, MessageShape } from '@bufbuild/protobuf';
 import { ATTR_MESSAGING_BATCH_MESSAGE_COUNT } from '@opentelemetry/semantic-conventions/incubating';
 import { invalidArgument } from '../errors/shorthand.ts';
+import { currentCarrier, linkTo } from '../telemetry/carrier.ts';
 import { recordError, startSpan } from '../telemetry/spans.ts';
 import type { Connection } from './connection.ts';
 import { defaultAckWaitMs, FinishedMessages, takeCharge } from './delivery.ts';
@@ -181,10 +182,11 @@ async function runBatch<M extends DescMessage>(
     root: true,
     attributes: { ...attributes, [ATTR_MESSAGING_BATCH_MESSAGE_COUNT]: items.length },
   });
+  const batchLink = linkTo(currentCarrier(inside));
   for (const item of items) {
-    item.begin([span]);
-    const own = trace.getSpanContext(item.delivery.context);
-    if (own !== undefined) span.addLink({ context: own });
+    item.begin(batchLink === undefined ? [] : [batchLink]);
+    const own = linkTo(currentCarrier(item.delivery.context));
+    if (own !== undefined) span.addLink(own);
   }
   const signal = AbortSignal.any(items.map(({ delivery }) => delivery.signal));
   try {

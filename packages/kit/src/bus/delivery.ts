@@ -1,5 +1,5 @@
 import { context, SpanKind, trace } from '@opentelemetry/api';
-import type { Context, Span } from '@opentelemetry/api';
+import type { Context, Link, Span } from '@opentelemetry/api';
 import { fromBinary } from '@bufbuild/protobuf';
 import type { DescMessage, MessageShape } from '@bufbuild/protobuf';
 import type { JsMsg } from '@nats-io/jetstream';
@@ -8,6 +8,7 @@ import { contextFromCarrier } from '../telemetry/carrier.ts';
 import { logger } from '../telemetry/logger.ts';
 import type { Logger } from '../telemetry/logger.ts';
 import { recordError, startSpan } from '../telemetry/spans.ts';
+import { withWork } from '../telemetry/work-ids.ts';
 import type { Connection } from './connection.ts';
 import { writeDeadLetter } from './dead-letters.ts';
 import { carrierOf, headerOf, idHeader } from './headers.ts';
@@ -15,6 +16,7 @@ import {
   busMetrics,
   destinationAttributes,
   domainAttributes,
+  domainIds,
   messageAttributes,
   scope,
 } from './message-telemetry.ts';
@@ -59,7 +61,7 @@ export interface InWork<M extends DescMessage> {
   readonly message: MessageShape<M>;
   readonly delivery: Delivery;
   /** Ends the wait and begins the processing, in the traces and the metrics. */
-  begin(links?: readonly Span[]): void;
+  begin(links?: readonly Link[]): void;
   /** Acknowledges, or deals with the error. Rejects only when the connection was closed before. */
   settle(error?: unknown): Promise<void>;
 }
@@ -68,9 +70,13 @@ export const defaultAckWaitMs = 30_000;
 const defaultMaxDeliveries = 10;
 const defaultBackoff = { first: 500, max: 30_000 };
 
-/** Messages this process has finished. A broker that was killed may deliver an acknowledged one again. */
+const mostKept = 8192;
+
+/** Messages this process has finished, or put back. A broker that was killed may deliver an acknowledged one again. */
 export class FinishedMessages {
   readonly #keys = new Set<string>();
+  /** Times at which messages were put back, in milliseconds since 1970. */
+  readonly #putBackAt = new Map<string, number>();
 
   static key(message: JsMsg): string {
     return `${message.seq} ${headerOf(message.headers, idHeader) ?? ''}`;
@@ -83,7 +89,19 @@ export class FinishedMessages {
   add(message: JsMsg): void {
     this.#keys.add(FinishedMessages.key(message));
     // Far more than can be unconfirmed at once; a few hundred KiB.
-    if (this.#keys.size > 8192) for (const oldest of this.#keys) return void this.#keys.delete(oldest);
+    if (this.#keys.size > mostKept) for (const oldest of this.#keys) return void this.#keys.delete(oldest);
+  }
+
+  putBack(message: JsMsg): void {
+    this.#putBackAt.set(FinishedMessages.key(message), Date.now());
+    if (this.#putBackAt.size > mostKept) {
+      for (const oldest of this.#putBackAt.keys()) return void this.#putBackAt.delete(oldest);
+    }
+  }
+
+  /** When this process put the message back last; undefined if it was another one, or died with it. */
+  putBackAt(message: JsMsg): number | undefined {
+    return this.#putBackAt.get(FinishedMessages.key(message));
   }
 }
 
@@ -130,29 +148,42 @@ export async function takeCharge<M extends DescMessage>(
 
   let message: MessageShape<M> | undefined;
   let process: { span: Span; context: Context; startedMs: number } | undefined;
-  const begin = (links: readonly Span[] = []): void => {
+  /**
+   * Since when a message that comes again has waited: since this process put it back, or since the broker heard nothing
+   * more from whoever had it, which is the wait for the acknowledgement.
+   */
+  const waitingSince = (): Date => {
+    const silentMs = Date.now() - (policy.ackWaitMs ?? defaultAckWaitMs);
+    return new Date(Math.max(publishedAt.getTime(), finished.putBackAt(delivered) ?? silentMs));
+  };
+  const begin = (links: readonly Link[] = []): void => {
     const domain = message === undefined ? {} : domainAttributes(message);
+    const wait = startSpan(trace.getTracer(scope), `wait ${delivered.subject}`, {
+      kind: SpanKind.CONSUMER,
+      parent: producer,
+      startTime: deliveryCount === 1 ? publishedAt : waitingSince(),
+      attributes: {
+        ...attributes,
+        ...domain,
+        ...destinationAttributes('receive', delivered.subject, policy.durable),
+        'plumb.message.redelivered': deliveryCount > 1,
+      },
+    });
+    wait.span.end();
     if (deliveryCount === 1) {
-      const wait = startSpan(trace.getTracer(scope), `wait ${delivered.subject}`, {
-        kind: SpanKind.CONSUMER,
-        parent: producer,
-        startTime: publishedAt,
-        attributes: {
-          ...attributes,
-          ...domain,
-          ...destinationAttributes('receive', delivered.subject, policy.durable),
-        },
-      });
-      wait.span.end();
       busMetrics.waitSeconds.record((Date.now() - publishedAt.getTime()) / 1000, destination);
     }
     const started = startSpan(trace.getTracer(scope), `process ${delivered.subject}`, {
       kind: SpanKind.CONSUMER,
       parent: producer,
       attributes: { ...attributes, ...domain },
-      links: links.map((span) => ({ context: span.spanContext() })),
+      links,
     });
-    process = { ...started, startedMs: performance.now() };
+    process = {
+      span: started.span,
+      context: withWork(message === undefined ? {} : domainIds(message), started.context),
+      startedMs: performance.now(),
+    };
   };
 
   const delivery: Delivery = {
@@ -197,6 +228,7 @@ export async function takeCharge<M extends DescMessage>(
     const { first, max } = policy.backoffMs ?? defaultBackoff;
     if (signal.aborted) {
       // Ours to stop, not the message's fault: somebody else may have it at once.
+      putBack(true);
       delivered.nak();
       return;
     }
@@ -204,6 +236,7 @@ export async function takeCharge<M extends DescMessage>(
     if (again && deliveryCount < maxDeliveries) {
       const pauseMs = Math.max(Math.min(first * 2 ** (deliveryCount - 1), max), error.retryAfterMs ?? 0);
       log.info({ error: thrown, pauseMs }, 'processing failed; it will be tried again');
+      putBack(true);
       delivered.nak(pauseMs);
       return;
     }
@@ -215,11 +248,18 @@ export async function takeCharge<M extends DescMessage>(
       if (message !== undefined) await policy.failed?.(message, error, delivery);
       await writeDeadLetter(connection, delivered, error, signal);
       finished.add(delivered);
+      putBack(false);
       delivered.term(error.reason);
     } catch (cause) {
       log.error({ error: cause }, 'the dead letter could not be written; the message stays');
+      putBack(true);
       delivered.nak(max);
     }
+  };
+  /** Says in the span of a failure whether the message is tried again. */
+  const putBack = (again: boolean): void => {
+    if (again) finished.putBack(delivered);
+    process?.span.setAttributes({ 'plumb.error.retried': again, 'plumb.retry.attempt': deliveryCount });
   };
 
   try {

@@ -9,6 +9,7 @@ import {
   ATTR_MESSAGING_SYSTEM_NAME,
 } from '@opentelemetry/semantic-conventions/incubating';
 import { counter, durationBuckets, histogram, upDownCounter } from '../telemetry/instruments.ts';
+import type { WorkIds } from '../telemetry/work-ids.ts';
 
 /** Name of the tracer and the meter of the bus. */
 export const scope = 'plumb.bus';
@@ -91,13 +92,22 @@ const domainFields = {
   jobId: 'plumb.job.id',
 } as const;
 
-/** Ids that our messages carry in fields of fixed names: every span about a message has them. */
-export function domainAttributes(message: object): Attributes {
-  const attributes: Attributes = {};
-  for (const [field, attribute] of Object.entries(domainFields)) {
+/** Ids that our messages carry in fields of fixed names. */
+export function domainIds(message: object): WorkIds {
+  const ids: Record<string, string | number> = {};
+  for (const field of Object.keys(domainFields)) {
     const value: unknown = Object.hasOwn(message, field) ? Reflect.get(message, field) : undefined;
-    if ((typeof value === 'string' && value !== '') || typeof value === 'number')
-      attributes[attribute] = value;
+    if ((typeof value === 'string' && value !== '') || typeof value === 'number') ids[field] = value;
   }
-  return attributes;
+  return ids;
+}
+
+/** The same as attributes: every span about a message has them. */
+export function domainAttributes(message: object): Attributes {
+  return Object.fromEntries(
+    Object.entries(domainIds(message)).map(([field, value]) => [
+      domainFields[field as keyof typeof domainFields],
+      value,
+    ]),
+  );
 }

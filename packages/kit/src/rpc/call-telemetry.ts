@@ -13,6 +13,7 @@ import { PlumbError } from '../errors/plumb-error.ts';
 import { contextFromCarrier, currentCarrier } from '../telemetry/carrier.ts';
 import { durationBuckets, histogram } from '../telemetry/instruments.ts';
 import { recordError, startSpan } from '../telemetry/spans.ts';
+import { withCarriedWork, workCarrier } from '../telemetry/work-ids.ts';
 
 const advice = { explicitBucketBoundaries: durationBuckets };
 const durations = {
@@ -40,11 +41,11 @@ export interface CallRecord {
 /** Begins the record of an incoming call, under the span that its metadata names. */
 export function serverCall(method: DescMethod, metadata: Metadata): CallRecord {
   const carrier: Record<string, string> = {};
-  for (const key of ['traceparent', 'tracestate']) {
+  for (const key of ['traceparent', 'tracestate', 'baggage']) {
     const value = metadata.get(key)[0];
     if (typeof value === 'string') carrier[key] = value;
   }
-  return record('server', method, SpanKind.SERVER, {}, contextFromCarrier(carrier));
+  return record('server', method, SpanKind.SERVER, {}, withCarriedWork(carrier, contextFromCarrier(carrier)));
 }
 
 /** Begins the record of an outgoing call and writes its trace context into the metadata. */
@@ -54,7 +55,8 @@ export function clientCall(method: DescMethod, address: string, metadata: Metada
     ? { [ATTR_SERVER_ADDRESS]: host, [ATTR_SERVER_PORT]: port }
     : { [ATTR_SERVER_ADDRESS]: address };
   const call = record('client', method, SpanKind.CLIENT, server, undefined);
-  for (const [key, value] of Object.entries(currentCarrier(call.context))) metadata.set(key, value);
+  const carrier = { ...currentCarrier(call.context), ...workCarrier(call.context) };
+  for (const [key, value] of Object.entries(carrier)) metadata.set(key, value);
   return call;
 }
 

@@ -2,6 +2,7 @@ import { trace } from '@opentelemetry/api';
 import { pino, stdTimeFunctions } from 'pino';
 import type { DestinationStream, Level, Logger } from 'pino';
 import pretty from 'pino-pretty';
+import { currentWork } from './work-ids.ts';
 
 export type { Logger } from 'pino';
 
@@ -29,10 +30,13 @@ export function createLogger(destination: DestinationStream, level: Level = 'inf
       errorKey: 'error',
       formatters: { level: (label) => ({ level: label }) },
       redact: { paths: secretKeys.flatMap((key) => [key, `*.${key}`]), censor: '[redacted]' },
-      // One place adds the trace ids, so that a line and its span find each other.
+      // One place adds the ids of the work and of the trace, so that a line, its sample and its span find each other.
       mixin: () => {
         const span = trace.getActiveSpan()?.spanContext();
-        return span === undefined ? {} : { traceId: span.traceId, spanId: span.spanId };
+        return {
+          ...currentWork(),
+          ...(span === undefined ? {} : { traceId: span.traceId, spanId: span.spanId }),
+        };
       },
     },
     destination,

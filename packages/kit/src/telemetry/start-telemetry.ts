@@ -19,6 +19,7 @@ import type { SpanDestination } from './open-spans.ts';
 import { headSampler, NotableSpans } from './sampling.ts';
 import { SpanFile } from './span-file.ts';
 import { WholeWork } from './whole-work.ts';
+import { WorkAttributes } from './work-ids.ts';
 
 export interface TelemetryOptions {
   /** Resource name of the process, for example plumb-reward. */
@@ -111,6 +112,7 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
       destinations.size === 0
         ? []
         : [
+            new WorkAttributes(),
             ...(openSpans === undefined ? [] : [openSpans]),
             new WholeWork(notable, (parentId) => openSpans?.note(parentId)),
           ],
@@ -154,7 +156,7 @@ export async function startTelemetry(options: TelemetryOptions): Promise<Telemet
       // The metrics last: they count the spans that could not be written.
       const results = [
         ...(await Promise.allSettled([tracerProvider.shutdown()])),
-        ...(await Promise.allSettled([Promise.try(() => openSpans?.close())])),
+        ...(await Promise.allSettled([Promise.resolve().then(() => openSpans?.close())])),
         ...(await Promise.allSettled([meterProvider.shutdown(), endpoint.close()])),
       ];
       for (const result of results) {

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, test } from 'node:test';
 import type { TestContext } from 'node:test';
-import { context, trace } from '@opentelemetry/api';
+import { context, ROOT_CONTEXT, trace } from '@opentelemetry/api';
 import { BatchSpanProcessor, NodeTracerProvider } from '@opentelemetry/sdk-trace-node';
 import { unavailable } from '../errors.ts';
 import {
@@ -19,7 +19,9 @@ import {
   startTelemetry,
   tracer,
   withSpan,
+  withWork,
 } from '../telemetry.ts';
+import { withCarriedWork, workCarrier } from './work-ids.ts';
 
 function folder(t: TestContext): string {
   const directory = mkdtempSync(path.join(tmpdir(), 'plumb-kit-'));
@@ -151,6 +153,30 @@ describe('the logger', () => {
       log.info('outside');
     });
     assert.doesNotMatch(lines[1] ?? '', /traceId/);
+  });
+
+  test('lines carry the ids of the work that they are about, in this process and the next', async (t) => {
+    const { lines, log } = capture();
+    const telemetry = await startTelemetry({ service: 'ids-test', version: '0' });
+    t.after(() => telemetry.shutdown());
+    const work = withWork({ runId: 'run-1', sampleId: 's1', jobId: '' });
+    const carried = workCarrier(work);
+    assert.deepEqual(Object.keys(carried), ['baggage']);
+    assert.deepEqual(currentCarrier(work), {}, 'endpoints of others get none of it');
+    for (const where of [work, withCarriedWork(carried, ROOT_CONTEXT)]) {
+      context.with(where, () => {
+        log.info('scored');
+      });
+    }
+    for (const line of lines) {
+      const { runId, sampleId, jobId } = JSON.parse(line) as Record<string, unknown>;
+      assert.deepEqual({ runId, sampleId, jobId }, { runId: 'run-1', sampleId: 's1', jobId: undefined });
+    }
+    const hostile = { baggage: `plumb.run.id=${'x'.repeat(500)},other=1` };
+    context.with(withCarriedWork(hostile, ROOT_CONTEXT), () => {
+      log.info('hostile');
+    });
+    assert.doesNotMatch(lines.at(-1) ?? '', /xxx|other/);
   });
 
   test('secrets do not get in', () => {

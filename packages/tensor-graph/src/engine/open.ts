@@ -5,7 +5,7 @@ import { Worker } from 'node:worker_threads';
 import { context, trace } from '@opentelemetry/api';
 import type { Context } from '@opentelemetry/api';
 import { cancelled, invalidArgument, unavailable } from '@plumb/kit/errors';
-import { startSpan, tracer } from '@plumb/kit/telemetry';
+import { recordError, startSpan, tracer } from '@plumb/kit/telemetry';
 import type { PlumbError } from '@plumb/kit/errors';
 import type { CallOptions, Engine, EngineMethod, EngineOptions } from './engine.ts';
 import { fromWireError } from './error-wire.ts';
@@ -131,6 +131,7 @@ interface Pending {
   readonly method: EngineMethod;
   /** The caller's trace. */
   readonly context: Context;
+  readonly startMs: number;
   resolve(value: unknown): void;
   reject(error: unknown): void;
 }
@@ -229,6 +230,7 @@ class EngineClient implements Engine {
     this.#pending.set(id, {
       method,
       context: context.active(),
+      startMs: Date.now(),
       resolve: (value) => {
         settle();
         resolve(value);
@@ -261,13 +263,18 @@ class EngineClient implements Engine {
     if (reply.kind === 'result') {
       if (pending !== undefined) this.#record(pending, reply);
       pending?.resolve(reply.value);
-    } else pending?.reject(fromWireError(reply.error));
+    } else if (pending !== undefined) {
+      const error = fromWireError(reply.error);
+      this.#record(pending, { startMs: pending.startMs, endMs: Date.now() }, error);
+      pending.reject(error);
+    }
   }
 
   /** The engine has no telemetry of its own: its part of a trace is written here, with the times that it gave. */
   #record(
     { method, context: caller }: Pending,
     { startMs, endMs }: { startMs: number; endMs: number },
+    error?: PlumbError,
   ): void {
     if (trace.getSpan(caller) === undefined) return;
     const { span } = startSpan(spans, `engine ${method}`, {
@@ -275,6 +282,7 @@ class EngineClient implements Engine {
       startTime: new Date(startMs),
       attributes: this.#channel.pid === undefined ? {} : { 'process.pid': this.#channel.pid },
     });
+    if (error !== undefined) recordError(span, error);
     span.end(new Date(endMs));
   }
 
@@ -287,7 +295,11 @@ class EngineClient implements Engine {
   }
 
   #rejectAll(error: PlumbError): void {
-    for (const pending of this.#pending.values()) pending.reject(error);
+    for (const pending of this.#pending.values()) {
+      // A crash has no reply; the call that it took along is in the trace all the same.
+      this.#record(pending, { startMs: pending.startMs, endMs: Date.now() }, error);
+      pending.reject(error);
+    }
     this.#pending.clear();
   }
 }

@@ -121,7 +121,8 @@ export async function consumeSampleEvents(
           error: errorColumns(status),
         }),
         record: async (failures) => {
-          for (const failure of failures) await recordFailed(database, failure);
+          const failedAt = new Date();
+          for (const failure of failures) await recordFailed(database, { ...failure, failedAt });
           loopMetrics.samples.add(failures.length, { 'plumb.sample.event': 'failed' });
         },
       }),

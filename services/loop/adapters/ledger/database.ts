@@ -12,17 +12,19 @@ import * as labelSessionsMigration from './migrations/0003-label-sessions.ts';
 import * as cheaperChecksMigration from './migrations/0004-cheaper-checks.ts';
 import * as latentsMigration from './migrations/0005-latents.ts';
 import * as rubricHashMigration from './migrations/0006-rubric-hash.ts';
+import * as historyMigration from './migrations/0007-history.ts';
 import { recordQuery } from './query-telemetry.ts';
 import type { Tables } from './tables.ts';
 
 /** Every migration, by a name that sorts in the order in which they run. */
-const migrations = {
+export const migrations = {
   '0001-ledger': ledgerMigration,
   '0002-counts': countsMigration,
   '0003-label-sessions': labelSessionsMigration,
   '0004-cheaper-checks': cheaperChecksMigration,
   '0005-latents': latentsMigration,
   '0006-rubric-hash': rubricHashMigration,
+  '0007-history': historyMigration,
 };
 
 /** Connections to PostgreSQL; the loop's writes are short and few run at a time. */

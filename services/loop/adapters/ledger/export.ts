@@ -109,6 +109,34 @@ export const exportTables: Readonly<Record<string, ExportTable>> = {
     run: 's.run_id',
     key: ['sample_id', 'reward'],
   },
+  sample_errors: {
+    columns: {
+      sample_id: 'text',
+      stage: 'text',
+      attempt: 'integer',
+      reward: 'text',
+      code: 'text',
+      reason: 'text',
+      message: 'text',
+      trace_id: 'text',
+      occurred_at: 'timestamp',
+    },
+    from: 'sample_errors t join samples s on s.id = t.sample_id',
+    run: 's.run_id',
+    key: ['sample_id', 'stage', 'attempt', 'reward', 'occurred_at'],
+  },
+  run_states: {
+    columns: {
+      position: 'integer',
+      run_id: 'text',
+      state: 'text',
+      error: 'json',
+      changed_at: 'timestamp',
+    },
+    from: 'run_states t',
+    run: 't.run_id',
+    key: ['position'],
+  },
   data_sets: {
     columns: {
       ...iteration,

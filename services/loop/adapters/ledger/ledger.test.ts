@@ -3,16 +3,18 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { PGlite } from '@electric-sql/pglite';
 import { PlumbError } from '@plumb/kit/errors';
 import fc from 'fast-check';
-import { sql } from 'kysely';
-import type { Kysely } from 'kysely';
+import { Kysely, PGliteDialect, PostgresDialect, sql } from 'kysely';
+import { Migrator } from 'kysely/migration';
+import pg from 'pg';
 import { runIdOf } from '../../domain/identity.ts';
 import { plannedSamples } from '../../domain/sample-plan.ts';
 import { postgresMissing, startPostgres } from '../../testing/postgres-server.ts';
 import { modelFixture, specFixture } from '../../testing/run-spec-fixture.ts';
 import { modelToText, specToText } from '../messages.ts';
-import { openDatabase } from './database.ts';
+import { migrations, openDatabase } from './database.ts';
 import { exportRows, exportTables } from './export.ts';
 import { insertDecision, insertEvaluation, insertJob, insertProgress, listProgress } from './iterations.ts';
 import { insertLabel, listLabels } from './labels.ts';
@@ -153,6 +155,7 @@ function ledgerTests(open: () => Database): void {
       sampleId: id,
       stage: 'score',
       error: { code: 'INTERNAL', reason: '', message: 'late' },
+      failedAt: now,
     });
     const [row] = await findSamples(database, [id]);
     assert.equal(row?.state, 'scored');
@@ -173,6 +176,7 @@ function ledgerTests(open: () => Database): void {
       sampleId: second,
       stage: 'generate',
       error: { code: 'DATA_LOSS', reason: 'NUMERICS_NOT_FINITE', message: 'NaN' },
+      failedAt: now,
     });
     const rows = new Map((await findSamples(database, [first, second])).map((row) => [row.id, row]));
     assert.equal(rows.get(first)?.state, 'failed');
@@ -192,6 +196,69 @@ function ledgerTests(open: () => Database): void {
     assert.equal(row.accepted, false);
   });
 
+  test('every error of every attempt stays in the history, once', async () => {
+    const database = open();
+    const [id = ''] = await newSamples(database, 'history');
+    const runId = runIdOf('history');
+    const error = { code: 'DATA_LOSS', reason: 'NUMERICS_NOT_FINITE', message: 'NaN' };
+    for (const attempt of [1, 2]) {
+      await markPublished(database, 'generate', [{ id }], now);
+      const failedAt = new Date(now.getTime() + attempt);
+      await recordFailed(database, { sampleId: id, stage: 'generate', error, failedAt });
+      await recordFailed(database, { sampleId: id, stage: 'generate', error, failedAt });
+      await reopenFailed(database, runId, 1);
+    }
+    await recordGenerated(database, [clip(id)]);
+    await markPublished(database, 'score', [{ id }], now);
+    await recordScored(database, [scored(id, failure)]);
+    // The same message again.
+    await recordScored(database, [scored(id, failure)]);
+    await reopenFailed(database, runId, 1);
+    await recordScored(database, [scored(id, value(1))]);
+
+    const table = exportTables['sample_errors'];
+    assert.ok(table !== undefined);
+    const columns = Object.keys(table.columns);
+    const rows: unknown[][] = [];
+    for await (const some of exportRows(database, table, runId)) rows.push(...some);
+    const shown = ['stage', 'attempt', 'reward', 'reason'].map((name) => columns.indexOf(name));
+    assert.deepEqual(
+      rows.map((row) => shown.map((place) => row[place])),
+      [
+        ['generate', 1, '', 'NUMERICS_NOT_FINITE'],
+        ['generate', 2, '', 'NUMERICS_NOT_FINITE'],
+        ['score', 1, 'aif', 'JUDGE_UNAVAILABLE'],
+      ],
+    );
+  });
+
+  test('every state of a run stays in the history, with the reason of each pause', async () => {
+    const database = open();
+    const { id } = await newRun(database, 'state history');
+    const move = async (from: 'running' | 'paused', to: 'running' | 'paused', error?: string) =>
+      await moveRun(database, { id, from: [from], to, error, now });
+    assert.equal(await move('running', 'paused', '{"message":"the disk is full"}'), true);
+    assert.equal(await move('running', 'paused', '{"message":"too late"}'), false);
+    assert.equal(await move('paused', 'running'), true);
+    assert.equal(await move('running', 'paused', '{"message":"the budget is used up"}'), true);
+    await newRun(database, 'state history');
+    const rows = await database
+      .selectFrom('run_states')
+      .select(['state', 'error'])
+      .where('run_id', '=', id)
+      .orderBy('position')
+      .execute();
+    assert.deepEqual(
+      rows.map(({ state, error }) => [state, error]),
+      [
+        ['running', null],
+        ['paused', '{"message":"the disk is full"}'],
+        ['running', null],
+        ['paused', '{"message":"the budget is used up"}'],
+      ],
+    );
+  });
+
   test('a failed sample whose dead letter was replayed takes its clip', async () => {
     const database = open();
     const [id = ''] = await newSamples(database, 'replay');
@@ -199,6 +266,7 @@ function ledgerTests(open: () => Database): void {
       sampleId: id,
       stage: 'generate',
       error: { code: 'INTERNAL', reason: '', message: 'out of memory' },
+      failedAt: now,
     });
     await recordGenerated(database, [clip(id)]);
     const [row] = await findSamples(database, [id]);
@@ -407,7 +475,7 @@ function ledgerTests(open: () => Database): void {
           } else if (kind === 'failed') {
             for (const sampleId of some) {
               const error = { code: 'INTERNAL', reason: 'ENGINE_FAILED', message: 'it fell over' };
-              await recordFailed(database, { sampleId, stage: 'generate', error });
+              await recordFailed(database, { sampleId, stage: 'generate', error, failedAt: now });
             }
           } else if (kind === 'reopen') await reopenFailed(database, runId, 1);
           else await takeBackPublished(database, { runId, iteration: 1, queue: 'generate', before: now });
@@ -493,6 +561,104 @@ test('a ledger is opened again with everything in it, and its migrations run onc
     await rm(folder, { recursive: true, force: true });
   }
 });
+
+/** A ledger of the schema before the last migration, with a paused run, written in SQL as that release wrote it. */
+async function olderLedger(database: Kysely<Tables>): Promise<void> {
+  const names = Object.keys(migrations);
+  const { error } = await new Migrator({
+    db: database,
+    provider: { getMigrations: () => Promise.resolve(migrations) },
+  }).migrateTo(names.at(-2) ?? '');
+  assert.equal(error, undefined);
+  const failed = `{"code":9,"message":"the judge is away"}`;
+  const sample = (id: string, position: number) => sql`
+    insert into samples (id, run_id, iteration, grp, position, prompt_id, prompt_text, category, sample_index, seed,
+      model_version, model_sha256, clip_key, state, created_at)
+    values (${id}, 'run-old', 1, 'train', ${position}, 'p', 'a ball falls', 'FD', ${position}, '7', ${model.version},
+      ${'a'.repeat(64)}, ${'b'.repeat(64)}, 'planned', ${now})`;
+  const [scoring, generating, fine] = ['1', '2', '3'].map((digit) => digit.repeat(32));
+  const statements = [
+    sql`insert into runs (id, idempotency_key, name, spec, state, iteration, error, current_model, created_at)
+      values ('run-old', 'old', 'older', ${specToText(spec)}, 'paused', 1, ${failed}, ${modelToText(model)}, ${now})`,
+    sql`insert into iterations (run_id, iteration, model, started_at) values ('run-old', 1, ${modelToText(model)}, ${now})`,
+    ...[scoring, generating, fine].map((id, position) => sample(id ?? '', position)),
+    sql`update samples set generate_attempts = 1, generate_published_at = ${now}`,
+    sql`update samples set state = 'generated', video = '{}', video_sha256 = ${'c'.repeat(64)}, generated_at = ${now}
+      where id in (${scoring}, ${fine})`,
+    sql`update samples set score_attempts = 3, score_published_at = ${now} where id in (${scoring}, ${fine})`,
+    sql`insert into scores (sample_id, reward, version, weights_hash, error_code, error_reason, error_message, scored_at)
+      values (${scoring}, 'aif', '1', '', 'UNAVAILABLE', 'JUDGE_UNAVAILABLE', 'no answer', ${now})`,
+    sql`insert into scores (sample_id, reward, version, weights_hash, value, scored_at)
+      values (${fine}, 'aif', '1', '', 1, ${now})`,
+    sql`update samples set state = 'failed', error_stage = 'score', error_code = 'UNAVAILABLE', error_reason = 'JUDGE_UNAVAILABLE',
+      error_message = 'aif: no answer', scored_at = ${now} where id = ${scoring}`,
+    sql`update samples set state = 'failed', error_stage = 'generate', error_code = 'INTERNAL', error_reason = '',
+      error_message = 'it fell over' where id = ${generating}`,
+    sql`update samples set state = 'scored', accepted = true, scored_at = ${now} where id = ${fine}`,
+  ];
+  for (const statement of statements) await statement.execute(database);
+}
+
+async function upgraded(url: string, older: Kysely<Tables>): Promise<void> {
+  await olderLedger(older);
+  await older.destroy();
+  const database = await openDatabase(url);
+  try {
+    const run = await findRun(database, 'run-old');
+    assert.deepEqual([run?.state, run?.error], ['paused', '{"code":9,"message":"the judge is away"}']);
+    const errors = await database
+      .selectFrom('sample_errors')
+      .select(['stage', 'attempt', 'reward', 'message'])
+      .orderBy('stage')
+      .execute();
+    assert.deepEqual(
+      errors.map(({ stage, attempt, reward, message }) => [stage, attempt, reward, message]),
+      [
+        ['generate', 1, '', 'it fell over'],
+        ['score', 3, 'aif', 'no answer'],
+      ],
+    );
+    // The run goes on from where it was.
+    assert.equal(await reopenFailed(database, 'run-old', 1), 2);
+    assert.equal(await moveRun(database, { id: 'run-old', from: ['paused'], to: 'running', now }), true);
+    const [counts] = await countSamples(database, 'run-old');
+    assert.deepEqual([counts?.toGenerate, counts?.toScore, counts?.scored], [1, 1, 1]);
+    const states = await database.selectFrom('run_states').select('state').orderBy('position').execute();
+    assert.deepEqual(
+      states.map(({ state }) => state),
+      ['paused', 'running'],
+    );
+  } finally {
+    await database.destroy();
+  }
+}
+
+test('a populated ledger of the schema before is brought up to date on PGlite, and its run goes on', async () => {
+  const folder = await mkdtemp(path.join(tmpdir(), 'plumb-ledger-'));
+  try {
+    const pglite = await PGlite.create(path.join(folder, 'ledger'));
+    await upgraded(
+      `pglite:${path.join(folder, 'ledger')}`,
+      new Kysely<Tables>({ dialect: new PGliteDialect({ pglite }) }),
+    );
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+});
+
+test(
+  'a populated ledger of the schema before is brought up to date on PostgreSQL, and its run goes on',
+  { skip: postgresMissing ?? false },
+  async () => {
+    const server = await startPostgres();
+    try {
+      const pool = new pg.Pool({ connectionString: server.url });
+      await upgraded(server.url, new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) }));
+    } finally {
+      await server.stop();
+    }
+  },
+);
 
 test('a URL of no database is refused with the fix', async () => {
   await assert.rejects(openDatabase('mysql://somewhere'), /give pglite:<folder> or postgres:/);

@@ -19,7 +19,7 @@ export interface NewRun {
 /** Records a run with its first iteration, unless its idempotency key is taken; gives the row that the ledger has. */
 export async function insertRun(database: Kysely<Tables>, run: NewRun): Promise<RunRow> {
   return await database.transaction().execute(async (transaction) => {
-    await transaction
+    const inserted = await transaction
       .insertInto('runs')
       .values({
         id: run.id,
@@ -33,13 +33,19 @@ export async function insertRun(database: Kysely<Tables>, run: NewRun): Promise<
         created_at: run.createdAt,
       })
       .onConflict((conflict) => conflict.doNothing())
-      .execute();
+      .executeTakeFirstOrThrow();
     await insertIteration(transaction, {
       runId: run.id,
       iteration: 1,
       model: run.model,
       startedAt: run.createdAt,
     });
+    if ((inserted.numInsertedOrUpdatedRows ?? 0n) > 0n) {
+      await transaction
+        .insertInto('run_states')
+        .values({ run_id: run.id, state: 'running', error: null, changed_at: run.createdAt })
+        .execute();
+    }
     return await transaction
       .selectFrom('runs')
       .selectAll()
@@ -95,8 +101,8 @@ export async function listPausedRuns(ledger: Ledger): Promise<{ id: string; erro
 }
 
 /**
- * Moves a run from one of some states to another; false when it was in none of them. `error` is kept for paused and failed
- * runs and cleared otherwise.
+ * Moves a run from one of some states to another, and writes it to the history of its states; false when it was in none of
+ * them. `error` is kept for paused and failed runs and cleared otherwise.
  */
 export async function moveRun(
   ledger: Ledger,
@@ -108,14 +114,18 @@ export async function moveRun(
     readonly now: Date;
   },
 ): Promise<boolean> {
-  const ended = options.to === 'succeeded' || options.to === 'failed' || options.to === 'cancelled';
-  const result = await ledger
-    .updateTable('runs')
-    .set({ state: options.to, error: options.error ?? null, ended_at: ended ? options.now : null })
-    .where('id', '=', options.id)
-    .where('state', 'in', options.from)
-    .executeTakeFirst();
-  return result.numUpdatedRows > 0n;
+  const { id, from, to, error = null, now } = options;
+  const ended = to === 'succeeded' || to === 'failed' || to === 'cancelled';
+  const { rows } = await sql`
+    with moved as (
+      update runs set state = ${to}, error = ${error}, ended_at = ${ended ? now : null}
+      where id = ${id} and state in (${sql.join(from)})
+      returning id, state, error
+    )
+    insert into run_states (run_id, state, error, changed_at)
+    select id, state, error, ${now} from moved
+    returning run_id`.execute(ledger);
+  return rows.length > 0;
 }
 
 /** Puts a run's budgets in the place of those that held. */

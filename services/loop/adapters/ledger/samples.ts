@@ -276,11 +276,30 @@ export async function recordScored(database: Kysely<Tables>, clips: readonly Sco
   await database.transaction().execute(async (transaction) => {
     const rows = clips.flatMap((clip) => clip.results.map((result) => scoreRow(clip, result)));
     for (const batch of chunks(rows, insertBatch)) {
-      await transaction
+      const added = await transaction
         .insertInto('scores')
         .values(batch)
         .onConflict((conflict) => conflict.doNothing())
+        .returning([
+          'sample_id',
+          'reward',
+          'error_code',
+          'error_reason',
+          'error_message',
+          'trace_id',
+          'scored_at',
+        ])
         .execute();
+      await insertErrors(
+        transaction,
+        added.flatMap((row) => {
+          const { sample_id: sampleId, reward, error_code: code, error_reason: reason } = row;
+          if (code === null) return [];
+          const error = { code, reason: reason ?? '', message: row.error_message ?? '' };
+          const { trace_id: traceId, scored_at: occurredAt } = row;
+          return [{ sampleId, stage: 'score' as const, reward, error, traceId, occurredAt }];
+        }),
+      );
     }
     const standing = await standingScores(
       transaction,
@@ -387,21 +406,65 @@ async function failScoring(ledger: Ledger, clip: ScoredClip, score: StandingScor
 
 /** Records that a task was given up. A sample that has its clip, or its scores, in spite of it stays as it is. */
 export async function recordFailed(
-  ledger: Ledger,
-  failure: { readonly sampleId: string; readonly stage: 'generate' | 'score'; readonly error: SampleError },
+  database: Kysely<Tables>,
+  failure: {
+    readonly sampleId: string;
+    readonly stage: 'generate' | 'score';
+    readonly error: SampleError;
+    readonly failedAt: Date;
+  },
 ): Promise<void> {
-  await ledger
-    .updateTable('samples')
-    .set({
-      state: 'failed',
-      error_stage: failure.stage,
-      error_code: failure.error.code,
-      error_reason: failure.error.reason,
-      error_message: failure.error.message,
-    })
-    .where('id', '=', failure.sampleId)
-    .where('state', '=', failure.stage === 'generate' ? 'planned' : 'generated')
-    .execute();
+  const { sampleId, stage, error, failedAt } = failure;
+  await database.transaction().execute(async (transaction) => {
+    const { numUpdatedRows } = await transaction
+      .updateTable('samples')
+      .set({
+        state: 'failed',
+        error_stage: stage,
+        error_code: error.code,
+        error_reason: error.reason,
+        error_message: error.message,
+      })
+      .where('id', '=', sampleId)
+      .where('state', '=', stage === 'generate' ? 'planned' : 'generated')
+      .executeTakeFirst();
+    if (numUpdatedRows === 0n) return;
+    const row = { sampleId, stage, reward: '', error, traceId: '', occurredAt: failedAt };
+    await insertErrors(transaction, [row]);
+  });
+}
+
+/** Adds errors to the history, each under the sample's present attempt. */
+async function insertErrors(
+  ledger: Ledger,
+  errors: readonly {
+    readonly sampleId: string;
+    readonly stage: 'generate' | 'score';
+    /** Empty where no single reward is to blame. */
+    readonly reward: string;
+    readonly error: SampleError;
+    readonly traceId: string;
+    readonly occurredAt: Date;
+  }[],
+): Promise<void> {
+  for (const { sampleId, stage, reward, error, traceId, occurredAt } of errors) {
+    const attempts = stage === 'generate' ? 'generate_attempts' : 'score_attempts';
+    await ledger
+      .insertInto('sample_errors')
+      .values(({ selectFrom }) => ({
+        sample_id: sampleId,
+        stage,
+        attempt: selectFrom('samples').select(attempts).where('id', '=', sampleId),
+        reward,
+        code: error.code,
+        reason: error.reason,
+        message: error.message,
+        trace_id: traceId,
+        occurred_at: occurredAt,
+      }))
+      .onConflict((conflict) => conflict.doNothing())
+      .execute();
+  }
 }
 
 /** The error that most failed samples of a group ended in, with one of its messages; undefined where none failed. */
@@ -432,8 +495,8 @@ export async function commonestError(
 }
 
 /**
- * Opens the failed samples of an iteration again: those with a clip are scored again, the others made again. Their errors are
- * dropped with it; the dead letters and the traces still tell of them.
+ * Opens the failed samples of an iteration again: those with a clip are scored again, the others made again. Their errors
+ * are cleared with it, and stay in `sample_errors`.
  */
 export async function reopenFailed(
   database: Kysely<Tables>,

@@ -260,6 +260,31 @@ interface OverridesTable {
   created_at: Timestamp;
 }
 
+/** Every error that a sample has met, also those of earlier attempts; rows are only added. */
+interface SampleErrorsTable {
+  sample_id: string;
+  stage: 'generate' | 'score';
+  /** Of the sample in this stage, from 1. */
+  attempt: number;
+  /** Empty where no single reward is to blame. */
+  reward: string;
+  code: string;
+  reason: string;
+  message: string;
+  trace_id: Optional<string>;
+  occurred_at: Timestamp;
+}
+
+/** Every state that a run has been in, with the reason of a pause or a failure; rows are only added. */
+interface RunStatesTable {
+  position: ColumnType<number, never, never>;
+  run_id: string;
+  state: RunStateName;
+  /** google.rpc.Status as JSON. */
+  error: string | null;
+  changed_at: Timestamp;
+}
+
 export interface Tables {
   runs: RunsTable;
   iterations: IterationsTable;
@@ -276,6 +301,8 @@ export interface Tables {
   label_items: LabelItemsTable;
   group_counts: GroupCountsTable;
   overrides: OverridesTable;
+  sample_errors: SampleErrorsTable;
+  run_states: RunStatesTable;
 }
 
 /** The ledger, or a transaction on it. */

@@ -6,7 +6,7 @@ import type { RatedItem } from './rater-agreement.ts';
 /** Answers by rater, an item a character: 1 is yes, 0 is no, - is none. */
 function answersOf(raters: Readonly<Record<string, string>>): RatedItem[] {
   return Object.entries(raters).flatMap(([rater, text]) =>
-    [...text].flatMap((sign, item) => (sign === '-' ? [] : [{ item, rater, yes: sign === '1' }])),
+    Array.from(text).flatMap((sign, item) => (sign === '-' ? [] : [{ item, rater, yes: sign === '1' }])),
   );
 }
 

@@ -43,7 +43,7 @@ export function Shell({ children }: { readonly children: ComponentChildren }) {
             <path d="M16 1.5v14" stroke="currentColor" stroke-width="2.4" stroke-linecap="round" />
             <path d="M10 15h12l-1.2 6.4L16 30.5l-4.8-9.1z" fill="currentColor" />
           </svg>
-          Plumb
+          <span class="word">Plumb</span>
         </a>
         <nav class="places" aria-label="Pages">
           <a href="/" aria-current={path === '/' || path.startsWith('/runs') ? 'page' : undefined}>

@@ -421,7 +421,8 @@ function Training({
   readonly algorithm: string;
   readonly dataSet: DataSetSummary | undefined;
 }) {
-  const anchored = points.some(({ anchorDistance }) => anchorDistance !== undefined);
+  // One point is no curve.
+  const anchored = points.filter(({ anchorDistance }) => anchorDistance !== undefined).length > 1;
   return (
     <section class="card" aria-labelledby="training">
       <h2 id="training">Training</h2>

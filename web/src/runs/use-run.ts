@@ -1,4 +1,4 @@
-import type { Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Report, Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { errorText, loop } from '../api.ts';
 import { useStream } from '../page/live.ts';
@@ -31,13 +31,7 @@ export function useRun(id: string): {
     if (stage === undefined) return undefined;
     const abort = new AbortController();
     loop.getReport({ runId: id }, { signal: abort.signal }).then(
-      ({ report }) => {
-        const named = (report?.iterations ?? []).flatMap(({ beforeVersion, afterVersion }) => [
-          beforeVersion,
-          afterVersion,
-        ]);
-        setModels([...new Set(named)].filter((model) => model !== ''));
-      },
+      ({ report }) => setModels(modelsOf(report)),
       (thrown: unknown) => {
         if (!abort.signal.aborted) setProblem(errorText(thrown));
       },
@@ -51,6 +45,14 @@ export function useRun(id: string): {
     progress: useThrottled(`${run?.iteration} ${planned} ${generated} ${scored} ${errors}`),
     problem,
   };
+}
+
+function modelsOf(report: Report | undefined): readonly string[] {
+  const named = (report?.iterations ?? []).flatMap(({ beforeVersion, afterVersion }) => [
+    beforeVersion,
+    afterVersion,
+  ]);
+  return [...new Set(named)].filter((model) => model !== '');
 }
 
 /** A value that follows another, at most so often. */

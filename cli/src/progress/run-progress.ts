@@ -2,6 +2,7 @@ import type { Run, StageProgress } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { createRateMeter } from './rate-meter.ts';
 import type { RateMeter } from './rate-meter.ts';
+import { keyOf } from './run-time-left.ts';
 
 /** One line of progress, ready to be shown. */
 export interface ProgressRow {
@@ -27,7 +28,7 @@ export function createRunProgress(): (run: Run, atMs: number) => readonly Progre
     run.progress
       .filter(({ total }) => total > 0n)
       .map((stage) => {
-        const key = `${stage.iteration} ${stage.stage} ${stage.label}`;
+        const key = keyOf(stage);
         let meter = meters.get(key);
         if (meter === undefined) {
           meter = createRateMeter();

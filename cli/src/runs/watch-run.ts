@@ -6,6 +6,7 @@ import type { Run, StageStall } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { ProgressDisplay } from '../progress/progress-display.ts';
 import { createRunProgress, shortDuration } from '../progress/run-progress.ts';
 import type { ProgressRow } from '../progress/run-progress.ts';
+import { runSecondsLeft } from '../progress/run-time-left.ts';
 import { followRun } from './loop-client.ts';
 import type { LoopClient } from './loop-client.ts';
 
@@ -79,6 +80,8 @@ export function summaryOf(run: Run, rows: readonly ProgressRow[]): string {
   }
   const left = Math.max(0, ...rows.map(({ secondsLeft }) => secondsLeft ?? 0));
   if (left > 0) parts.push(`about ${shortDuration(left)} left in this stage`);
+  const whole = runSecondsLeft(run, rows);
+  if (whole !== undefined && whole > 0) parts.push(`about ${shortDuration(whole)} in all`);
   return parts.join(' · ');
 }
 

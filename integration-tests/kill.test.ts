@@ -5,6 +5,8 @@ import { join, resolve } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
+import { postgresMissing, startPostgres } from '../services/loop/testing/postgres-server.ts';
+import type { PostgresServer } from '../services/loop/testing/postgres-server.ts';
 import { plumb, startPlumb } from './support/command-line.ts';
 import type { CommandLine } from './support/command-line.ts';
 
@@ -56,10 +58,14 @@ function randomFrom(start: number): () => number {
 const runArgs = (state: string): string[] => ['run', 'create', specPath, '--json', '--state', state];
 
 /** What a run has come to: its counts, and its manifest, which holds the hash of everything that it made. */
-async function outcomeOf(state: string, stdout: string): Promise<{ counts: unknown; manifest: string }> {
+async function outcomeOf(
+  state: string,
+  stdout: string,
+  env: Readonly<Record<string, string>> = {},
+): Promise<{ counts: unknown; manifest: string }> {
   const { id, counts } = resultSchema.parse(JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? ''));
   const file = join(folder, `${id}.json`);
-  const written = await plumb(['run', 'manifest', id, '--state', state, '--output', file], folder);
+  const written = await plumb(['run', 'manifest', id, '--state', state, '--output', file], folder, env);
   assert.equal(written.code, 0, written.stderr);
   return { counts, manifest: await readFile(file, 'utf8') };
 }
@@ -88,6 +94,7 @@ async function killAtRandom(
   state: string,
   count: number,
   random: () => number,
+  postgres: PostgresServer | undefined,
 ): Promise<string[]> {
   const struck: string[] = [];
   let turn: string[] = [];
@@ -98,10 +105,15 @@ async function killAtRandom(
   while (!ended.signal.aborted && struck.length < count) {
     const components = await componentsOf(state);
     if (turn.length === 0) {
-      turn = components
+      turn = [...components, ...(postgres === undefined ? [] : [{ name: 'database' }])]
         .map(({ name }) => ({ name, place: random() }))
         .toSorted((a, b) => a.place - b.place)
         .map(({ name }) => name);
+    }
+    if (turn[0] === 'database' && postgres !== undefined) {
+      if (await postgres.killBackend()) struck.push(turn.shift() ?? '');
+      await delay(random() * 1500);
+      continue;
     }
     const victim = components.find(({ name }) => name === turn[0]);
     if (victim?.pid !== undefined && victim.state === 'ready' && isHit(victim.pid, 'SIGKILL')) {
@@ -133,14 +145,19 @@ async function isGone(pid: number): Promise<void> {
 }
 
 test(
-  `${kills} SIGKILLs at random over all processes, and one to the command itself in their midst: the ledger ends as that of an undisturbed run`,
+  `${kills} SIGKILLs at random over all processes${postgresMissing === undefined ? ' and the connections of the database' : ''}, and one to the command itself in their midst: the ledger ends as that of an undisturbed run`,
   { timeout },
-  async () => {
+  async (t) => {
+    // The undisturbed run has the embedded database: the two of them come to the same, too.
+    const postgres = postgresMissing === undefined ? await startPostgres() : undefined;
+    t.after(() => postgres?.stop());
+    if (postgresMissing !== undefined) t.diagnostic(`the embedded database, as ${postgresMissing}`);
+    const env = postgres === undefined ? {} : { PLUMB_DATABASE_URL: postgres.url };
     const state = join(folder, 'disturbed');
     const random = randomFrom(seed);
-    const first = startPlumb(runArgs(state), folder);
+    const first = startPlumb(runArgs(state), folder, env);
     await first.said(/^train prompts, generate.*: [1-9]\d*\//);
-    const struck = await killAtRandom(first, state, kills / 2, random);
+    const struck = await killAtRandom(first, state, kills / 2, random, postgres);
 
     const left = await componentsOf(state);
     first.signal('SIGKILL');
@@ -149,11 +166,12 @@ test(
     assert.ok(left.length > 0);
     for (const { pid } of left) if (pid !== undefined) await isGone(pid);
 
-    const second = startPlumb(runArgs(state), folder);
-    struck.push(...(await killAtRandom(second, state, kills / 2, random)));
+    const second = startPlumb(runArgs(state), folder, env);
+    struck.push(...(await killAtRandom(second, state, kills / 2, random, postgres)));
     assert.equal(await second.ended, 0, second.stderr());
     assert.equal(struck.length, kills);
     assert.deepEqual([...new Set(struck)].toSorted(), [
+      ...(postgres === undefined ? [] : ['database']),
       'generator',
       'judge',
       'loop',
@@ -162,6 +180,6 @@ test(
       'reward',
       'trainer',
     ]);
-    assert.deepEqual(await outcomeOf(state, second.stdout()), undisturbed);
+    assert.deepEqual(await outcomeOf(state, second.stdout(), env), undisturbed);
   },
 );

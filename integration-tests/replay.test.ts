@@ -48,7 +48,7 @@ async function compared(
   return { code, ...differencesSchema.parse(lastLine(stdout)) };
 }
 
-describe('run replay and run diff', { timeout }, () => {
+describe('run replay and run diff', () => {
   let first = '';
   const file = join(folder, 'run.json');
   let evaluation = '';

@@ -34,6 +34,11 @@ export async function withSystem<Prepared>(
   prepare: (state: StateFolder) => Promise<Prepared>,
   work: (system: EmbeddedSystem, prepared: Prepared, signal: AbortSignal) => Promise<void>,
 ): Promise<number> {
+  if (options.fresh && process.env['PLUMB_DATABASE_URL'] !== undefined) {
+    throw failedPrecondition(
+      `plumb ${options.command} starts from nothing, and does not empty the database of PLUMB_DATABASE_URL; unset it, or empty the database and leave --fresh out`,
+    );
+  }
   const state = await openStateFolder(options.state);
   const release = await takeOwnership(state, options.command);
   try {

@@ -73,8 +73,9 @@ export function startPlumb(
 export async function plumb(
   args: readonly string[],
   cwd: string,
+  env: Readonly<Record<string, string>> = {},
 ): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const command = startPlumb(args, cwd);
+  const command = startPlumb(args, cwd, env);
   const code = await command.ended;
   return { code, stdout: command.stdout(), stderr: command.stderr() };
 }

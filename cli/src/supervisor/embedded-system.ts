@@ -115,7 +115,7 @@ export async function embeddedSystem(options: {
         PLUMB_TRAINER_ADDRESS: addresses.trainer,
         PLUMB_REWARD_ADDRESS: addresses.reward,
         PLUMB_JUDGE_ADDRESS: addresses.judge,
-        PLUMB_DATABASE_URL: `pglite:${state.entry('ledger')}`,
+        PLUMB_DATABASE_URL: process.env['PLUMB_DATABASE_URL'] ?? `pglite:${state.entry('ledger')}`,
         PLUMB_WEB_LISTEN: addresses.web,
         PLUMB_WEB_KEY_FILE: await webKeyFile(state),
         PLUMB_STUDIES: process.env['PLUMB_STUDIES'] ?? resolve(defaultStudies),

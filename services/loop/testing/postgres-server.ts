@@ -11,6 +11,11 @@ export interface PostgresServer {
   readonly url: string;
   /** Cuts every connection of others; gives how many there were. */
   cutConnections(): Promise<number>;
+  /**
+   * SIGKILL to the server process of somebody's connection, after which the server cuts all others and recovers as from a
+   * crash; false when there was none.
+   */
+  killBackend(): Promise<boolean>;
   /** Shuts it down as a crash would (no checkpoint, every connection cut), and starts it again. */
   crashAndRestart(): Promise<void>;
   stop(): Promise<void>;
@@ -84,6 +89,27 @@ export async function startPostgres(): Promise<PostgresServer> {
         return rowCount ?? 0;
       } finally {
         await client.end();
+      }
+    },
+    async killBackend() {
+      const client = new pg.Client({ connectionString: url });
+      // The server cuts this connection with the others.
+      client.on('error', () => undefined);
+      try {
+        await client.connect();
+        const { rows } = await client.query<{ pid: number }>(
+          `select pid from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid() limit 1`,
+        );
+        const pid = rows[0]?.pid;
+        return pid !== undefined && process.kill(pid, 'SIGKILL');
+      } catch (error) {
+        // Still recovering (57P03), or gone meanwhile.
+        const { code } = error as { code?: string };
+        if (code === '57P03' || code === 'ESRCH' || code === 'ECONNREFUSED' || code === 'ECONNRESET')
+          return false;
+        throw error;
+      } finally {
+        await client.end().catch(() => undefined);
       }
     },
     async crashAndRestart() {

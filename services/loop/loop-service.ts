@@ -43,6 +43,7 @@ import { exportRun } from './export-run.ts';
 import { getSample, traceSpans } from './get-sample.ts';
 import { overrideDecision } from './override-decision.ts';
 import { cancelTraining } from './reconciler/cancel-training.ts';
+import { rewardsOf } from './domain/sample-plan.ts';
 import type { LoopContext } from './reconciler/context.ts';
 import { currentTraceId } from './reconciler/iteration-trace.ts';
 import type { Reconciler } from './reconciler/reconciler.ts';
@@ -135,6 +136,7 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
       }
       const violations = specViolations(spec);
       if (violations.length > 0) throw invalidArguments(violations);
+      await refuseHeldOutJudges(loop, spec);
       await holdJudgeBudget(loop, runIdOf(idempotencyKey), spec.budgets, 'spec.budgets');
       const base = await registerBase(loop, spec);
       const row = await insertRun(database, {
@@ -384,6 +386,16 @@ async function registerBase(loop: LoopContext, spec: RunSpec): Promise<ModelVers
 }
 
 /** Tells the judge service what the run may spend there, when the run has such a budget. */
+/** Before anything is made: a score of such a judge would be refused for every sample. */
+async function refuseHeldOutJudges(loop: LoopContext, spec: RunSpec): Promise<void> {
+  const [found] = await loop.heldOutJudges(rewardsOf(spec, 'train'));
+  if (found === undefined) return;
+  throw failedPrecondition(
+    `spec.rewards has '${found.reward}', whose judge '${found.judge}' is held out and gives no verdicts for training; name it in evaluation.held_out_reward, and train on another`,
+    { reason: 'JUDGE_HELD_OUT', metadata: { reward: found.reward, judge: found.judge } },
+  );
+}
+
 async function holdJudgeBudget(
   loop: LoopContext,
   runId: string,

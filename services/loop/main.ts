@@ -13,6 +13,7 @@ import { StudyService } from '@plumb/proto/plumb/loop/v1/study_pb.js';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import { heldOutJudgesOf, noHeldOutJudges } from './adapters/held-out-judges.ts';
 import { judgeBudgetsOf, noJudgeBudgets } from './adapters/judge-budgets.ts';
 import { judgeQuestionsOf, noJudgeQuestions } from './adapters/judge-questions.ts';
 import { judgeSignsOf, noJudgeSigns } from './adapters/judge-signs.ts';
@@ -83,6 +84,8 @@ await runService({
       trainer,
       rewardVersions,
       judgeBudgets,
+      heldOutJudges:
+        judge === undefined || reward === undefined ? noHeldOutJudges : heldOutJudgesOf(reward, judge),
       judgeQuestions:
         judge === undefined || reward === undefined ? noJudgeQuestions : judgeQuestionsOf(reward, judge),
       links,

@@ -4,7 +4,7 @@ import { timestampDate } from '@bufbuild/protobuf/wkt';
 import Table from 'cli-table3';
 import { errorDetails, failedPrecondition, internal, invalidArgument } from '@plumb/kit/errors';
 import { ReportSchema, RunSchema, RunState, Stage } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import type { Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import type { Report, Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { defaultStateFolder } from '../commands/options.ts';
 import { collectReport } from '../demo/collect-report.ts';
 import { openProgressDisplay } from '../progress/progress-display.ts';
@@ -19,6 +19,7 @@ import type { RunManifest } from './run-manifest-file.ts';
 import { reportText } from './report-text.ts';
 import { readRunSpecFile } from './run-spec-file.ts';
 import { unfinished, watchRun } from './watch-run.ts';
+import { spendTable } from '../judging/spend-table.ts';
 import { withLoop } from './with-loop.ts';
 import type { LoopConnection, LoopOptions } from './with-loop.ts';
 
@@ -231,9 +232,14 @@ export async function reportRun(
       await writeWhole(resolve(options.output), buildReport(page));
     }
     print(options, { run: jsonOf(run), report: toJson(ReportSchema, create(ReportSchema, report)) }, () =>
-      reportText(run, report),
+      [reportText(run, report), judgingText(report)].join(''),
     );
   });
+}
+
+function judgingText({ judging }: Report): string {
+  if (judging === undefined || judging.calls === 0n) return '';
+  return `\n\nJudging\n${spendTable(judging)}`;
 }
 
 /** `plumb run manifest` */

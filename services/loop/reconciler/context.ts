@@ -5,6 +5,7 @@ import type { ArtifactStore } from '@plumb/media';
 import type { Kysely } from 'kysely';
 import type { Tables } from '../adapters/ledger/tables.ts';
 import type { ModelRegistry } from '../adapters/model-registry.ts';
+import type { HeldOutJudges } from '../adapters/held-out-judges.ts';
 import type { JudgeBudgets } from '../adapters/judge-budgets.ts';
 import type { JudgeQuestions } from '../adapters/judge-questions.ts';
 import type { JudgeSignsOf } from '../adapters/judge-signs.ts';
@@ -25,6 +26,7 @@ export interface LoopContext {
   readonly trainer: Trainer;
   readonly rewardVersions: RewardVersions;
   readonly judgeBudgets: JudgeBudgets;
+  readonly heldOutJudges: HeldOutJudges;
   readonly queueDepths: QueueDepths;
   readonly changes: RunChanges;
   readonly arrivals: Arrivals;

@@ -51,11 +51,7 @@ export async function answer(
   const noisy = isNoisy(misbehaviour, question.hash + sampled, category, accept);
   const { before, value, after } = wording(question, verdicts, noisy);
   const content = before + value + after;
-  const inputCharacters = chat.messages
-    .flatMap(({ content: parts }) => parts)
-    .reduce((sum, part) => sum + (part.type === 'text' ? part.text.length : 0), 0);
-  const frames = question.clips.reduce((sum, clip) => sum + clip.pictures.length, 0);
-  const prompt_tokens = Math.ceil(inputCharacters / charactersPerToken) + frames * tokensPerFrame;
+  const prompt_tokens = promptTokens(question, chat);
   const completion_tokens = Math.ceil(content.length / charactersPerToken);
   return {
     id: `toybox-${question.hash.slice(0, 24)}`,
@@ -72,6 +68,15 @@ export async function answer(
     ],
     usage: { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens },
   };
+}
+
+/** Tokens of what was asked. */
+export function promptTokens(question: Question, chat: ChatRequest): number {
+  const characters = chat.messages
+    .flatMap(({ content }) => content)
+    .reduce((sum, part) => sum + (part.type === 'text' ? part.text.length : 0), 0);
+  const pictures = question.clips.reduce((sum, clip) => sum + clip.pictures.length, 0);
+  return Math.ceil(characters / charactersPerToken) + pictures * tokensPerFrame;
 }
 
 // A caller that asks again after a fault, or for another vote, gets the verdict without another look.

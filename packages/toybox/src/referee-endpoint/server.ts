@@ -1,11 +1,12 @@
-import { timingSafeEqual } from 'node:crypto';
+import { createHash, timingSafeEqual } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SpanKind } from '@opentelemetry/api';
 import { PlumbError, describeError } from '@plumb/kit/errors';
 import { contextFromCarrier, logger, tracer, withSpan } from '@plumb/kit/telemetry';
 import Fastify from 'fastify';
 import type { FastifyInstance, FastifyReply } from 'fastify';
-import { answer } from './answer.ts';
+import { answer, promptTokens } from './answer.ts';
+import type { Arrival } from './arrivals.ts';
 import { chatRequestSchema, understand } from './chat.ts';
 import { faultOf, misbehaviourOf } from './misbehaviour.ts';
 import type { FaultKind, Misbehaviour } from './misbehaviour.ts';
@@ -13,7 +14,7 @@ import { refereeDescription, refereeModel } from './model.ts';
 
 /** Largest request body, in bytes: 64 frames of about 256 KiB. */
 const maxBodyBytes = 16 * 2 ** 20;
-/** Contents whose number of calls is remembered. */
+/** Contents whose number of calls is remembered, and calls whose arrival is. */
 const maxRemembered = 100_000;
 
 /** What has happened since the start. */
@@ -34,8 +35,8 @@ export type RefereeEndpointOptions = {
 };
 
 /**
- * The referee behind an OpenAI-compatible interface: POST /v1/chat/completions, GET /v1/models, and GET /statistics for
- * tests. The caller listens on it.
+ * The referee behind an OpenAI-compatible interface: POST /v1/chat/completions, GET /v1/models, and GET /statistics and
+ * GET /arrivals for tests. The caller listens on it.
  */
 export function refereeEndpoint({ misbehaviour, apiKey }: RefereeEndpointOptions): FastifyInstance {
   const log = logger('referee-endpoint');
@@ -59,6 +60,7 @@ export function refereeEndpoint({ misbehaviour, apiKey }: RefereeEndpointOptions
     },
   };
   const calls = new Map<string, number>();
+  const arrivals: Arrival[] = [];
 
   app.setErrorHandler(async (thrown, _request, reply) => {
     const status =
@@ -96,6 +98,8 @@ export function refereeEndpoint({ misbehaviour, apiKey }: RefereeEndpointOptions
 
   app.get('/statistics', () => statistics);
 
+  app.get('/arrivals', () => arrivals);
+
   app.post('/v1/chat/completions', async (request, reply) => {
     statistics.requests += 1;
     statistics.inFlight += 1;
@@ -114,6 +118,15 @@ export function refereeEndpoint({ misbehaviour, apiKey }: RefereeEndpointOptions
     const attempt = calls.get(question.hash) ?? 0;
     if (calls.size >= maxRemembered) calls.clear();
     calls.set(question.hash, attempt + 1);
+    const arrival = {
+      at: Date.now() - reply.elapsedTime,
+      picture: createHash('sha256')
+        .update(question.clips[0]?.pictures[0] ?? '')
+        .digest('hex'),
+      tokens: promptTokens(question, chat),
+    };
+    if (arrivals.length >= maxRemembered) arrivals.shift();
+    arrivals.push(arrival);
 
     if (behaviour.latencyMs > 0) await delay(behaviour.latencyMs, undefined, { signal: gone.signal });
     const fault = faultOf(behaviour, question.hash, attempt);
@@ -136,6 +149,7 @@ export function refereeEndpoint({ misbehaviour, apiKey }: RefereeEndpointOptions
       },
       () => answer(question, chat, behaviour),
     );
+    arrival.tokens = completion.usage.total_tokens;
     const [choice] = completion.choices;
     switch (fault) {
       case 'reset': {

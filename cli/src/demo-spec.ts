@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { readRunSpecFile } from './runs/run-spec-file.ts';
-import type { RunSpecFile, RunSpecInit } from './runs/run-spec-file.ts';
+import type { RunSpecFile } from './runs/run-spec-file.ts';
+import type { RunSpecInit } from '@plumb/run-spec';
 
 /** The spec that the demo runs one iteration of. */
 const specPath = fileURLToPath(new URL('../../specs/toybox.yaml', import.meta.url));

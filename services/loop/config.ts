@@ -35,6 +35,8 @@ export const loopSettings = z.object({
     .describe('the folder that `plumb study` keeps its studies in, for example .plumb-studies'),
   /** Of several processes that share a PostgreSQL ledger one does the work, chosen by a Lease of Kubernetes. */
   leaderElection: z.stringbool().default(false).describe('true or false'),
+  /** FeedbackRun objects of the pod's namespace become runs (docs/feedback-runs.md). */
+  feedbackRuns: z.stringbool().default(false).describe('true or false'),
   podName: z.string().min(1).optional().describe("the pod's name, by the downward API"),
   podNamespace: z.string().min(1).optional().describe("the pod's namespace, by the downward API"),
   /** Outside of a pod, the path of a kubeconfig; in a pod, its service account is used. */

@@ -1,12 +1,17 @@
 import type { Consumption } from '@plumb/kit/bus';
 import { consumeSampleEvents } from './adapters/sample-events.ts';
+import type { FeedbackRunController } from './feedback-run-controller.ts';
 import type { LeaderWork } from './leadership.ts';
 import type { LoopContext } from './reconciler/context.ts';
 import type { Reconciler } from './reconciler/reconciler.ts';
 import { followLeader } from './reconciler/standby.ts';
 
-/** Results go into the ledger, and runs are driven. */
-export function leaderWork(loop: LoopContext, reconciler: Reconciler): LeaderWork {
+/** Results go into the ledger, runs are driven, and FeedbackRuns become runs. */
+export function leaderWork(
+  loop: LoopContext,
+  reconciler: Reconciler,
+  feedbackRuns: FeedbackRunController | undefined,
+): LeaderWork {
   let consumptions: readonly Consumption[] = [];
   return {
     async start(signal) {
@@ -23,11 +28,13 @@ export function leaderWork(loop: LoopContext, reconciler: Reconciler): LeaderWor
         },
       });
       await reconciler.start(signal);
+      feedbackRuns?.start(signal);
     },
     async standBy(signal) {
       await followLeader(loop, signal);
     },
     async stop() {
+      await feedbackRuns?.stop();
       await Promise.all(consumptions.map(async (consumption) => await consumption.stop()));
       await reconciler.stop();
     },

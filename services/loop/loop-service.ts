@@ -74,7 +74,7 @@ const callableMethods = [LoopService, LabelService, ModelRegistryService, StudyS
 );
 
 /** LoopService: what callers say, in terms of the ledger and the reconciler. */
-export function loopService(loop: LoopContext, reconciler: Reconciler): Implementation<typeof LoopService> {
+export function loopService(loop: LoopContext, reconciler: Reconciler) {
   const { database } = loop;
 
   async function requireRun(id: string): Promise<RunRow> {
@@ -298,7 +298,7 @@ export function loopService(loop: LoopContext, reconciler: Reconciler): Implemen
     },
 
     ...deadLetterMethods(loop.bus),
-  };
+  } satisfies Implementation<typeof LoopService>;
 }
 
 function sampleFilter(filter: SampleFilterMessage | undefined): SampleFilter {

@@ -30,6 +30,7 @@ import { parseBudgets } from './domain/stall.ts';
 import { labelService } from './label-service.ts';
 import { leaderWork } from './leader-work.ts';
 import { electionOf, leader } from './leadership.ts';
+import { openFeedbackRuns } from './open-feedback-runs.ts';
 import { loopService } from './loop-service.ts';
 import { observeStalls } from './metrics.ts';
 import { modelRegistryService } from './model-registry-service.ts';
@@ -104,13 +105,15 @@ await runService({
       republishAfterSeconds: config.republishAfterSeconds,
     };
     const reconciler = new Reconciler(loop);
-    const lead = leader(ctx, await electionOf(config), leaderWork(loop, reconciler));
+    const handlers = loopService(loop, reconciler);
+    const feedbackRuns = await openFeedbackRuns(ctx, config, loop, handlers);
+    const lead = leader(ctx, await electionOf(config), leaderWork(loop, reconciler, feedbackRuns));
 
     observeQueues(bus, observedQueues);
     observeStalls(loop.stalls);
     observePausedRuns(database, () => reconciler.halted);
 
-    const runs = withLedgerErrors(loopService(loop, reconciler));
+    const runs = withLedgerErrors(handlers);
     const models = modelRegistryService(registry, artifacts);
     const labels = withLedgerErrors(labelService(loop));
     const studies = studyService(studyResultsIn(config.studies));

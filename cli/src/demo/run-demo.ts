@@ -4,7 +4,7 @@ import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ProgressDisplay } from '../progress/progress-display.ts';
 import { allSamples, openLoop, persistently } from '../runs/loop-client.ts';
 import { keyOfSpec, registerBase, startRun } from '../runs/make-run.ts';
-import type { RunSpecInit } from '../runs/run-spec-file.ts';
+import type { RunSpecInit } from '@plumb/run-spec';
 import { unfinished, watchRun } from '../runs/watch-run.ts';
 import type { FinishedRun } from './collect-report.ts';
 

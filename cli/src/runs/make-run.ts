@@ -11,7 +11,8 @@ import { persistently } from './loop-client.ts';
 import type { LoopClient, RegistryClient } from './loop-client.ts';
 import { readPrompts } from './run-prompts.ts';
 import type { RunPrompts } from './run-prompts.ts';
-import type { RunSpecFile, RunSpecInit } from './run-spec-file.ts';
+import type { RunSpecFile } from './run-spec-file.ts';
+import type { RunSpecInit } from '@plumb/run-spec';
 
 /** A run spec whose files were read and checked. */
 export interface PreparedRun {

@@ -1,6 +1,6 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { loadPromptSet } from '@plumb/prompts';
-import type { CategoryId, Prompt } from '@plumb/prompts';
+import { firstPrompts, loadPromptSet } from '@plumb/prompts';
+import type { CategoryId } from '@plumb/prompts';
 import { Category, Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import type { PromptSchema } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 
@@ -35,15 +35,8 @@ export async function readPrompts(
   limits: { readonly train: number | undefined; readonly heldout: number | undefined },
 ): Promise<RunPrompts> {
   const set = await loadPromptSet(path);
-  const taken = new Map<string, number>();
-  const within = ({ category, split }: Prompt): boolean => {
-    const key = `${category} ${split}`;
-    const count = (taken.get(key) ?? 0) + 1;
-    taken.set(key, count);
-    return count <= (limits[split] ?? Infinity);
-  };
   return {
-    prompts: set.prompts.filter(within).map(({ id, text, category, split }) => ({
+    prompts: firstPrompts(set.prompts, limits).map(({ id, text, category, split }) => ({
       id,
       text,
       category: categories[category],

@@ -1,7 +1,5 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import type { DescMessage, JsonValue, MessageShape } from '@bufbuild/protobuf';
-import { fromJson } from '@bufbuild/protobuf';
 import { describeError, fieldPath, invalidArgument, invalidArguments, notFound } from '@plumb/kit/errors';
 import {
   AdaptersSchema,
@@ -10,6 +8,7 @@ import {
   ProbeSchema,
 } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Adapters, Objective, Optimisation, Probe } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
+import { message } from '@plumb/run-spec';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { isModelPath } from '../models/named-model.ts';
@@ -97,17 +96,4 @@ export async function readJobSpecFile(path: string): Promise<JobSpecFile> {
     probe: probe === undefined ? undefined : message(ProbeSchema, probe, `${path}: probe`),
     seed,
   };
-}
-
-/**
- * A section of a file as a message of ours.
- * @throws PlumbError INVALID_ARGUMENT naming the field and what the section takes
- */
-export function message<S extends DescMessage>(schema: S, value: unknown, field: string): MessageShape<S> {
-  try {
-    return fromJson(schema, value as JsonValue);
-  } catch (error) {
-    const known = schema.fields.map(({ jsonName }) => jsonName).join(', ');
-    throw invalidArgument(field, `${describeError(error)}; it takes ${known}`, { cause: error });
-  }
 }

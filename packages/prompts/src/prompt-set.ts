@@ -37,7 +37,8 @@ const promptSchema = z.strictObject({
   split: z.enum(['train', 'heldout'], { error: 'must be "train" or "heldout"' }),
 });
 
-const promptSetSchema = z.strictObject({
+/** A prompt-set file, without what its shape alone cannot tell. */
+export const promptSetSchema = z.strictObject({
   version: z
     .string()
     .regex(/^\d+\.\d+\.\d+$/, 'must be a version such as "1.0.0"; raise it with every change of the prompts'),
@@ -184,4 +185,21 @@ export async function loadPromptSet(path: string): Promise<PromptSet> {
     });
   }
   return parsePromptSet(bytes, path);
+}
+
+/**
+ * The first prompts of each category and split, in their order.
+ * @param limits most prompts of a category in each split; undefined is all
+ */
+export function firstPrompts(
+  prompts: readonly Prompt[],
+  limits: Readonly<Record<PromptSplit, number | undefined>>,
+): Prompt[] {
+  const taken = new Map<string, number>();
+  return prompts.filter(({ category, split }) => {
+    const key = `${category} ${split}`;
+    const count = (taken.get(key) ?? 0) + 1;
+    taken.set(key, count);
+    return count <= (limits[split] ?? Infinity);
+  });
 }

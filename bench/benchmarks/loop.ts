@@ -4,15 +4,20 @@
  *
  *     npm run bench -- loop [--json] [--tasks=100000] [--only=queues|pipeline|embedded]
  *
- * A sample is two tasks: one to generate, one to score. All figures of processor time are over all processes: loop with its
- * embedded database, broker, and the workers' side of the queues.
+ * A sample is two tasks: one to generate, one to score. Processor time a sample is over all services: loop with its embedded
+ * database and broker from the queues with stub work; generator, reward, judge and trainer from the embedded run, without the
+ * engines, which are processes of their own, and without the referee, which stands where a model would.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { startLoopWorld, syntheticSpec } from '../loop/loop-world.ts';
+import { timestampMs } from '@bufbuild/protobuf/wkt';
+import type { Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
+import { processorSecondsOf, startLoopWorld, syntheticSpec } from '../loop/loop-world.ts';
 import type { StubTimes } from '../loop/loop-world.ts';
 import { invalidArgument } from '@plumb/kit/errors';
 import { printBench } from '../print-bench.ts';
@@ -52,7 +57,7 @@ async function throughQueues(count: number) {
       `${samples} samples in ${seconds.toFixed(0)} s: ${cost.loop.toFixed(2)} ms loop, ${cost.nats.toFixed(2)} ms broker, ` +
         `${cost.workers.toFixed(2)} ms workers a sample; reconciler ${memory.toFixed(0)} MiB`,
     );
-    return { ...cost, all: cost.loop + cost.nats + cost.workers, memory };
+    return { ...cost, memory };
   } finally {
     await world.stop();
   }
@@ -64,8 +69,8 @@ const shortNumber = (count: number): string => (count % 1000 === 0 ? `${count / 
 async function queues(): Promise<void> {
   const small = await throughQueues(tasks / 10);
   const large = await throughQueues(tasks);
-  figures['cpu_ms_per_sample'] = large.all;
   figures['loop_cpu_ms_per_sample'] = large.loop;
+  figures['broker_cpu_ms_per_sample'] = large.nats;
   figures['reconciler_rss_mb'] = large.memory;
   figures['tasks'] = tasks;
   // 100k_vs_10k at the default size; a smaller run must not pass for it.
@@ -82,6 +87,7 @@ async function pipeline(): Promise<void> {
   const world = await startLoopWorld(join(folder, 'pipeline'), times);
   try {
     const seconds: Record<'overlapping' | 'sequential', number[]> = { overlapping: [], sequential: [] };
+    const rates: Record<'overlapping' | 'sequential', number[]> = { overlapping: [], sequential: [] };
     for (let round = 0; round < 3; round += 1) {
       for (const kind of ['overlapping', 'sequential'] as const) {
         const spec = syntheticSpec(world.base, samples, {
@@ -90,7 +96,8 @@ async function pipeline(): Promise<void> {
           heldoutShare: 0.5,
         });
         const startedAt = performance.now();
-        await world.run(spec);
+        const run = await world.run(spec);
+        rates[kind].push(clipsPerSecond(run));
         seconds[kind].push((performance.now() - startedAt) / 1000);
       }
       say(
@@ -100,11 +107,20 @@ async function pipeline(): Promise<void> {
     const median = (list: readonly number[]): number =>
       list.toSorted((a, b) => a - b)[Math.floor(list.length / 2)] ?? 0;
     ratios['pipelined_vs_sequential'] = median(seconds.overlapping) / median(seconds.sequential);
+    ratios['clips_per_second_pipelined_vs_sequential'] = median(rates.overlapping) / median(rates.sequential);
     figures['pipelined_seconds'] = median(seconds.overlapping);
     figures['sequential_seconds'] = median(seconds.sequential);
   } finally {
     await world.stop();
   }
+}
+
+/** Clips a second while the training prompts are sampled: what overlapping must not slow. */
+function clipsPerSecond({ progress }: Run): number {
+  const stage = progress.find(({ label }) => label === 'train prompts, generate');
+  if (stage?.startTime === undefined || stage.endTime === undefined)
+    throw new Error('the run tells no times of its sampling stage');
+  return (Number(stage.total) * 1000) / (timestampMs(stage.endTime) - timestampMs(stage.startTime));
 }
 
 /** Spans in which an engine computes. */
@@ -115,14 +131,25 @@ async function embedded(): Promise<void> {
   const state = join(folder, 'state');
   const args = ['demo', '--json', '--state', state, '--report', join(folder, 'report.html')];
   const size = ['--samples-per-prompt=2', '--heldout-samples=2', '--steps=60'];
-  const { status, stdout } = spawnSync(process.execPath, [join(root, 'cli/src/main.ts'), ...args, ...size], {
+  const demo = spawn(process.execPath, [join(root, 'cli/src/main.ts'), ...args, ...size], {
     cwd: folder,
     stdio: ['ignore', 'pipe', 'inherit'],
-    encoding: 'utf8',
-    maxBuffer: 2 ** 26,
   });
+  let stdout = '';
+  demo.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text;
+  });
+  const ended = once(demo, 'close') as Promise<[number | null]>;
+  const processor = await watchProcessorTime(join(state, 'processes.json'), ended);
+  const [status] = await ended;
   if (status !== 0) throw new Error(`the demo ended with ${status}`);
-  const { seconds } = JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? '') as { seconds: number };
+  const { seconds, samples } = JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? '') as {
+    seconds: number;
+    samples: number;
+  };
+  for (const name of ['generator', 'reward', 'judge', 'trainer']) {
+    figures[`${name}_cpu_ms_per_sample`] = ((processor.get(name) ?? Number.NaN) * 1000) / samples;
+  }
   const intervals: [number, number][] = [];
   for (const file of await readdir(join(state, 'spans'))) {
     for (const line of (await readFile(join(state, 'spans', file), 'utf8')).split('\n')) {
@@ -142,6 +169,45 @@ async function embedded(): Promise<void> {
   say(`embedded run: ${seconds} s of work, engines computed in ${(covered / 1000).toFixed(1)} s of them`);
 }
 
+/** Processor seconds of each component from when it was ready, until something has ended; by name. */
+async function watchProcessorTime(
+  processesFile: string,
+  ended: Promise<unknown>,
+): Promise<ReadonlyMap<string, number>> {
+  const seen = new Map<string, { readonly first: number; last: number }>();
+  let running = true;
+  const stop = ended.finally(() => {
+    running = false;
+  });
+  while (running) {
+    await Promise.race([stop, delay(500)]);
+    // Neither the file nor a process need be there at the beginning and at the end.
+    const text = await readFile(processesFile, 'utf8').catch(() => '{"components":[]}');
+    const { components } = JSON.parse(text) as {
+      components: readonly { name: string; state: string; pid?: number }[];
+    };
+    for (const { name, state, pid } of components) {
+      if (state !== 'ready' || pid === undefined) continue;
+      const now = await processorSecondsOf(pid).catch(() => undefined);
+      if (now === undefined) continue;
+      const known = seen.get(name);
+      if (known === undefined) seen.set(name, { first: now, last: now });
+      else known.last = now;
+    }
+  }
+  return new Map([...seen].map(([name, { first, last }]) => [name, last - first]));
+}
+
+/** What is asked for, and of which ratio or figure. */
+const bounds: readonly { readonly of: string; readonly atMost?: number; readonly atLeast?: number }[] = [
+  { of: 'cpu_ms_per_sample', atMost: 2 },
+  { of: 'reconciler_rss_mb', atMost: 300 },
+  { of: 'cost_per_task_100k_vs_10k', atMost: 1 },
+  { of: 'non_compute_share', atMost: 0.1 },
+  { of: 'pipelined_vs_sequential', atMost: 0.86 },
+  { of: 'clips_per_second_pipelined_vs_sequential', atLeast: 1 },
+];
+
 try {
   const parts = { pipeline, embedded, queues };
   for (const [name, part] of Object.entries(parts)) {
@@ -149,5 +215,15 @@ try {
   }
 } finally {
   await rm(folder, { recursive: true, force: true });
+}
+const services = ['loop', 'broker', 'generator', 'reward', 'judge', 'trainer'];
+const each = services.flatMap((name) => figures[`${name}_cpu_ms_per_sample`] ?? []);
+// Without one of them it would pass for less than it is.
+if (each.length === services.length) figures['cpu_ms_per_sample'] = each.reduce((sum, one) => sum + one, 0);
+for (const { of, atMost = Infinity, atLeast = -Infinity } of bounds) {
+  const found = ratios[of] ?? figures[of];
+  if (found === undefined) continue;
+  const bound = atMost === Infinity ? `at least ${atLeast}` : `at most ${atMost}`;
+  say(`${of} ${found.toPrecision(3)}, ${bound}: ${found <= atMost && found >= atLeast ? 'met' : 'MISSED'}`);
 }
 printBench({ bench: 'loop', ratios, figures }, values.json);

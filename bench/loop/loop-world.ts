@@ -183,7 +183,8 @@ async function start(
 /** Clock ticks of /proc in a second: 100 on every Linux that Node runs on. */
 const ticks = 100;
 
-async function processorSecondsOf(pid: number): Promise<number> {
+/** Processor seconds of a process so far. */
+export async function processorSecondsOf(pid: number): Promise<number> {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return (Number(fields[11]) + Number(fields[12])) / ticks;

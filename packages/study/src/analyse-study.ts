@@ -76,6 +76,8 @@ export interface RewardAgreement {
   readonly spearman: number | null;
   /** Of what `filtered-sft` would keep. */
   readonly kappa: number | null;
+  /** `rocAuc` within each category of prompts; null where all clips of one are accepted, or none. */
+  readonly rocAucPerCategory: Readonly<Record<string, number | null>>;
 }
 
 export interface StudyAnalysis {
@@ -253,6 +255,7 @@ interface Rated {
   readonly truth: boolean;
   readonly score: number;
   readonly kept: boolean;
+  readonly category: string;
 }
 
 function agreements(data: StudyData): RewardAgreement[] {
@@ -282,6 +285,7 @@ function agreementOf(
     truth: clip.accept,
     score: (lowerIsBetter ? -1 : 1) * (raw[place] ?? Number.NaN),
     kept: (shaped[place] ?? Number.NaN) >= acceptThreshold,
+    category: clip.category,
   }));
   const byPrompt = [...Map.groupBy(rated.keys(), (place) => clips[place]?.clip.promptId ?? '').values()].map(
     (places) => [...places].flatMap((place) => rated[place] ?? []),
@@ -292,12 +296,7 @@ function agreementOf(
   return {
     ...rewarded,
     clips: rated.length,
-    rocAuc: bootstrap((samples) =>
-      rocAuc(
-        samples.map(({ truth }) => truth),
-        samples.map(({ score }) => score),
-      ),
-    ),
+    rocAuc: bootstrap(aucOf),
     withinPrompt: bootstrap(orderedWithinGroups),
     spearman: spearman(
       truths.map(Number),
@@ -307,7 +306,19 @@ function agreementOf(
       truths,
       rated.map(({ kept }) => kept),
     ),
+    rocAucPerCategory: Object.fromEntries(
+      [...Map.groupBy(rated, ({ category }) => category)]
+        .toSorted(([a], [b]) => (a < b ? -1 : 1))
+        .map(([category, members]) => [category, aucOf(members)]),
+    ),
   };
+}
+
+function aucOf(samples: readonly Rated[]): number | null {
+  return rocAuc(
+    samples.map(({ truth }) => truth),
+    samples.map(({ score }) => score),
+  );
 }
 
 /** Share of pairs of an accepted and a rejected clip of one group that the score orders rightly, ties half. */

@@ -133,6 +133,14 @@ test('a study that dies at its writes ends as one that never did', { timeout: 30
     ['sft', 'rwr motion_floor', 'dpo motion_floor'],
   );
   assert.equal(analysis.overControl.length, 2);
+  const binary = analysis.agreement.find(
+    ({ reward, judgeNoise }) => reward === 'aif' && judgeNoise === undefined,
+  );
+  const perCategory = Object.values(binary?.rocAucPerCategory ?? {});
+  assert.ok(
+    perCategory.length > 0 && perCategory.every((auc) => auc === null || auc === 1),
+    String(perCategory),
+  );
   const [, rewarded] = analysis.arms;
   assert.ok(rewarded?.trained !== undefined);
   assert.deepEqual(Object.keys(rewarded.guards), ['colour_stability'], 'a reward does not guard itself');

@@ -153,9 +153,18 @@ function showCommand(finish: (exitCode: number) => void): Command {
   return subcommand('show', 'show configuration, size, hash and parents of a model')
     .argument('<model>', 'version or file')
     .action(async (name: string, options: ModelsOptions) => {
-      const { readNamedModels } = await import('../models/named-model.ts');
+      const { isBuiltIn, readNamedVersions } = await import('../models/named-model.ts');
+      const { describeVersion } = await import('../models/stored-version.ts');
       const { parameterCount } = await import('@plumb/diffusion');
-      for (const { version, sha256, bytes, model, lineage } of await readNamedModels([name], options.state)) {
+      for (const found of await readNamedVersions([name], options.state)) {
+        if (!isBuiltIn(found)) {
+          const { created: _, parent: __, ...entry } = entryOf(found.entry);
+          const parents = parentsOf(found.lineage);
+          const shown = { ...entry, parents, ...(await describeVersion(found)) };
+          print(options, shown, () => rowsOf(shown));
+          continue;
+        }
+        const { version, sha256, bytes, model, lineage } = found;
         const { caption, ...config } = model.config;
         const shown = {
           version,
@@ -164,22 +173,28 @@ function showCommand(finish: (exitCode: number) => void): Command {
           parameters: parameterCount(model.config),
           state: lineage[0] === undefined ? 'not registered' : stateNames[lineage[0].state],
           reasons: lineage[0]?.reasons ?? [],
-          // An ancestor that the registry does not know is still named by its child.
-          parents: lineage.map(({ parentVersion }) => parentVersion).filter((parent) => parent !== ''),
+          parents: parentsOf(lineage),
           config: { ...config, caption: { ...caption, vocabulary: `${caption.vocabulary.length} words` } },
         };
-        print(options, { ...shown, config: model.config }, () => {
-          const table = new Table({ style: { head: [], border: [] } });
-          for (const [key, value] of Object.entries({ ...shown, ...shown.config })) {
-            if (key === 'config') continue;
-            const text = Array.isArray(value) ? value.join(', ') : plain(value);
-            table.push([key, text === '' ? 'none' : text]);
-          }
-          return table.toString();
-        });
+        const { config: shownConfig, ...rest } = shown;
+        print(options, { ...shown, config: model.config }, () => rowsOf({ ...rest, ...shownConfig }));
       }
       finish(0);
     });
+}
+
+function parentsOf(lineage: readonly ModelVersion[]): string[] {
+  // An ancestor that the registry does not know is still named by its child.
+  return lineage.map(({ parentVersion }) => parentVersion).filter((parent) => parent !== '');
+}
+
+function rowsOf(values: Readonly<Record<string, unknown>>): string {
+  const table = new Table({ style: { head: [], border: [] } });
+  for (const [key, value] of Object.entries(values)) {
+    const text = Array.isArray(value) ? value.join(', ') : plain(value);
+    table.push([key, text === '' ? 'none' : text]);
+  }
+  return table.toString();
 }
 
 function plain(value: unknown): string {
@@ -194,12 +209,21 @@ function diffCommand(finish: (exitCode: number) => void): Command {
     .argument('<before>', 'version or file')
     .argument('<after>', 'version or file')
     .action(async (before: string, after: string, options: ModelsOptions) => {
-      const { readNamedModels } = await import('../models/named-model.ts');
+      const { isBuiltIn, readNamedModels, readNamedVersions } = await import('../models/named-model.ts');
       const { compareModels } = await import('../models/compare-models.ts');
-      const [a, b] = await readNamedModels([before, after], options.state);
+      const { compareVersions } = await import('../models/stored-version.ts');
+      const [a, b] = await readNamedVersions([before, after], options.state);
       if (a === undefined || b === undefined) throw new TypeError('two names gave fewer than two models');
-      const layers = compareModels(a.model, b.model);
-      print(options, { before: a.version, after: b.version, layers }, () => {
+      const compared = async () => {
+        if (!isBuiltIn(a) && !isBuiltIn(b)) return await compareVersions(a, b);
+        if (isBuiltIn(a) && isBuiltIn(b)) return compareModels(a.model, b.model);
+        // One of each kind: says which of them is not the built-in model.
+        await readNamedModels([before, after], options.state);
+        return [];
+      };
+      const layers = await compared();
+      const [from, to] = [a, b].map((found) => (isBuiltIn(found) ? found.version : found.entry.version));
+      print(options, { before: from, after: to, layers }, () => {
         const table = new Table({
           head: ['layer', 'shape', 'relative change', 'largest change'],
           colAligns: ['left', 'left', 'right', 'right'],
@@ -208,7 +232,7 @@ function diffCommand(finish: (exitCode: number) => void): Command {
         for (const { name, shape, relativeChange, largestChange } of layers) {
           table.push([name, shape.join(' x '), percentage(relativeChange), largestChange.toPrecision(3)]);
         }
-        return `${a.version} to ${b.version}\n${table.toString()}`;
+        return `${from} to ${to}\n${table.toString()}`;
       });
       finish(0);
     });
@@ -219,20 +243,29 @@ function percentage(share: number): string {
 }
 
 function exportCommand(finish: (exitCode: number) => void): Command {
-  return subcommand('export', 'write a model as safetensors and its sampling graph as ONNX')
+  return subcommand(
+    'export',
+    'write a model as safetensors and its sampling graph as ONNX, a pipeline as its folder, adapters as PEFT reads them',
+  )
     .argument('<model>', 'version or file')
     .option('--output <folder>', 'where the files go', '.')
     .addOption(countOption('--batch <n>', 'clips that one call of the ONNX graph denoises').default(1))
     .option('--unguided', 'leave out the second pass of classifier-free guidance')
     .action(
       async (name: string, options: ModelsOptions & { output: string; batch: number; unguided?: true }) => {
-        const { readNamedModels } = await import('../models/named-model.ts');
+        const { isBuiltIn, readNamedVersions } = await import('../models/named-model.ts');
+        const { exportVersion } = await import('../models/stored-version.ts');
         const { samplingGraph } = await import('@plumb/diffusion');
         const { writeWhole } = await import('../state/state-folder.ts');
         const folder = resolve(options.output);
         await mkdir(folder, { recursive: true });
         const files: string[] = [];
-        for (const { version, bytes, model } of await readNamedModels([name], options.state)) {
+        for (const found of await readNamedVersions([name], options.state)) {
+          if (!isBuiltIn(found)) {
+            files.push(await exportVersion(found, folder));
+            continue;
+          }
+          const { version, bytes, model } = found;
           const stem = version.replace('@', '-');
           const graph = samplingGraph(model, options.batch, options.unguided !== true);
           for (const [file, content] of [

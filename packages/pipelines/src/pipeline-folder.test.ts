@@ -183,3 +183,8 @@ test('a folder without hashes is read, and lists the files that sampling needs',
   assert.equal(denoiser.opset, 18);
   assert.deepEqual([settings.width, settings.height, settings.frames, settings.fps], [32, 16, 5, 16]);
 });
+
+test('words that a vocabulary does not have are its token for unknown words', async () => {
+  const { tokenise } = await readPipelineFolder(fixture);
+  assert.deepEqual(tokenise('a purple ball').ids.slice(0, 4), [3, 2, 7, 1]);
+});

@@ -32,8 +32,11 @@ export function openTokeniser(
   { maxLength, padId, unknownId }: TokeniserSettings,
 ): (prompt: string) => Tokens {
   let tokenizer: Tokenizer;
+  let unknown: number | undefined;
   try {
-    tokenizer = new Tokenizer(JSON.parse(Buffer.from(json).toString('utf8')) as object, {});
+    const document = JSON.parse(Buffer.from(json).toString('utf8')) as object;
+    tokenizer = new Tokenizer(document, {});
+    unknown = unknownOf(document);
   } catch (error) {
     throw dataLoss(`${source} is no tokenizer.json that can be read`, {
       reason: 'MODEL_CORRUPT',
@@ -41,8 +44,10 @@ export function openTokeniser(
     });
   }
   return (prompt) => {
-    let { ids } = tokenizer.encode(prompt, { add_special_tokens: true });
-    if (unknownId !== undefined && ids.includes(unknownId)) {
+    // The library leaves holes for words that a WordLevel model does not have.
+    const found: readonly (number | undefined)[] = tokenizer.encode(prompt, { add_special_tokens: true }).ids;
+    let ids = found.map((id) => id ?? unknown).filter((id) => id !== undefined);
+    if (ids.length < found.length || (unknownId !== undefined && ids.includes(unknownId))) {
       throw invalidArgument(
         'prompt.text',
         `"${prompt.slice(0, 200)}" has a word that the model does not know; use the words that it was trained on`,
@@ -57,4 +62,15 @@ export function openTokeniser(
       mask: [...ids.map(() => 1), ...Array.from({ length: padding }, () => 0)],
     };
   };
+}
+
+/** Id of the token that a tokenizer.json names for words outside of its vocabulary. */
+function unknownOf(document: object): number | undefined {
+  const model: unknown = 'model' in document ? document.model : undefined;
+  if (typeof model !== 'object' || model === null || !('unk_token' in model) || !('vocab' in model))
+    return undefined;
+  const { unk_token: token, vocab } = model;
+  if (typeof token !== 'string' || typeof vocab !== 'object' || vocab === null) return undefined;
+  const id: unknown = Object.getOwnPropertyDescriptor(vocab, token)?.value;
+  return typeof id === 'number' ? id : undefined;
 }

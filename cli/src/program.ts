@@ -1,7 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { Command } from 'commander';
 import { z } from 'zod';
+import { deadLettersCommand } from './commands/dead-letters.ts';
 import { demoCommand } from './commands/demo.ts';
+import { backupCommand } from './commands/backup.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { pretrainCommand } from './commands/pretrain.ts';
 import { labelsCommand } from './commands/labels.ts';
@@ -43,8 +45,10 @@ export async function createProgram(finish: (exitCode: number) => void): Promise
     linkCommand,
     statusCommand,
     doctorCommand,
+    backupCommand,
     topCommand,
     traceCommand,
+    deadLettersCommand,
     runCommand,
     studyCommand,
     exportCommand,

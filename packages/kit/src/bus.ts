@@ -18,6 +18,8 @@ export { inspectBroker } from './bus/inspect-broker.ts';
 export type { BrokerReport, InspectedStream } from './bus/inspect-broker.ts';
 export type { Change, Entry, KeyValue, KeyValueOptions } from './bus/key-value.ts';
 export type { PublishAck, PublishOptions } from './bus/publish.ts';
+export { restoreBuckets, saveBuckets } from './bus/saved-buckets.ts';
+export type { SavedBucket } from './bus/saved-buckets.ts';
 export { observeQueues } from './bus/queue-metrics.ts';
 export type { ObservedQueue } from './bus/queue-metrics.ts';
 export type { Consumption } from './bus/pump.ts';

@@ -252,7 +252,7 @@ if __name__ == "__main__":
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--negative-prompt", default="")
     parser.add_argument("--licence", default="")
-    parser.add_argument("--precision", choices=["float32", "float16"], default="float16")
+    parser.add_argument("--precision", choices=["float32", "float16"], default="float32")
     parser.add_argument("--no-check", action="store_true", help="do not compare the graphs with torch afterwards")
     options = parser.parse_args()
     from diffusers import DiffusionPipeline

@@ -102,7 +102,7 @@ function tableOf(
     colAligns: ['left', 'left', 'right', 'left', 'right'],
     colWidths: [null, null, null, 64, null],
     wordWrap: true,
-    style: { head: [] },
+    style: { head: [], border: [] },
   });
   for (const { file, scores } of clips) {
     for (const score of shortened(scores)) {

@@ -24,7 +24,7 @@ import {
   pauseRequested,
   sameStatus,
 } from './domain/feedback-run-status.ts';
-import type { FeedbackRunFacts } from './domain/feedback-run-status.ts';
+import type { FeedbackRunFacts, FeedbackRunStatus } from './domain/feedback-run-status.ts';
 import { firstDifference, withDefaults } from './domain/run-spec.ts';
 import type { loopService } from './loop-service.ts';
 import { loopLogger } from './reconciler/context.ts';
@@ -116,9 +116,7 @@ async function reconcileAll(
     if (paused && row.state === 'running') {
       await runs.pauseRun(create(PauseRunRequestSchema, { id }));
     } else if (!paused && row.state === 'paused') {
-      const pause = object.status?.conditions.find(({ type }) => type === 'Paused');
-      const ours = pause?.status === 'True' && pause.reason === pauseRequested;
-      if (ours) await runs.resumeRun(create(ResumeRunRequestSchema, { id }));
+      if (pausedByUs(object.status)) await runs.resumeRun(create(ResumeRunRequestSchema, { id }));
     }
   }
 
@@ -136,12 +134,8 @@ async function reconcileAll(
     const { status: before } = object;
     const key = keyOf(object);
     let row = await findRunByKey(loop.database, key);
-    if (
-      row?.ended_at != null &&
-      before?.observedGeneration === generation &&
-      before.completionTime !== undefined
-    )
-      return;
+    const ended = row !== undefined && row.ended_at !== null;
+    if (ended && before?.observedGeneration === generation && before.completionTime !== undefined) return;
     let error: PlumbError | undefined;
     let spec: FeedbackRunSpec | undefined;
     try {
@@ -152,7 +146,8 @@ async function reconcileAll(
     }
     row ??= await findRunByKey(loop.database, key);
     if (row !== undefined && spec !== undefined) await steer(object, spec, row);
-    const paused = spec?.paused ?? false;
+    // A spec that cannot be read asks for what the last one did.
+    const paused = spec?.paused ?? pausedByUs(before);
     const facts: FeedbackRunFacts = { generation, paused, error, run: await factsOf(row) };
     const after = feedbackRunStatus(facts, before, new Date());
     if (sameStatus(before, after)) return;
@@ -202,6 +197,12 @@ async function reconcileAll(
     await Promise.race([changed, delay(lookMs, undefined, { signal: stopped }).catch(() => undefined)]);
     timer.abort();
   }
+}
+
+/** Whether a status says that the object itself has paused the run. */
+function pausedByUs(status: FeedbackRunStatus | undefined): boolean {
+  const pause = status?.conditions.find(({ type }) => type === 'Paused');
+  return pause?.status === 'True' && pause.reason === pauseRequested;
 }
 
 /** Whether a model that a spec names is this version: `toybox@promoted` was resolved when the run was made. */

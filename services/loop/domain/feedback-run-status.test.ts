@@ -168,7 +168,7 @@ test('a run that has succeeded: the last decision, and acceptance over the whole
   assert.equal(status.startTime, '2026-01-02T03:04:05Z');
   assert.equal(status.completionTime, '2026-01-02T04:00:00Z');
   const succeeded = status.conditions.find(({ type }) => type === 'Succeeded');
-  assert.match(succeeded?.message ?? '', /toybox@2 was refused, accepted 48\.1% -> 86\.3%/);
+  assert.match(succeeded?.message ?? '', /toybox@2 was refused; acceptance 48\.1% -> 86\.3%/);
 });
 
 test('a condition keeps its time while its status stays, and follows the generation', () => {

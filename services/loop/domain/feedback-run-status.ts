@@ -198,7 +198,7 @@ function lastDecision(report: Report | undefined): string {
   const promoted = last?.decision?.override?.promoted ?? last?.decision?.promoted;
   if (last === undefined || promoted === undefined) return 'the run has ended';
   const acceptance = acceptanceOf(report);
-  return `${last.afterVersion} was ${promoted ? 'promoted' : 'refused'}${acceptance === undefined ? '' : `, accepted ${acceptance}`}`;
+  return `${last.afterVersion} was ${promoted ? 'promoted' : 'refused'}${acceptance === undefined ? '' : `; acceptance ${acceptance}`}`;
 }
 
 const percent = (share: number): string => `${(share * 100).toFixed(1)}%`;

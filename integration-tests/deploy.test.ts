@@ -31,10 +31,11 @@ function metricsIn(expression: string): string[] {
     .replaceAll(/"[^"]*"/g, '')
     .replaceAll(/\{[^}]*\}/g, '')
     .replaceAll(/\b(by|without|on|ignoring)\s*\([^)]*\)/g, '')
-    .replaceAll(/\[[^\]]*\]/g, '');
+    .replaceAll(/\[[^\]]*\]/g, '')
+    .replaceAll(/\boffset \w+/g, '');
   return [...bare.matchAll(/\b[a-z][a-z0-9_]*\b(?!\s*\()/g)]
     .map(([word]) => word)
-    .filter((word) => !['or', 'and', 'unless', 'by', 'bool'].includes(word));
+    .filter((word) => !['or', 'and', 'unless', 'by', 'bool', 'offset'].includes(word));
 }
 
 const dashboardSchema = z.object({
@@ -45,6 +46,7 @@ const dashboardSchema = z.object({
       z.object({
         id: z.number(),
         title: z.string().min(1),
+        description: z.string().min(20),
         gridPos: z.object({ x: z.number(), y: z.number(), w: z.number(), h: z.number() }),
         targets: z.array(z.object({ expr: z.string(), refId: z.string() })).min(1),
       }),
@@ -78,6 +80,55 @@ test('dashboards show metrics that there are, in panels that do not overlap', as
   ]);
 });
 
+test('the page on dashboards has every panel, with what it means and what to do, as the panel says itself', async () => {
+  const page = await read('docs/grafana.md');
+  for await (const file of glob('deploy/dashboards/*.json', { cwd: root })) {
+    const dashboard = dashboardSchema.parse(JSON.parse(await read(file)));
+    const section = page.split(/^## /m).find((part) => part.startsWith(`${dashboard.title}\n`));
+    assert.ok(section !== undefined, `docs/grafana.md has no section ${dashboard.title}`);
+    const rows = [...section.matchAll(/^\| (.+) \| (.+) \| (.+) \|$/gm)].slice(1);
+    assert.deepEqual(
+      rows.map(([, title, means, todo]) => [title, `${means} ${todo}`]),
+      dashboard.panels.map(({ title, description }) => [title, description]),
+    );
+  }
+});
+
+/** Labels of Prometheus itself, and of the text format. */
+const builtInLabels = new Set(['job', 'instance', 'le']);
+
+test('queries and alerts ask for labels that the metrics have', async () => {
+  const labelsOf = new Map(
+    [...(await documentedMetrics()).values()].map(({ name, labels }) => [
+      name.replaceAll('.', '_'),
+      labels?.map((label) => label.replaceAll('.', '_')),
+    ]),
+  );
+  const expressions: string[] = [];
+  for await (const file of glob('deploy/dashboards/*.json', { cwd: root })) {
+    const { panels } = dashboardSchema.parse(JSON.parse(await read(file)));
+    expressions.push(...panels.flatMap(({ targets }) => targets.map(({ expr }) => expr)));
+  }
+  const { groups } = rulesSchema.parse(parse(await read('deploy/alerts/plumb.rules.yaml')));
+  expressions.push(...groups.flatMap((group) => group.rules.map(({ expr }) => expr)));
+  for (const expression of expressions) {
+    const names = metricsIn(expression).map((name) => name.replace(/_(total|bucket|sum|count)$/, ''));
+    const known = names.flatMap((name) => labelsOf.get(name) ?? []);
+    // A convention has more labels than the table repeats.
+    if (names.some((name) => labelsOf.has(name) && labelsOf.get(name) === undefined)) continue;
+    const asked = [
+      ...[...expression.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, list = '']) => list.split(/,\s*/)),
+      ...[...expression.matchAll(/[{,]\s*([a-z_]+)\s*[!=]~?=?"/g)].map(([, label = '']) => label),
+    ];
+    for (const label of asked) {
+      assert.ok(
+        builtInLabels.has(label) || known.includes(label),
+        `${expression}: there is no label ${label}`,
+      );
+    }
+  }
+});
+
 const rulesSchema = z.object({
   groups: z.array(
     z.object({
@@ -104,7 +155,9 @@ test('every alert asks for metrics that there are, has a section in the docs, an
   const sections = [...(await read('docs/alerts.md')).matchAll(/^## (\w+)$/gm)].map(([, name]) => name);
   const rules = groups.flatMap((group) => group.rules);
   for (const { alert, expr, annotations } of rules) {
-    for (const name of metricsIn(expr)) assert.ok(known.has(name), `${alert}: there is no ${name}`);
+    for (const name of metricsIn(expr)) {
+      assert.ok(name === 'up' || known.has(name), `${alert}: there is no ${name}`);
+    }
     assert.equal(annotations.runbook, `docs/alerts.md#${alert.toLowerCase()}`);
     assert.ok(tested.has(alert), `${alert} has no unit test`);
   }

@@ -1,9 +1,10 @@
 import { Command } from 'commander';
 import type { TraceOptions } from '../trace/trace.ts';
+import { addConnectionOptions } from './connection-options.ts';
 import { stateOption } from './options.ts';
 
 export function traceCommand(finish: (exitCode: number) => void): Command {
-  return new Command('trace')
+  const command = new Command('trace')
     .description('show where the time of a sample, an iteration or a run went, from the local span files')
     .argument(
       '[id]',
@@ -11,7 +12,11 @@ export function traceCommand(finish: (exitCode: number) => void): Command {
     )
     .addOption(stateOption())
     .option('--spans <folder>', 'folder of span files (PLUMB_SPAN_DIRECTORY) instead of the state folder')
-    .option('--json', 'print JSON, one object a trace')
+    .option('--json', 'print JSON, one object a trace');
+  return addConnectionOptions(
+    command,
+    'ask a loop service that reads the span files of all; then the id is that of a sample or a trace',
+  )
     .addHelpText(
       'after',
       '\nIn the waterfall, # is on the critical path: what the end of the trace waited for.\n' +

@@ -4,11 +4,13 @@ import { existingStateFolder } from '../state/state-folder.ts';
 import { criticalSteps, seconds, shortName, stages as stageOrder, summarise } from '@plumb/trace';
 import type { Interval, StageTime, TraceSummary } from '@plumb/trace';
 import { readSpans, spansOfTraces } from '@plumb/trace/span-files';
+import type { ConnectionOptions } from '../commands/connection-options.ts';
+import { spansOfLoop } from './spans-of-loop.ts';
 import { findSubject } from './subject.ts';
 import type { Subject } from './subject.ts';
 import { stageTable, waterfall } from './waterfall.ts';
 
-export interface TraceOptions {
+export interface TraceOptions extends ConnectionOptions {
   readonly state: string;
   /** Folder of span files, where it is not the state folder's. */
   readonly spans?: string;
@@ -20,14 +22,23 @@ export interface TraceOptions {
  * @throws PlumbError NOT_FOUND when there are no spans of it
  */
 export async function printTrace(id: string | undefined, options: TraceOptions): Promise<void> {
+  const width = Math.max(60, Math.min(process.stdout.columns ?? 80, 200));
+  const lines = await describe(id, options, width);
+  process.stdout.write(`${lines.join('\n')}\n`);
+}
+
+async function describe(id: string | undefined, options: TraceOptions, width: number): Promise<string[]> {
+  const json = options.json === true;
+  const { address } = options;
+  if (address !== undefined) {
+    const { subject, spans } = await spansOfLoop(id, { ...options, address });
+    return describeTraces(subject, spans, () => Promise.resolve([]), width, json);
+  }
   const folder = options.spans ?? (await spanFolder(options.state));
   const subject = await findSubject(folder, id);
-  const width = Math.max(60, Math.min(process.stdout.columns ?? 80, 200));
-  const lines =
-    subject.kind === 'run'
-      ? await describeRun(folder, subject, width, options.json === true)
-      : await describeTraces(folder, subject, width, options.json === true);
-  process.stdout.write(`${lines.join('\n')}\n`);
+  if (subject.kind === 'run') return await describeRun(folder, subject, width, json);
+  const spans = await spansOfTraces(folder, subject.traceIds);
+  return await describeTraces(subject, spans, (own) => linkedLives(folder, own), width, json);
 }
 
 async function spanFolder(state: string): Promise<string> {
@@ -40,17 +51,18 @@ async function spanFolder(state: string): Promise<string> {
   return folder.entry('spans');
 }
 
+/** @param livesOf From the first start to the last end of each trace that some spans link to. */
 async function describeTraces(
-  folder: string,
   subject: Exclude<Subject, { kind: 'run' }>,
+  spans: readonly SpanRecord[],
+  livesOf: (spans: readonly SpanRecord[]) => Promise<Interval[]>,
   width: number,
   json: boolean,
 ): Promise<string[]> {
-  const spans = await spansOfTraces(folder, subject.traceIds);
   const lines: string[] = [];
   const objects: unknown[] = [];
   for (const [traceId, own] of Map.groupBy(spans, (span) => span.traceId)) {
-    const lives = subject.kind === 'sample' ? [] : await linkedLives(folder, own);
+    const lives = subject.kind === 'sample' ? [] : await livesOf(own);
     const summary = summarise(own, lives);
     if (json) objects.push(traceObject(subject, traceId, own, summary));
     else lines.push(...(lines.length > 0 ? [''] : []), ...traceText(subject, traceId, own, summary, width));

@@ -19,7 +19,10 @@ const question: Question = {
   system: 'you judge',
   parts: [
     { kind: 'text', text: caption },
-    { kind: 'image', image: { mediaType: 'image/png', bytes: new Uint8Array([1, 2, 3]) } },
+    {
+      kind: 'image',
+      image: { mediaType: 'image/png', width: 1, height: 1, bytes: new Uint8Array([1, 2, 3]) },
+    },
   ],
   answer: { kind: 'json-object' },
   temperature: 0,

@@ -15,7 +15,7 @@ import { startNatsServer } from '@plumb/kit/testing/nats-server';
 import type { TestNatsServer } from '@plumb/kit/testing/nats-server';
 import { clipMediaType, encodeClip, openFolderStore } from '@plumb/media';
 import type { ArtifactStore, Clip } from '@plumb/media';
-import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import { EndpointState, JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { ValueRange } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import type { VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { RewardHealth, RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
@@ -64,10 +64,11 @@ async function judgeEnvironment(
   endpoint: ServiceProcess,
   settings: string,
   env: Record<string, string> = {},
+  version = '1',
 ): Promise<Record<string, string>> {
   const file = path.join(folder, `judges-${running.length}.yaml`);
   const rubric = new URL('../services/judge/rubrics/physics-and-alignment.yaml', import.meta.url);
-  const common = `version: '1', endpoint: referee, model: toybox-referee, rubric: ${rubric.pathname}, frames: { count: 8 }`;
+  const common = `version: '${version}', endpoint: referee, model: toybox-referee, rubric: ${rubric.pathname}, frames: { count: 8 }`;
   await writeFile(
     file,
     `endpoints:
@@ -302,6 +303,64 @@ test('320 clips through an endpoint that fails a fifth of its calls, with judge 
   const again = check('second');
   assert.ok(again.every(({ cached }) => cached));
   assert.equal((await statistics(endpoint)).requests, requests);
+  await events.stop();
+  await stopAll();
+});
+
+test('tasks wait while the endpoint is down, and are judged when it is back', async () => {
+  const endpoint = await startEndpoint();
+  const settings =
+    'timeoutMs: 5000, breaker: { failures: 3, firstRestMs: 200, longestRestMs: 500 }, retries: { firstDelayMs: 0, limit: 1 }';
+  const judge = await startJudge(judgeEnvironment(endpoint, settings, {}, 'down'));
+  await startReward(judge);
+  await endpoint.kill();
+  const scored = new Map<string, SampleScored>();
+  const events = await bus.consume(
+    {
+      stream: streamNames.events,
+      durable: 'test-down',
+      subject: subjects.sampleScored,
+      schema: SampleScoredSchema,
+      maxInFlight: 64,
+    },
+    (event) => {
+      if (event.runId === 'run-down') scored.set(event.sampleId, event);
+    },
+  );
+  const some = samples.slice(0, 40);
+  for (const sample of some) {
+    await bus.publish(
+      subjects.taskScore,
+      ScoringTaskSchema,
+      {
+        sampleId: `down-${sample.id}`,
+        runId: 'run-down',
+        iteration: 1,
+        prompt: { text: sample.caption },
+        video: sample.video,
+        rewards: ['aif'],
+      },
+      { id: `down-${sample.id}.score.1` },
+    );
+  }
+  const client = createClient(JudgeService, judge.address);
+  await eventually(
+    'the endpoint is found to be down',
+    async () => {
+      const { endpoints } = await client.listEndpoints({});
+      return endpoints[0]?.state !== EndpointState.SERVING;
+    },
+    180_000,
+  );
+  client.close();
+  assert.equal(scored.size, 0, 'no task ends with an error');
+  await startEndpoint([`--listen=${endpoint.address}`]);
+  await eventually('every task is judged', () => scored.size === some.length, 180_000);
+  for (const sample of some) {
+    const [aif] = scored.get(`down-${sample.id}`)?.outcomes ?? [];
+    assert.equal(scoreOf(aif).value, sample.accept ? 1 : 0);
+  }
+  assert.equal(await bus.deadLetters.count(), 0);
   await events.stop();
   await stopAll();
 });

@@ -3,11 +3,14 @@
  *
  * Throughput: 64 calls at a time to an endpoint that answers after 500 ms, against the 128 verdicts a second that this
  * allows; and the CPU time of the judge's process for a verdict. Faults: 5,000 clips through the referee endpoint, a fifth of
- * the calls failing in every way.
+ * the calls failing in every way, under limits of requests and tokens a minute. Ends with exit code 1 if a clip has no
+ * verdict or a wrong one, if there are more than 1.35 calls a clip, if the endpoint's log has a minute with more than the
+ * limits, or a call for a clip whose caller was answered or had passed its deadline.
  *
  *     npm run bench -- judge [--json] [--clips 5000]
  */
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
@@ -23,6 +26,7 @@ import { JudgeService } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 import { ValueRange } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { sampleTrainingClip } from '@plumb/toybox';
 import { referee } from '@plumb/toybox/referee';
+import { arrivalsAt, mostWithin } from '@plumb/toybox/referee-endpoint/arrivals';
 import { z } from 'zod';
 import { printBench } from '../print-bench.ts';
 
@@ -37,6 +41,11 @@ const latencyMs = 500;
 const concurrency = 64;
 /** Twenty rounds of 64 calls: ten seconds. */
 const timedVerdicts = 20 * concurrency;
+/** Limits that are felt: requests from second to second, tokens (about 1,150 a call by the estimate) in the first minute. */
+const requestsPerMinute = 6000;
+const tokensPerMinute = 4_500_000;
+/** A caller of the faulty endpoint waits so long. */
+const patienceMs = 200_000;
 /** A process's clock ticks in a second, as /proc has it. */
 const ticksPerSecond = 100;
 const waiting = 2 * concurrency;
@@ -106,11 +115,13 @@ async function cpuMs(pid: number): Promise<number> {
 async function sampleOf(seed: number) {
   const { caption, clip } = sampleTrainingClip(seed);
   const { width, height, frames: frameCount, fps } = clip;
+  const bytes = await encodeClip(clip);
   return {
     prompt: { text: caption },
     accept: referee(clip, caption).accept,
+    sha256: createHash('sha256').update(bytes).digest('hex'),
     video: {
-      source: { case: 'inline' as const, value: await encodeClip(clip) },
+      source: { case: 'inline' as const, value: bytes },
       mediaType: clipMediaType,
       width,
       height,
@@ -217,16 +228,22 @@ try {
   const careful = await startJudge(
     nats.url,
     `http://${faulty.address}/v1`,
-    'timeoutMs: 5000, retries: { firstDelayMs: 10, limit: 9 }',
+    `timeoutMs: 10000, requestsPerMinute: ${requestsPerMinute}, tokensPerMinute: ${tokensPerMinute}, retries: { firstDelayMs: 10, limit: 9 }`,
   );
   const began = performance.now();
   let [right, wrong, failed] = [0, 0, 0];
-  await eachOf(samples.slice(0, clips), async ({ video, prompt, accept }) => {
+  const endedAt = new Map<string, number>();
+  await eachOf(samples.slice(0, clips), async ({ video, prompt, accept, sha256 }) => {
     try {
-      const { verdict } = await careful.client.judge({ judge: 'default', video, prompt });
+      const { verdict } = await careful.client.judge(
+        { judge: 'default', video, prompt },
+        { deadlineMs: patienceMs },
+      );
+      endedAt.set(sha256, Date.now());
       if (verdict?.answer.value === accept) right += 1;
       else wrong += 1;
     } catch {
+      endedAt.set(sha256, Date.now());
       failed += 1;
     }
   });
@@ -241,7 +258,32 @@ try {
     faulty_seconds: (performance.now() - began) / 1000,
   });
   ratios['faulty_calls_per_clip'] = requests / clips;
+  const arrivals = await arrivalsAt(faulty.address);
+  const late = arrivals.filter(({ at, picture }) => at > (endedAt.get(picture) ?? 0)).length;
+  Object.assign(figures, {
+    faulty_most_requests_in_a_minute: mostWithin(arrivals, 60_000),
+    faulty_most_tokens_in_a_minute: mostWithin(arrivals, 60_000, ({ tokens }) => tokens),
+    // Calls may travel for up to a second.
+    faulty_most_requests_in_ten_seconds: mostWithin(arrivals, 10_000),
+    faulty_calls_after_their_caller: late,
+  });
   printBench({ bench: 'judge', ratios, figures }, options.json);
+  const violations = [
+    [right === clips, `${right} of ${clips} clips have the right verdict`],
+    [requests <= 1.35 * clips, `${requests} calls`],
+    [mostWithin(arrivals, 60_000) <= requestsPerMinute, 'more requests in a minute than allowed'],
+    [mostWithin(arrivals, 10_000) <= (requestsPerMinute / 60) * 11, 'more requests in 10 s than allowed'],
+    [
+      mostWithin(arrivals, 60_000, ({ tokens }) => tokens) <= tokensPerMinute,
+      'more tokens in a minute than allowed',
+    ],
+    [late === 0, `${late} calls after their caller was answered or had given up`],
+  ] as const;
+  for (const [kept, text] of violations) {
+    if (kept) continue;
+    process.stderr.write(`violated: ${text}\n`);
+    process.exitCode = 1;
+  }
 } finally {
   for (const child of processes) child.kill('SIGKILL');
   await nats.stop();

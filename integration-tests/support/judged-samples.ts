@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { clipMediaType, encodeClip } from '@plumb/media';
 import { ValueRange } from '@plumb/proto/plumb/media/v1/video_pb.js';
@@ -11,6 +12,8 @@ export interface JudgedSample {
   readonly prompt: { readonly text: string };
   /** The clip inline, 24 pixels wide. */
   readonly video: MessageInitShape<typeof VideoSchema>;
+  /** Of the clip's bytes. */
+  readonly sha256: string;
   readonly accept: boolean;
 }
 
@@ -21,13 +24,15 @@ export async function judgedSamples(count: number): Promise<JudgedSample[]> {
 
 async function judgedSample(seed: number): Promise<JudgedSample> {
   const { caption, clip } = sampleTrainingClip(seed);
+  const bytes = await encodeClip(clip);
   const { width, height, frames: frameCount, fps } = clip;
   return {
     id: `sample-${seed}`,
     prompt: { text: caption },
+    sha256: createHash('sha256').update(bytes).digest('hex'),
     accept: referee(clip, caption).accept,
     video: {
-      source: { case: 'inline', value: await encodeClip(clip) },
+      source: { case: 'inline', value: bytes },
       mediaType: clipMediaType,
       width,
       height,

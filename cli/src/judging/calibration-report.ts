@@ -48,8 +48,15 @@ export interface JudgeReport {
   readonly perCategory: Readonly<Record<string, AgreementRow>>;
   /** Share of the clips that fail so which the judge rejects; under `right`, of the good clips which it accepts. */
   readonly perFailureMode: Readonly<Record<string, StatisticEstimate & { readonly clips: number }>>;
-  /** Threshold for the calibrated P(accept), with what it gives on these clips. */
-  readonly recommended: ReturnType<typeof recommendThreshold>;
+  /**
+   * Threshold for the calibrated P(accept), chosen on all clips, with what such a threshold gives on prompts that it was not
+   * chosen on: shares of the good clips that are accepted and of the bad ones that are rejected.
+   */
+  readonly recommended: {
+    readonly threshold: number;
+    readonly sensitivity: StatisticEstimate | null;
+    readonly specificity: StatisticEstimate | null;
+  };
   /** Mean squared error of P(accept): of the score as it is, and of the mapping on prompts that it was not fitted to. */
   readonly brier: { readonly before: number; readonly after: number };
   /** Of the same two: how far they are the probabilities that they look like. */
@@ -77,7 +84,7 @@ export function reportOn(
   const fit = method === 'platt' ? fitPlatt : fitIsotonic;
   const mapping = fit(labels);
   const calibrated = labels.map(({ score, truth }) => ({ score: calibrate(mapping, score), truth }));
-  const heldOut = heldOutProbabilities(labels, fit);
+  const heldOut = crossValidated(labels, fit);
   const byMode = Map.groupBy(labels, ({ truth, failureMode }) =>
     truth ? 'right' : (failureMode ?? 'not said'),
   );
@@ -95,7 +102,11 @@ export function reportOn(
         return [mode, { value, lower, upper, clips: members.length }];
       }),
     ),
-    recommended: recommendThreshold(calibrated),
+    recommended: {
+      threshold: recommendThreshold(calibrated).threshold,
+      sensitivity: shareToldRight(heldOut, true),
+      specificity: shareToldRight(heldOut, false),
+    },
     brier: { before: brierScore(labels), after: brierScore(heldOut) },
     reliability: { before: reliability(labels), after: reliability(heldOut) },
     mapping,
@@ -138,14 +149,14 @@ function agreementOf(labels: readonly JudgedLabel[]): AgreementRow {
   };
 }
 
-/** Cross-validated by prompt, so that no clip is judged by a mapping that has seen its prompt. */
-function heldOutProbabilities(
-  labels: readonly JudgedLabel[],
-  fit: typeof fitPlatt,
-): readonly LabelledConfidence[] {
+/** A clip with the P(accept) and the decision of a mapping and a threshold that have not seen its prompt. */
+type HeldOutLabel = LabelledConfidence & { readonly prompt: string; readonly accept: boolean };
+
+/** Cross-validated by prompt: mapping and threshold are chosen on the other prompts. */
+function crossValidated(labels: readonly JudgedLabel[], fit: typeof fitPlatt): readonly HeldOutLabel[] {
   const prompts = [...new Set(labels.map(({ prompt }) => prompt))].toSorted();
   const foldOf = new Map(prompts.map((prompt, at) => [prompt, at % folds]));
-  const predicted: LabelledConfidence[] = [];
+  const predicted: HeldOutLabel[] = [];
   for (let fold = 0; fold < folds; fold += 1) {
     const train = labels.filter(({ prompt }) => foldOf.get(prompt) !== fold);
     const test = labels.filter(({ prompt }) => foldOf.get(prompt) === fold);
@@ -153,9 +164,30 @@ function heldOutProbabilities(
     const both = new Set(train.map(({ truth }) => truth)).size === 2;
     const rate = train.filter(({ truth }) => truth).length / Math.max(1, train.length);
     const mapping = both ? fit(train) : undefined;
-    for (const { score, truth } of test) {
-      predicted.push({ score: mapping === undefined ? rate : calibrate(mapping, score), truth });
+    const confidence = (score: number): number => (mapping === undefined ? rate : calibrate(mapping, score));
+    const threshold = both
+      ? recommendThreshold(train.map(({ score, truth }) => ({ score: confidence(score), truth }))).threshold
+      : 0.5;
+    for (const { prompt, score, truth } of test) {
+      predicted.push({ prompt, truth, score: confidence(score), accept: confidence(score) >= threshold });
     }
   }
   return predicted;
+}
+
+/** Share of the clips with this label that get it, resampled by prompt; null where there are none. */
+function shareToldRight(labels: readonly HeldOutLabel[], truth: boolean): StatisticEstimate | null {
+  const clusters = [...Map.groupBy(labels, ({ prompt }) => prompt).values()];
+  const estimate = bootstrapStatistic(
+    clusters,
+    (some) => {
+      const these = some.filter((label) => label.truth === truth);
+      return these.length === 0 ? null : these.filter(({ accept }) => accept === truth).length / these.length;
+    },
+    { seed: 1 },
+  );
+  if (estimate === null || (estimate.value > 0 && estimate.value < 1)) return estimate;
+  // Where all are right or all are wrong, resampling says nothing.
+  const clips = labels.filter((label) => label.truth === truth).length;
+  return wilsonInterval(clips * estimate.value, clips);
 }

@@ -21,8 +21,8 @@ export function calibrationTable(reports: readonly JudgeReport[]): string {
       rows('Brier score', ({ brier }) => brier.before.toFixed(3)),
       rows('  calibrated', ({ brier }) => brier.after.toFixed(3)),
       rows('recommended threshold', ({ recommended }) => recommended.threshold.toFixed(2)),
-      rows('  accepts good clips, %', ({ recommended }) => (100 * recommended.sensitivity).toFixed(1)),
-      rows('  rejects bad clips, %', ({ recommended }) => (100 * recommended.specificity).toFixed(1)),
+      rows('  accepts good clips, %', ({ recommended }) => percentText(recommended.sensitivity)),
+      rows('  rejects bad clips, %', ({ recommended }) => percentText(recommended.specificity)),
     ],
   );
   const categories = [...new Set(reports.flatMap(({ perCategory }) => Object.keys(perCategory)))];
@@ -38,6 +38,12 @@ export function calibrationTable(reports: readonly JudgeReport[]): string {
       rows(category, (report) => numberText(report.perCategory[category]?.kappa ?? null)),
     ),
   );
+  const areas = table(
+    ['ROC AUC by category [95%]', ...names],
+    categories.map((category) =>
+      rows(category, (report) => numberText(report.perCategory[category]?.rocAuc ?? null)),
+    ),
+  );
   const modes = [...new Set(reports.flatMap(({ perFailureMode }) => Object.keys(perFailureMode)))].toSorted(
     (a, b) => Number(b === 'right') - Number(a === 'right') || (a < b ? -1 : 1),
   );
@@ -50,7 +56,7 @@ export function calibrationTable(reports: readonly JudgeReport[]): string {
       );
     }),
   );
-  return [overall, perCategory, kappas, perMode].join('\n\n');
+  return [overall, perCategory, kappas, areas, perMode].join('\n\n');
 }
 
 /** A share with its interval, in percent. */

@@ -88,6 +88,18 @@ test('a key comes from its variable and from nowhere else', async () => {
   );
 });
 
+test('replicas share the limits of an endpoint', async () => {
+  const limits = 'concurrency: 8, requestsPerMinute: 100, tokensPerMinute: 10000';
+  const text = `replicas: 3\nendpoints: { e: { baseUrl: 'http://127.0.0.1:1/v1', ${limits} } }\n${judges}`;
+  const { endpoints } = await read(text);
+  const { concurrency, requestsPerMinute, tokensPerMinute } = endpoints[0]?.definition ?? {};
+  assert.deepEqual([concurrency, requestsPerMinute, tokensPerMinute], [2, 33, 3333]);
+  await assert.rejects(
+    read(text.replace('replicas: 3', 'replicas: 9')),
+    /endpoints\.e\.concurrency: is 8, which 9 replicas cannot share/,
+  );
+});
+
 test('what is wrong is named, with the file', async () => {
   const good = `endpoints: { e: { baseUrl: 'http://127.0.0.1:1/v1' } }\n`;
   const table: readonly [string, RegExp][] = [

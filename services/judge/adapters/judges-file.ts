@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { PlumbError, describeError } from '@plumb/kit/errors';
 import { parseCalibration } from '../domain/calibration.ts';
 import type { Calibration } from '../domain/calibration.ts';
-import { defineJudge, definePanel, judgesFileSchema } from '../domain/judge-definition.ts';
+import { defineJudge, definePanel, judgesFileSchema, shareOf } from '../domain/judge-definition.ts';
 import type { EndpointDefinition, Judge, Panel } from '../domain/judge-definition.ts';
 import { categories, parseRubric } from '../domain/rubric.ts';
 import type { Category, Rubric } from '../domain/rubric.ts';
@@ -48,7 +48,8 @@ export async function readJudgesFile(path: string, env: Environment): Promise<Co
     throw wrong(`${path}: ${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''}`);
   }
   const file = result.data;
-  const endpoints = Object.entries(file.endpoints).map(([name, definition]): ConfiguredEndpoint => {
+  const endpoints = Object.entries(file.endpoints).map(([name, whole]): ConfiguredEndpoint => {
+    const definition = shareOf(whole, file.replicas);
     const variable = definition.apiKeyVariable;
     if (variable === undefined) return { name, definition, apiKey: undefined };
     const apiKey = env[variable];

@@ -109,6 +109,11 @@ export const judgesFileSchema = z
     budget: z
       .strictObject({ tokens: z.int().min(0).optional(), cost: z.number().min(0).optional() })
       .default({}),
+    /**
+     * Judge services that run with this file. Limits of endpoints are kept by each of them alone: each gets its share of
+     * concurrency, requests and tokens a minute.
+     */
+    replicas: z.int().min(1).max(1000).default(1),
     endpoints: z.record(judgeName, endpointSchema),
     judges: z.record(judgeName, judgeSchema),
     panels: z.record(judgeName, panelSchema).default({}),
@@ -117,6 +122,17 @@ export const judgesFileSchema = z
     const wrong = (path: readonly string[], message: string): void => {
       context.addIssue({ code: 'custom', path: [...path], message });
     };
+    for (const [name, endpoint] of Object.entries(file.endpoints)) {
+      for (const limit of ['concurrency', 'requestsPerMinute', 'tokensPerMinute'] as const) {
+        const value = endpoint[limit];
+        if (value !== undefined && value < file.replicas) {
+          wrong(
+            ['endpoints', name, limit],
+            `is ${value}, which ${file.replicas} replicas cannot share; raise it, or run fewer (replicas)`,
+          );
+        }
+      }
+    }
     if (Object.keys(file.judges).length === 0) wrong(['judges'], 'name at least one judge');
     for (const [name, judge] of Object.entries(file.judges)) {
       const at = ['judges', name];
@@ -154,6 +170,19 @@ export type JudgesFile = z.output<typeof judgesFileSchema>;
 export type EndpointDefinition = EndpointSettings;
 export type JudgeDefinition = JudgesFile['judges'][string];
 export type PanelDefinition = JudgesFile['panels'][string];
+
+/** The limits of an endpoint that are left for one of so many judge services. */
+export function shareOf(endpoint: EndpointDefinition, replicas: number): EndpointDefinition {
+  const { concurrency, requestsPerMinute, tokensPerMinute } = endpoint;
+  return {
+    ...endpoint,
+    concurrency: Math.floor(concurrency / replicas),
+    ...(requestsPerMinute === undefined
+      ? {}
+      : { requestsPerMinute: Math.floor(requestsPerMinute / replicas) }),
+    ...(tokensPerMinute === undefined ? {} : { tokensPerMinute: Math.floor(tokensPerMinute / replicas) }),
+  };
+}
 
 /** What a judge is made of besides its definition. */
 export interface JudgeParts {

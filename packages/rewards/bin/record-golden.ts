@@ -3,12 +3,12 @@
  * `node packages/rewards/bin/record-golden.ts rewards/clip_score.yaml ...`
  */
 
-import { createHash } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { isMap, parseDocument, visit } from 'yaml';
 import type { Document } from 'yaml';
 import { openReward, readRewardDefinition, scoreGoldenClips } from '../src/index.ts';
+import { hashFile } from '../src/read-definitions.ts';
 
 /** Gives every `sha256` beside a `file` the hash of that file. */
 async function recordHashes(document: Document, folder: string): Promise<void> {
@@ -19,13 +19,7 @@ async function recordHashes(document: Document, folder: string): Promise<void> {
       if (typeof file === 'string') found.push({ file, set: (hash) => map.set('sha256', hash) });
     },
   });
-  for (const { file, set } of found) {
-    set(
-      createHash('sha256')
-        .update(await readFile(join(folder, file)))
-        .digest('hex'),
-    );
-  }
+  for (const { file, set } of found) set(await hashFile(join(folder, file)));
 }
 
 /** Line breaks only where they are in the file. */

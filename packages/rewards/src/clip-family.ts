@@ -4,9 +4,11 @@ import { LRUCache } from 'lru-cache';
 import { PlumbError, dataLoss } from '@plumb/kit/errors';
 import { frameOf } from '@plumb/media';
 import type { Engine, TypedTensor } from '@plumb/tensor-graph/engine';
-import type { DefinitionOf, FileReference, ImagePreprocessing } from './definition.ts';
+import type { DefinitionOf, FileReference, ImagePreprocessing, ModelReference } from './definition.ts';
+import { asFloat32 } from './float16.ts';
 import { framesToScore } from './frames.ts';
 import { outputSize, preprocess, preprocessingOf } from './preprocess.ts';
+import { readModel, readReferenced } from './read-definitions.ts';
 import type { Picture } from './resample.ts';
 import type { RewardInput, RewardModule, RewardResult } from './reward.ts';
 import { openTokeniser } from '@plumb/tokeniser';
@@ -26,15 +28,23 @@ type Embedding = Float64Array;
  * The value is logitScale times the mean over the sampled frames of the cosine between frame and prompt; `detail`
  * `frame_minimum` and `frame_maximum` are its extremes over frames.
  *
- * @param read gives the bytes of a file that the definition names, whose hash was checked
+ * @param folder where the paths of the definition start
  * @throws PlumbError DATA_LOSS for a model, tokeniser or preprocessor settings that cannot be read
  */
 export async function openClipReward(
   definition: Definition,
-  read: (file: FileReference) => Promise<Uint8Array>,
+  folder: string,
   engine: Engine,
 ): Promise<RewardModule> {
   const { model, tokenizer, logitScale, framesPerPass } = definition;
+  const read = (file: FileReference): Promise<Uint8Array> => readReferenced(folder, file);
+  const load = async (name: string, file: ModelReference): Promise<void> => {
+    const { bytes, weightsFolder } = await readModel(folder, file);
+    await engine.load(name, bytes, {
+      device: model.device ?? 'cpu',
+      ...(weightsFolder === undefined ? {} : { weightsFolder }),
+    });
+  };
   const image = await imageSettings(definition, read);
   const picture = outputSize(image);
   if (picture === undefined) {
@@ -44,14 +54,17 @@ export async function openClipReward(
   }
   const tokenise = openTokeniser(await read(tokenizer), tokenizer.file, tokenizer);
   const together = model.vision.sha256 === model.text.sha256;
-  await engine.load('vision', await read(model.vision));
-  if (!together) await engine.load('text', await read(model.text));
+  await load('vision', model.vision);
+  if (!together) await load('text', model.text);
   const textModel = together ? 'vision' : 'text';
   const frameSize = 3 * picture.width * picture.height;
   const texts = new LRUCache<string, Promise<Embedding>>({ max: rememberedTexts });
 
   function pixelTensor(frames: number, data = new Float32Array(frames * frameSize)): TypedTensor {
-    return { dtype: 'float32', shape: [frames, 3, picture?.height ?? 0, picture?.width ?? 0], data };
+    const shape = [frames, 3, picture?.height ?? 0, picture?.width ?? 0];
+    return model.vision.inputType === 'float16'
+      ? { dtype: 'float16', shape, data: new Uint16Array(Float16Array.from(data).buffer) }
+      : { dtype: 'float32', shape, data };
   }
 
   function tokenFeeds({ ids, mask }: Tokens): Record<string, TypedTensor> {
@@ -91,10 +104,9 @@ export async function openClipReward(
     const { output } = model.vision;
     for (let start = 0; start < frames.length; start += framesPerPass) {
       const pass = frames.slice(start, start + framesPerPass);
-      const tensor = pixelTensor(framesPerPass);
-      for (const [row, frame] of pass.entries()) {
-        preprocess(frame, image, tensor.data as Float32Array, row * frameSize);
-      }
+      const pixels = new Float32Array(framesPerPass * frameSize);
+      for (const [row, frame] of pass.entries()) preprocess(frame, image, pixels, row * frameSize);
+      const tensor = pixelTensor(framesPerPass, pixels);
       const result = await engine.run('vision', { [model.vision.input]: tensor, ...idleTokens }, [output]);
       const rows = rowsOf(result, output, framesPerPass, definition.name);
       for (const row of pass.keys()) found.push(unitRow(rows, framesPerPass, row));
@@ -168,14 +180,15 @@ function rowsOf(
   reward: string,
 ): Float32Array {
   const tensor = result[output];
-  if (!(tensor?.data instanceof Float32Array) || tensor.shape.length !== 2 || tensor.shape[0] !== rows) {
+  const values = asFloat32(tensor);
+  if (values === undefined || tensor?.shape.length !== 2 || tensor.shape[0] !== rows) {
     throw dataLoss(
       `reward '${reward}': output ${output} is ${tensor?.dtype ?? 'missing'} [${tensor?.shape.join(', ') ?? ''}]; ` +
-        `embeddings are float32 [${rows}, width]`,
+        `embeddings are float32 or float16 [${rows}, width]`,
       { reason: 'MODEL_CORRUPT' },
     );
   }
-  return tensor.data;
+  return values;
 }
 
 function unitRow(rows: Float32Array, count: number, row: number): Embedding {

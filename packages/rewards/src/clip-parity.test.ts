@@ -2,17 +2,20 @@
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { test } from 'node:test';
 import type { Clip } from '@plumb/media';
 import { openInThread } from '@plumb/tensor-graph/engine';
+import { readOnnxFile } from '@plumb/tensor-graph/onnx-file';
+import { changeWeights } from '@plumb/tensor-graph/onnx-weights';
 import { openClipReward } from './clip-family.ts';
 import { parseRewardDefinition } from './definition.ts';
 import type { DefinitionOf, ImagePreprocessing } from './definition.ts';
 import { preprocess, preprocessingOf } from './preprocess.ts';
-import { readReferenced } from './read-definitions.ts';
+import { hashFile } from './read-definitions.ts';
 import { resample } from './resample.ts';
 import type { Picture } from './resample.ts';
 import type { RewardInput, RewardModule } from './reward.ts';
@@ -83,11 +86,7 @@ async function definitionOf(
 }
 
 async function open(definition: DefinitionOf<'clip-score'>): Promise<RewardModule> {
-  return openClipReward(
-    definition,
-    (one) => readReferenced(folder, one),
-    openInThread({ intraOpThreads: 1 }),
-  );
+  return openClipReward(definition, folder, openInThread({ intraOpThreads: 1 }));
 }
 
 function clipOf(picture: Picture): Clip {
@@ -189,4 +188,38 @@ test('one clip that cannot be scored leaves the others alone', async () => {
   assert.ok(good !== undefined && 'score' in good);
   assert.ok(bad !== undefined && 'error' in bad && bad.error.reason === 'CLIP_MISMATCH');
   assert.ok(fine !== undefined && 'score' in fine);
+});
+
+test('towers with their weights in files of their own give the same scores, and other weights are refused', async (t) => {
+  const elsewhere = await mkdtemp(join(tmpdir(), 'plumb-clip-weights-'));
+  t.after(() => rm(elsewhere, { recursive: true }));
+  await cp(folder, elsewhere, { recursive: true });
+  const reference = async (name: string) => ({ file: name, sha256: await hashFile(join(elsewhere, name)) });
+  const tower = async (name: string) => {
+    const { weights } = await readOnnxFile(join(folder, `${name}.onnx`));
+    const floats = [...weights].filter(([, { dtype, shape }]) => dtype === 'float32' && shape.length > 1);
+    const same = new Map(floats.map(([weight]) => [weight, (values: Float32Array) => values]));
+    const outside = `${name}-outside.onnx`;
+    await changeWeights(join(folder, `${name}.onnx`), same, join(elsewhere, outside));
+    return { ...(await reference(outside)), weights: await reference(`${outside}.changed.data`) };
+  };
+  const model = { vision: await tower('vision'), text: { ...(await tower('text')), mask: 'attention_mask' } };
+  const inside = await open(await definitionOf('two-files'));
+  const definition = await definitionOf('two-files', { model });
+  const outside = await openClipReward(definition, elsewhere, openInThread({ intraOpThreads: 1 }));
+  const inputs = everything.slice(0, 12);
+  const [one, other] = [await valuesOf(inside, inputs), await valuesOf(outside, inputs)];
+  for (const [index, value] of one.entries()) {
+    assert.ok(Math.abs(value - (other[index] ?? Number.NaN)) < 1e-4, `${value} and ${other[index]}`);
+  }
+  await Promise.all([inside.close(), outside.close()]);
+
+  const data = join(elsewhere, model.vision.weights.file);
+  const bytes = await readFile(data);
+  bytes[0] = (bytes[0] ?? 0) ^ 1;
+  await writeFile(data, bytes);
+  await assert.rejects(openClipReward(definition, elsewhere, openInThread({ intraOpThreads: 1 })), {
+    code: 'DATA_LOSS',
+    reason: 'MODEL_CORRUPT',
+  });
 });

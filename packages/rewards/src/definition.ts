@@ -94,12 +94,22 @@ const imageSchema = z.strictObject({
   std: triple,
 });
 
+/** An ONNX model, of at most 2 GiB; larger ones keep their weights in a file of their own. */
+const modelSchema = fileSchema.extend({
+  /** The file of its external weights, in the model's folder under the name that the model gives it. */
+  weights: fileSchema.optional(),
+});
+/** What runs a model: `cuda` needs a GPU and the runtime's libraries for it; the CPU unless given. */
+const deviceSchema = z.enum(['cpu', 'cuda']).optional();
+
 /** One tower: an ONNX file, and the names of what goes in and comes out. */
-const visionSchema = fileSchema.extend({
+const visionSchema = modelSchema.extend({
   input: z.string().default('pixel_values'),
+  /** Type of its pixels; float32 unless given. Embeddings of either type are taken. */
+  inputType: z.enum(['float32', 'float16']).optional(),
   output: z.string().default('image_embeds'),
 });
-const textSchema = fileSchema.extend({
+const textSchema = modelSchema.extend({
   /** Token ids, [batch, length]. */
   input: z.string().default('input_ids'),
   inputType: z.enum(['int64', 'int32']).default('int64'),
@@ -111,7 +121,7 @@ const textSchema = fileSchema.extend({
 const clipFamily = {
   ...shared,
   /** A vision and a text tower. Where one file holds both, both name it and their own inputs and outputs. */
-  model: z.strictObject({ vision: visionSchema, text: textSchema }),
+  model: z.strictObject({ vision: visionSchema, text: textSchema, device: deviceSchema }),
   /** tokenizer.json of the model (Hugging Face tokenizers). */
   tokenizer: fileSchema.extend({
     /** Longest prompt in tokens, with those for begin and end. Longer ones are cut and keep their last token. */
@@ -140,8 +150,9 @@ const farnebackSchema = z.strictObject({
   polySigma: z.number().positive().default(1.2),
 });
 
-const flowModelSchema = fileSchema.extend({
+const flowModelSchema = modelSchema.extend({
   method: z.literal('onnx'),
+  device: deviceSchema,
   /** Two frames [1, 3, height, width] in, flow in pixels [1, 2, height, width] (x, then y) out. */
   first: z.string().default('image1'),
   second: z.string().default('image2'),
@@ -187,6 +198,7 @@ export type DefinitionOf<K extends RewardDefinition['kind']> = Extract<RewardDef
 /** Definitions of rewards that are scored here and not by a judge. */
 export type ScoredDefinition = Exclude<RewardDefinition, { kind: 'ai-feedback' }>;
 export type FileReference = z.infer<typeof fileSchema>;
+export type ModelReference = z.infer<typeof modelSchema>;
 export type GoldenClip = z.infer<typeof goldenClipSchema>;
 export type ImagePreprocessing = z.infer<typeof imageSchema>;
 

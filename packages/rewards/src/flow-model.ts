@@ -3,6 +3,7 @@
 import { dataLoss } from '@plumb/kit/errors';
 import type { Engine, TypedTensor } from '@plumb/tensor-graph/engine';
 import type { DefinitionOf } from './definition.ts';
+import { asFloat32 } from './float16.ts';
 import type { FlowEstimator } from './optical-flow.ts';
 import { resample } from './resample.ts';
 import type { Picture } from './resample.ts';
@@ -49,14 +50,15 @@ export function openFlowModel(engine: Engine, name: string, settings: Settings):
     );
     const tensor = result[output];
     const expected = [1, 2, filled(height), filled(width)];
-    if (!(tensor?.data instanceof Float32Array) || tensor.shape.join() !== expected.join()) {
+    const flow = asFloat32(tensor);
+    if (flow === undefined || tensor?.shape.join() !== expected.join()) {
       throw dataLoss(
         `output ${output} of the flow model is ${tensor?.dtype ?? 'missing'} [${tensor?.shape.join(', ') ?? ''}]; ` +
-          `flow is float32 [${expected.join(', ')}]`,
+          `flow is float32 or float16 [${expected.join(', ')}]`,
         { reason: 'MODEL_CORRUPT' },
       );
     }
-    return atFrameSize(tensor.data, from, { width, height }, filled(width), filled(height));
+    return atFrameSize(flow, from, { width, height }, filled(width), filled(height));
   };
 }
 

@@ -162,7 +162,7 @@ test(
     process.kill(host, 'SIGSTOP');
     const error = await errorOf(reward.score([{ clip, prompt: 'x' }]));
     assert.deepEqual([error.code, error.reason, error.retryable], ['UNAVAILABLE', 'ENGINE_FAILED', true]);
-    assert.match(error.message, /gave no answer/);
+    assert.match(error.message, /gave no answer and did nothing/);
     assert.equal(await reward.ended, error);
   },
 );

@@ -9,6 +9,8 @@ import type { PlumbError } from '@plumb/kit/errors';
 import { fromWireError } from '@plumb/tensor-graph/engine/error-wire';
 import { definitionHash, weightsHash } from './definition.ts';
 import { checkGoldenClips } from './golden.ts';
+import { progressOf } from './host-progress.ts';
+import type { Progress } from './host-progress.ts';
 import { fromWire } from './host.ts';
 import type { HostOptions, HostReply, HostRequest } from './host.ts';
 import type { LocatedDefinition } from './read-definitions.ts';
@@ -27,7 +29,8 @@ export interface OpenRewardOptions {
   readonly loadWithinMs?: number;
   /**
    * Longest time for a batch, in milliseconds, until one has shown how long it takes; 600,000 unless given. From then on
-   * a batch may take ten times what the slowest one took for each clip or byte, and 3 s at least.
+   * a batch may take ten times what the slowest one took for each clip or byte, and a minute at least. A process that does
+   * nothing at all is ended after some seconds (Linux).
    */
   readonly answerWithinMs?: number;
   /** Whether golden clips are checked; true unless given. Only what records them anew does without. */
@@ -36,11 +39,13 @@ export interface OpenRewardOptions {
 
 const longestMs = 600_000;
 /** What a batch may take however small it is, in milliseconds. */
-const leastAnswerMs = 3000;
+const leastAnswerMs = 60_000;
 /** How many times longer than the slowest one before it. */
 const patience = 10;
-/** A host without work is asked for a sign of life so often, in milliseconds. */
-const idleEveryMs = 1000;
+/** Hosts are looked after so often, in milliseconds. */
+const lookEveryMs = 500;
+/** Looks in a row that find a host with work and without any progress, before it is ended. */
+const stoodStill = 4;
 
 /** How long a closing process may take to finish its batch before it is ended by force, in milliseconds. */
 const closeDeadlineMs = 10_000;
@@ -50,6 +55,8 @@ interface Channel {
   send(request: HostRequest): void;
   /** Ends the host at once, where that is possible. */
   kill(): void;
+  /** What the host does; undefined where nobody can tell. */
+  progress(): Promise<Progress | undefined>;
 }
 
 /** What a channel tells; `how` completes the sentence "the reward ...". */
@@ -115,6 +122,7 @@ function forkHost(options: HostOptions, events: ChannelEvents): Channel {
       if (child.connected) child.send(request, () => undefined);
     },
     kill: () => child.kill('SIGKILL'),
+    progress: async () => (child.pid === undefined ? undefined : progressOf(child.pid)),
   };
 }
 
@@ -134,6 +142,7 @@ function startHostThread(options: HostOptions, events: ChannelEvents): Channel {
     send: (request) => worker.postMessage(request),
     // Native work cannot be interrupted within a process; a thread in it ends after it.
     kill: () => void worker.terminate(),
+    progress: async () => undefined,
   };
 }
 
@@ -165,6 +174,9 @@ class HostedReward implements Reward {
   /** The most that a batch took, in milliseconds; undefined before the first. */
   #slowest: { readonly item: number; readonly byte: number } | undefined;
   #watchdog: NodeJS.Timeout | undefined;
+  #progress: Progress | undefined;
+  /** Looks in a row that found no progress. */
+  #stood = 0;
   readonly #answerWithinMs: number;
 
   constructor(
@@ -197,7 +209,6 @@ class HostedReward implements Reward {
     if (this.#pending.size === 0) this.#since = performance.now();
     this.#pending.set(id, { settle, items: inputs.length, bytes });
     this.#channel.send({ kind: 'score', id, inputs });
-    this.#watch();
     return settle.promise;
   }
 
@@ -254,30 +265,39 @@ class HostedReward implements Reward {
       };
     }
     this.#since = now;
-    this.#watch();
     return pending?.settle;
   }
 
-  /** Waits for the answer to the oldest batch, or asks a host without work for a sign of life: a batch of nothing. */
+  /** Looks after the host from now on. */
   #watch(): void {
-    clearTimeout(this.#watchdog);
-    if (this.#failure !== undefined) return;
+    this.#watchdog = setTimeout(() => void this.#look(), lookEveryMs).unref();
+  }
+
+  /**
+   * A host that owes an answer and does nothing is ended at once; one that works may take its time, and one that waits for a
+   * processor on a busy machine too. A host without work is asked for a sign of life: a batch of nothing.
+   */
+  async #look(): Promise<void> {
     const [oldest] = this.#pending.values();
+    const waited = performance.now() - this.#since;
     if (oldest === undefined) {
       // How it ends, `ended` tells.
-      const ask = (): void => void this.score([]).catch(() => undefined);
-      this.#watchdog = setTimeout(ask, idleEveryMs).unref();
-      return;
+      this.score([]).catch(() => undefined);
+      this.#stood = 0;
+    } else if (waited > this.#limitMs(oldest)) {
+      this.giveUp(`gave no answer for ${Math.round(waited)} ms`);
+    } else {
+      const before = this.#progress;
+      this.#progress = await this.#channel.progress();
+      const still = this.#progress?.busy === false && this.#progress.ticks === before?.ticks;
+      this.#stood = still && this.#pending.values().next().value === oldest ? this.#stood + 1 : 0;
+      if (this.#stood === stoodStill)
+        this.giveUp(`gave no answer and did nothing for ${Math.round(waited)} ms`);
     }
-    const limit = this.#limitMs(oldest);
-    this.#watchdog = setTimeout(
-      () => this.giveUp(`gave no answer for ${Math.round(limit)} ms`),
-      Math.max(0, this.#since + limit - performance.now()),
-    ).unref();
+    if (this.#failure === undefined) this.#watch();
   }
 
   #limitMs({ items, bytes }: Pending): number {
-    if (items === 0) return leastAnswerMs;
     if (this.#slowest === undefined) return this.#answerWithinMs;
     const { item, byte } = this.#slowest;
     return Math.max(leastAnswerMs, patience * Math.max(item * items, byte * bytes));

@@ -1,4 +1,8 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Clip } from '@plumb/media';
 import { Graph, add, concat, mul, reduceMean, slice, toOnnx } from '@plumb/tensor-graph';
@@ -43,7 +47,7 @@ async function valueOf(reward: RewardModule, clip: Clip): Promise<RewardValue> {
 }
 
 test('Farneback finds how far a texture moves', async () => {
-  const reward = await openOpticalFlow(definitionOf({ method: 'farneback' }), none, none);
+  const reward = await openOpticalFlow(definitionOf({ method: 'farneback' }), '', none);
   const still = await valueOf(reward, moving(0, 0));
   assert.ok(still.value < 0.02 && still.details?.['moving_share'] === 0, `${still.value}`);
   await fc.assert(
@@ -58,7 +62,7 @@ test('Farneback finds how far a texture moves', async () => {
 });
 
 test('one frame has no flow: an error, and no zero', async () => {
-  const reward = await openOpticalFlow(definitionOf({ method: 'farneback' }), none, none);
+  const reward = await openOpticalFlow(definitionOf({ method: 'farneback' }), '', none);
   const results = await reward.score([
     { clip: moving(1, 0, 1), prompt: '' },
     { clip: moving(1, 0, 2), prompt: '' },
@@ -68,7 +72,7 @@ test('one frame has no flow: an error, and no zero', async () => {
   assert.ok(results[1] !== undefined && 'score' in results[1]);
 });
 
-test('an ONNX model is given both frames, enlarged and filled up, and its flow is scaled back', async () => {
+test('an ONNX model is given both frames, enlarged and filled up, and its flow is scaled back', async (t) => {
   // x of the flow is three times the mean of the first frame, y four times that of the second, in enlarged pixels.
   const [height, width] = [128, 176];
   const graph = new Graph();
@@ -80,12 +84,13 @@ test('an ONNX model is given both frames, enlarged and filled up, and its flow i
     return add(graph.filled(0, [1, 1, height, width]), mul(mean, index === 0 ? 3 : 4));
   });
   graph.output('flow', slice(concat(flows, 1), 1, 0, 2));
-  const definition = definitionOf({ method: 'onnx', file: 'flow.onnx', sha256: '0'.repeat(64) });
-  const reward = await openOpticalFlow(
-    definition,
-    async () => toOnnx(graph),
-    async () => openInThread({ intraOpThreads: 1 }),
-  );
+  const folder = await mkdtemp(join(tmpdir(), 'plumb-flow-'));
+  t.after(() => rm(folder, { recursive: true }));
+  const bytes = toOnnx(graph);
+  await writeFile(join(folder, 'flow.onnx'), bytes);
+  const sha256 = createHash('sha256').update(bytes).digest('hex');
+  const definition = definitionOf({ method: 'onnx', file: 'flow.onnx', sha256 });
+  const reward = await openOpticalFlow(definition, folder, async () => openInThread({ intraOpThreads: 1 }));
   // 64x86 becomes 128x172, of which 172 is filled up to 176; white is 1.
   const clip: Clip = {
     frames: 2,

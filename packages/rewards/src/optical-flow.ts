@@ -4,10 +4,11 @@ import { PlumbError, invalidArgument } from '@plumb/kit/errors';
 import { frameOf } from '@plumb/media';
 import type { Clip } from '@plumb/media';
 import type { Engine } from '@plumb/tensor-graph/engine';
-import type { DefinitionOf, FileReference } from './definition.ts';
+import type { DefinitionOf } from './definition.ts';
 import { openFarneback } from './farneback.ts';
 import { openFlowModel } from './flow-model.ts';
 import { framesToScore } from './frames.ts';
+import { readModel } from './read-definitions.ts';
 import type { Picture } from './resample.ts';
 import type { RewardModule, RewardResult, RewardValue } from './reward.ts';
 
@@ -20,11 +21,12 @@ type Definition = DefinitionOf<'optical-flow'>;
  * Mean length of the flow over all pixels and pairs of frames, in pixels a frame. Details: `moving_share`, the share of
  * pixels whose flow is longer than `movingAbove`, and `largest`, the longest of all.
  *
+ * @param folder where the paths of the definition start
  * @param openEngine opens an engine; called only when the estimator is an ONNX model
  */
 export async function openOpticalFlow(
   definition: Definition,
-  read: (file: FileReference) => Promise<Uint8Array>,
+  folder: string,
   openEngine: () => Promise<Engine>,
 ): Promise<RewardModule> {
   const { estimator } = definition;
@@ -34,7 +36,11 @@ export async function openOpticalFlow(
     estimate = await openFarneback(estimator);
   } else {
     engine = await openEngine();
-    await engine.load('flow', await read(estimator));
+    const { bytes, weightsFolder } = await readModel(folder, estimator);
+    await engine.load('flow', bytes, {
+      device: estimator.device ?? 'cpu',
+      ...(weightsFolder === undefined ? {} : { weightsFolder }),
+    });
     estimate = openFlowModel(engine, 'flow', estimator);
   }
 

@@ -5,7 +5,6 @@ import type { Clip } from '@plumb/media';
 import type { ScoredDefinition } from './definition.ts';
 import { framesToScore } from './frames.ts';
 import { colourStability, motionFloor, objectPersistence } from './pixel-guards.ts';
-import { readReferenced } from './read-definitions.ts';
 import type { LocatedDefinition } from './read-definitions.ts';
 import type { RewardModule, RewardResult, RewardValue } from './reward.ts';
 
@@ -37,17 +36,16 @@ async function moduleOf(
   folder: string,
   engineOptions: { readonly intraOpThreads: number },
 ): Promise<RewardModule> {
-  const read = (file: { readonly file: string; readonly sha256: string }) => readReferenced(folder, file);
   switch (definition.kind) {
     case 'clip-score':
     case 'preference': {
       const { openClipReward } = await import('./clip-family.ts');
       const { openInThread } = await import('@plumb/tensor-graph/engine');
-      return openClipReward(definition, read, openInThread(engineOptions));
+      return openClipReward(definition, folder, openInThread(engineOptions));
     }
     case 'optical-flow': {
       const { openOpticalFlow } = await import('./optical-flow.ts');
-      return openOpticalFlow(definition, read, async () => {
+      return openOpticalFlow(definition, folder, async () => {
         const { openInThread } = await import('@plumb/tensor-graph/engine');
         return openInThread(engineOptions);
       });

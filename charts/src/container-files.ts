@@ -54,14 +54,23 @@ export async function stagesOf(name: string): Promise<Stage[]> {
   return stages;
 }
 
-/** Sources of COPY instructions that come from the repository, and where they go. */
-export function copies(stage: Stage): { readonly sources: readonly string[]; readonly target: string }[] {
+/** What a COPY copies and where to; nothing for another instruction. */
+export function copiesOf({ keyword, text, from }: Instruction): {
+  readonly sources: readonly string[];
+  readonly target: string;
+  readonly from: string | undefined;
+}[] {
+  if (keyword !== 'COPY') return [];
+  const words = text.split(/\s+/);
+  return [{ sources: words.slice(0, -1), target: words.at(-1) ?? '', from }];
+}
+
+/** Sources of a stage's COPY instructions in the repository. */
+export function repositorySources(stage: Stage): string[] {
   return stage.instructions
-    .filter(({ keyword, from }) => keyword === 'COPY' && from === undefined)
-    .map(({ text }) => {
-      const words = text.split(/\s+/);
-      return { sources: words.slice(0, -1), target: words.at(-1) ?? '' };
-    });
+    .flatMap(copiesOf)
+    .filter(({ from }) => from === undefined)
+    .flatMap(({ sources }) => sources);
 }
 
 /** Files of the repository that a build may see: those in git, less what .dockerignore keeps out. */
@@ -70,7 +79,8 @@ export async function buildContext(): Promise<string[]> {
     cwd: root,
     maxBuffer: 2 ** 26,
   });
-  const seen = ignore()
+  const seen = ignore
+    .default()
     .add(await readFile(join(root, '.dockerignore'), 'utf8'))
     .createFilter();
   return stdout.split('\0').filter((path) => path !== '' && seen(path));

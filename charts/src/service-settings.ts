@@ -18,6 +18,9 @@ const schemas: Readonly<Record<ServiceName, z.ZodObject>> = {
   loop: loopSettings,
 };
 
+/** What a service reads from its environment. */
+export const schemaOf = (service: ServiceName): z.ZodObject => schemas[service];
+
 /** Settings that follow from other values: the chart writes them itself. */
 const ofTheChart: ReadonlySet<string> = new Set([
   'listen',

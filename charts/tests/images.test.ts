@@ -7,7 +7,7 @@ import { z } from 'zod';
 import {
   bakeFile,
   buildContext,
-  copies,
+  repositorySources,
   stagesOf,
   workspaceClosure,
   workspaceFolders,
@@ -37,7 +37,7 @@ const one = (stage: Stage, keyword: string) =>
 let context: string[];
 /** What of the repository is in an image: its workspaces, and what is copied besides. */
 const inImage = async (name: keyof typeof workspaces): Promise<string[]> => {
-  const copied = copies(last(await stagesOf(name))).flatMap((copy) => copy.sources);
+  const copied = repositorySources(last(await stagesOf(name)));
   const sources = [...(await workspaceClosure(workspaces[name])), ...copied];
   return context.filter((file) => sources.some((source) => file === source || file.startsWith(`${source}/`)));
 };
@@ -56,7 +56,7 @@ test('the base has the Node of the lock file and the list of packages of every w
     new RegExp(`^ARG NODE_IMAGE=.*/node:${packages['node_modules/node'].version}-.*slim$`, 'm'),
   );
   const manifests = (await stagesOf('base')).find(({ name }) => name === 'manifests') ?? assert.fail();
-  const copied = copies(manifests).flatMap(({ sources }) => sources);
+  const copied = repositorySources(manifests);
   for (const folder of await workspaceFolders()) assert.ok(copied.includes(`${folder}/package.json`), folder);
   assert.ok(copied.includes('package-lock.json'));
 });
@@ -90,13 +90,13 @@ for (const name of names) {
     assert.equal(commands[0], `npm ci --omit=dev --workspace=${workspaces[name]}`);
     assert.equal(commands.at(-1), 'node deploy/images/gather-workspaces.ts /image');
     const closure = await workspaceClosure(workspaces[name]);
-    const copied = copies(build).flatMap(({ sources }) => sources);
+    const copied = repositorySources(build);
     for (const folder of closure)
       assert.ok(
         copied.some((source) => folder === source || folder.startsWith(`${source}/`)),
         folder,
       );
-    for (const source of stages.flatMap(copies).flatMap(({ sources }) => sources))
+    for (const source of stages.flatMap(repositorySources))
       assert.ok(
         context.some((file) => file === source || file.startsWith(`${source}/`)),
         `${source} is not there, or .dockerignore keeps it out`,

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { z } from 'zod';
 import { exampleFile, examples, variants } from '../src/examples.ts';
-import { render } from '../src/helm.ts';
+import { chartFolder, render } from '../src/helm.ts';
 import { podOf, restrictedContainer, restrictedPod, restrictedVolumes } from '../src/pods.ts';
 import { objectsIn } from '../src/rendered.ts';
 import type { Rendered } from '../src/rendered.ts';
@@ -294,6 +296,41 @@ test('browsers reach the dashboard through the ingress alone, and its links have
   assert.deepEqual(ingress.find(({ ports }) => ports.some(({ port }) => port === 8080))?.from, [
     { namespaceSelector: { matchLabels: { 'kubernetes.io/metadata.name': 'ingress-nginx' } } },
   ]);
+});
+
+test('loops that stand for election and reconcile FeedbackRuns know their pod and have the rights', () => {
+  const named = (objects: readonly Rendered[], kind: string): Rendered | undefined =>
+    objects.find((object) => object.kind === kind && object.metadata.name === 'plumb-loop');
+  const envOf = (objects: readonly Rendered[]) =>
+    podOf(named(objects, 'Deployment') ?? assert.fail())?.containers[0]?.env ?? [];
+  const objects = all.get('many-gpu-nodes') ?? [];
+  const env = envOf(objects).filter(({ name }) => /ELECTION|FEEDBACK_RUNS|POD_/.test(name));
+  assert.deepEqual(env, [
+    { name: 'PLUMB_LEADER_ELECTION', value: 'true' },
+    { name: 'PLUMB_FEEDBACK_RUNS', value: 'true' },
+    { name: 'PLUMB_POD_NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } },
+    { name: 'PLUMB_POD_NAMESPACE', valueFrom: { fieldRef: { fieldPath: 'metadata.namespace' } } },
+  ]);
+  assert.deepEqual(named(objects, 'Role')?.['rules'], [
+    { apiGroups: ['coordination.k8s.io'], resources: ['leases'], verbs: ['get', 'create', 'update'] },
+    { apiGroups: ['plumb.dev'], resources: ['feedbackruns'], verbs: ['get', 'list', 'watch'] },
+    { apiGroups: ['plumb.dev'], resources: ['feedbackruns/status'], verbs: ['patch', 'update'] },
+    { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create', 'patch'] },
+  ]);
+  // A new pod waits for the lease beside the old one; without an election there are never two.
+  const strategyOf = (some: readonly Rendered[]): unknown =>
+    z.object({ strategy: z.object({ type: z.string() }) }).parse(named(some, 'Deployment')?.['spec']).strategy
+      .type;
+  assert.equal(strategyOf(objects), 'RollingUpdate');
+  const alone = all.get('kind') ?? [];
+  assert.equal(strategyOf(alone), 'Recreate');
+  assert.equal(named(alone, 'Role'), undefined);
+  assert.ok(!envOf(alone).some(({ name }) => /ELECTION|FEEDBACK_RUNS|POD_/.test(name)));
+});
+
+test('the definition of FeedbackRuns is one that Kubernetes takes', async () => {
+  const text = await readFile(join(chartFolder, 'crds/feedbackruns.yaml'), 'utf8');
+  for (const object of objectsIn(text)) await validate(object);
 });
 
 test('pods with GPUs ask for them, go where they are, and run the image with CUDA', () => {

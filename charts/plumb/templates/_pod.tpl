@@ -213,6 +213,7 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 {{- end }}
 {{- include "plumb.ledgerEnv" $root }}
 {{- include "plumb.dashboardEnv" $root }}
+{{- include "plumb.controllerEnv" . }}
 {{- end }}
 {{- if ne .name "trainer" }}
 {{- include "plumb.settingsEnv" . }}
@@ -244,6 +245,20 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 # The dashboard is plain HTTP behind a proxy that encrypts. gRPC keeps to TLS: it has a certificate.
 {{ include "plumb.env" (dict "name" "PLUMB_INSECURE_PLAINTEXT" "value" "true") }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* What the loop does of the Kubernetes API. */}}
+{{- define "plumb.controllerEnv" -}}
+{{- if .root.Values.components.loop.leaderElection }}
+{{ include "plumb.env" (dict "name" "PLUMB_LEADER_ELECTION" "value" "true") }}
+{{- end }}
+{{- if .root.Values.feedbackRuns.enabled }}
+{{ include "plumb.env" (dict "name" "PLUMB_FEEDBACK_RUNS" "value" "true") }}
+{{- end }}
+{{- if include "plumb.usesKubernetes" . }}
+- { name: PLUMB_POD_NAME, valueFrom: { fieldRef: { fieldPath: metadata.name } } }
+- { name: PLUMB_POD_NAMESPACE, valueFrom: { fieldRef: { fieldPath: metadata.namespace } } }
 {{- end }}
 {{- end -}}
 

@@ -24,7 +24,7 @@ import { startRewardService } from '../reward/service.ts';
 const { values: options } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
-    rounds: { type: 'string', default: '6' },
+    rounds: { type: 'string', default: '5' },
     seconds: { type: 'string', default: '8' },
     'overload-seconds': { type: 'string', default: '60' },
     concurrency: { type: 'string', default: '1,100,500,2000' },
@@ -114,7 +114,7 @@ try {
       ...base,
       items: 1,
       deadlineMs: 600_000,
-      plan: { kind: 'closed', callers, calls: Math.max(200, 1.5 * callers), seconds: 300 },
+      plan: { kind: 'closed', callers, calls: Math.max(200, callers), seconds: 240 },
     } satisfies LoadJob);
     const [p50, p95, p99] = report.percentiles;
     figures[`p50_ms_at_${callers}`] = p50;

@@ -18,9 +18,18 @@ export interface BenchService {
   readonly artifacts: string;
   /** Resolves when the process has ended, with what it ended by. */
   readonly ended: Promise<string>;
-  /** Resident memory of the service's own process, in MiB. */
+  /** Resident memory of the service and of all processes that it has started, in MiB; shared pages count in each. */
   memoryMib(): Promise<number>;
   stop(): Promise<void>;
+}
+
+/** Of a process and its descendants, in MiB; 0 for one that has ended. */
+async function residentMib(pid: number): Promise<number> {
+  const read = (name: string): Promise<string> => readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '');
+  const [status, children] = await Promise.all([read('status'), read(`task/${pid}/children`)]);
+  const own = Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? 0) / 1024;
+  const below = await Promise.all(children.split(' ').filter(Boolean).map(Number).map(residentMib));
+  return below.reduce((sum, mib) => sum + mib, own);
 }
 
 /** Starts the service with the definitions of a folder. What it logs goes to standard error. */
@@ -56,10 +65,7 @@ export async function startRewardService(
       address,
       artifacts,
       ended,
-      async memoryMib() {
-        const status = await readFile(`/proc/${child.pid ?? 0}/status`, 'utf8');
-        return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? 0) / 1024;
-      },
+      memoryMib: () => residentMib(child.pid ?? 0),
       async stop() {
         child.kill('SIGTERM');
         await ended;

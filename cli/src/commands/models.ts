@@ -7,6 +7,7 @@ import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { addConnectionOptions } from './connection-options.ts';
 import type { ConnectionOptions } from './connection-options.ts';
+import type { ImportReport } from '../models/import-model.ts';
 import { countOption, numberOption, seedOption, stateOption } from './options.ts';
 
 interface ModelsOptions {
@@ -54,13 +55,14 @@ function importCommand(finish: (exitCode: number) => void): Command {
   return subcommand('import', 'check a model, sample one clip of it and register it')
     .argument(
       '<path>',
-      'folder of a pipeline in the diffusers layout, .safetensors file of a built-in model, or .json of a remote one',
+      'folder of a pipeline in the diffusers layout, .safetensors file of a built-in model or of adapters, or .json of a remote one',
     )
     .addOption(
       new Option('--precision <name>', "which of a pipeline's graphs: model.onnx or model_fp16.onnx")
         .choices(['float32', 'float16'])
         .default('float32'),
     )
+    .option('--base <version>', 'the registered pipeline that a file of adapters (PEFT, diffusers) is for')
     .option('--prompt <text>', 'what the golden sample shall show')
     .addOption(
       countOption('--steps <n>', "denoising steps of the golden sample; the pipeline's own unless given"),
@@ -71,12 +73,13 @@ function importCommand(finish: (exitCode: number) => void): Command {
     .addOption(seedOption().default(1n, '1'))
     .option('--golden <file>', 'where the golden sample goes, as animated WebP', 'golden.webp')
     .action(async (path: string, options: ModelsOptions & ImportOptions) => {
-      const { readImport } = await import('../models/import-model.ts');
+      const { readAdapterImport, readImport } = await import('../models/import-model.ts');
       const { withRegistry } = await import('../models/with-registry.ts');
       const { importText } = await import('../models/import-text.ts');
       const { writeWhole } = await import('../state/state-folder.ts');
-      const { report, store } = await readImport(path, options, options.precision);
-      const keepGolden = async ({ picture, ...sample }: NonNullable<typeof report.golden>) => {
+      const { base } = options;
+      let imported = base === undefined ? await readImport(path, options, options.precision) : undefined;
+      const keepGolden = async ({ picture, ...sample }: Golden) => {
         const file = resolve(options.golden);
         await writeWhole(file, picture);
         return { ...sample, file };
@@ -86,14 +89,17 @@ function importCommand(finish: (exitCode: number) => void): Command {
       const exitCode = await withRegistry(
         options.state,
         async (registry, state) => {
-          const stored = await store(state.entry('artifacts'));
+          const artifacts = state.entry('artifacts');
+          imported ??= await readAdapterImport(path, await registry.get(base ?? ''), artifacts, options);
+          const stored = await imported.store(artifacts);
           await registry.register(stored);
           version = stored.version ?? '';
           sha256 = stored.weights?.sha256 ?? '';
         },
         { create: true },
       );
-      const { golden, ...rest } = report;
+      if (imported === undefined) throw new TypeError('nothing was imported');
+      const { golden, ...rest } = imported.report;
       const shown = {
         version,
         sha256,
@@ -105,7 +111,10 @@ function importCommand(finish: (exitCode: number) => void): Command {
     });
 }
 
+type Golden = NonNullable<ImportReport['golden']>;
+
 interface ImportOptions {
+  readonly base?: string;
   readonly precision: 'float32' | 'float16';
   readonly prompt?: string;
   readonly steps?: number;

@@ -1,18 +1,28 @@
-import { availableParallelism } from 'node:os';
-import { readFile, stat } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { ClipSampler, SampledClip } from '@plumb/diffusion';
-import { decodeModel, openSampler } from '@plumb/diffusion';
-import { notFound, PlumbError } from '@plumb/kit/errors';
+import { decodeModel, decodePeftAdapters, openSampler } from '@plumb/diffusion';
+import { failedPrecondition, invalidArgument, notFound, PlumbError } from '@plumb/kit/errors';
 import { encodePreview, openFolderStore } from '@plumb/media';
-import { pipelineMediaType, remoteModelMediaType } from '@plumb/media/model-media-types';
 import {
+  adaptedPipelineMediaType,
+  hasLatents,
+  pipelineMediaType,
+  remoteModelMediaType,
+} from '@plumb/media/model-media-types';
+import {
+  fetchForTraining,
+  mergeIntoFolder,
   openPipeline,
   parseRemoteModel,
   readPipelineFolder,
+  storeAdaptedPipeline,
   storePipeline,
 } from '@plumb/pipelines';
 import type { PipelineFolder, Precision } from '@plumb/pipelines';
 import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { openEngine } from '@plumb/tensor-graph/engine';
 import type { Engine } from '@plumb/tensor-graph/engine';
 import { readModel, storeModel } from '../demo/shipped-model.ts';
@@ -82,6 +92,12 @@ export async function readImport(
 ): Promise<ImportedModel> {
   const isFolder = await isDirectory(path);
   if (!isFolder && path.endsWith('.json')) return await importRemote(path);
+  if (!isFolder && path.endsWith('.onnx')) {
+    throw invalidArgument(
+      'path',
+      `${path} is one graph, and a model is a folder of them: text encoder, denoiser, decoder, scheduler and tokeniser in the layout of diffusers; name the folder (docs/models.md)`,
+    );
+  }
   const engine = await openEngine({ intraOpThreads: availableParallelism() });
   try {
     return isFolder
@@ -89,6 +105,61 @@ export async function readImport(
       : await importFile(engine, path, golden);
   } finally {
     await engine.close();
+  }
+}
+
+/**
+ * Reads adapters of another tool for a registered pipeline, merges them to see that they fit, and samples one clip.
+ * @param base of kind pipeline, with adapters or without; those that it has are replaced
+ * @param artifactFolder where the base's files are
+ * @throws PlumbError naming the file and the fix
+ */
+export async function readAdapterImport(
+  path: string,
+  base: ModelVersion,
+  artifactFolder: string,
+  request: GoldenRequest,
+): Promise<ImportedModel> {
+  const { weights, version, model, format, parameterCount, sampler } = base;
+  if (weights === undefined || !hasLatents(weights.mediaType)) {
+    throw failedPrecondition(
+      `${version} is no pipeline, and adapters in the naming of PEFT are of pipelines; name one with --base`,
+    );
+  }
+  const bytes = await readFile(path);
+  const adapters = decodePeftAdapters(bytes, path);
+  const store = await openFolderStore(artifactFolder);
+  const folder = await mkdtemp(join(tmpdir(), 'plumb-adapters-'));
+  const engine = await openEngine({ intraOpThreads: availableParallelism() });
+  try {
+    const fetched = await fetchForTraining(weights, store, folder);
+    const merged = await mergeIntoFolder(fetched.folder, adapters, join(folder, 'merged'));
+    const { report } = await importPipeline(engine, merged, request, 'float32');
+    return {
+      report: { ...report, kind: `${report.kind} with adapters of rank ${adapters.rank} on ${adapters.modules.length} layers` },
+      async store() {
+        const { manifest } = await storeAdaptedPipeline(fetched.base, bytes, store);
+        return {
+          version: `${model}@${manifest.sha256.slice(0, 12)}`,
+          model,
+          weights: {
+            uri: manifest.uri,
+            sha256: manifest.sha256,
+            mediaType: adaptedPipelineMediaType,
+            sizeBytes: BigInt(manifest.size),
+          },
+          state: ModelState.CANDIDATE,
+          parentVersion: version,
+          ...(format === undefined ? {} : { format }),
+          ...(sampler === undefined ? {} : { sampler }),
+          parameterCount,
+          reasons: [`imported adapters of ${version}`],
+        };
+      },
+    };
+  } finally {
+    await engine.close();
+    await rm(folder, { recursive: true, force: true });
   }
 }
 

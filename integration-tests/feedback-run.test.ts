@@ -267,7 +267,7 @@ test(
       }
       return false;
     };
-    await until(() => conflicts === 5 && statusOf('contended')?.runId !== undefined);
+    await until(() => conflicts === 5 && eventsOf('contended').includes('Normal RunCreated'));
     api.forbid = undefined;
     assert.equal(api.store.get(objects, 'contended').metadata.annotations?.['touched'], '5');
 

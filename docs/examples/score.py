@@ -16,7 +16,7 @@ from plumb.media.v1 import video_pb2
 from plumb.prompts.v1 import prompt_pb2
 from plumb.reward.v1 import reward_pb2, reward_pb2_grpc
 
-MEDIA_TYPES = {".gif": "image/gif", ".webp": "image/webp", ".png": "image/png", ".mp4": "video/mp4", ".webm": "video/webm"}
+MEDIA_TYPES = {".gif": "image/gif", ".webp": "image/webp", ".png": "image/apng", ".mp4": "video/mp4", ".webm": "video/webm"}
 
 # Tries again while a service restarts; RetryInfo is for the caller to read (below).
 SERVICE_CONFIG = """{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{

@@ -6,7 +6,7 @@ import { connectReward } from '@plumb/client';
 const mediaTypes: Readonly<Record<string, string>> = {
   '.gif': 'image/gif',
   '.webp': 'image/webp',
-  '.png': 'image/png',
+  '.png': 'image/apng',
   '.mp4': 'video/mp4',
   '.webm': 'video/webm',
 };
@@ -15,10 +15,12 @@ const { PLUMB_CA: ca, PLUMB_TOKEN_FILE: tokenFile } = process.env;
 
 const client = await connectReward({ address, ca, tokenFile });
 try {
-  const rewards = ['motion_floor', 'colour_stability'];
+  const rewards = (await client.listRewards()).map(({ name }) => name);
   const requests = (async function* () {
     for (const clip of clips) {
-      const mediaType = mediaTypes[path.extname(clip)] ?? '';
+      const mediaType = mediaTypes[path.extname(clip)];
+      if (mediaType === undefined)
+        throw new Error(`${clip} is none of ${Object.keys(mediaTypes).join(', ')}`);
       const value = await readFile(clip);
       yield {
         rewards,
@@ -30,7 +32,7 @@ try {
       };
     }
   })();
-  for await (const { id, outcomes } of client.scoreStream(requests)) {
+  for await (const { id, outcomes } of client.scoreStream(requests, { deadlineMs: 120_000 })) {
     for (const { reward, outcome } of outcomes) {
       const told = outcome.case === 'score' ? outcome.value.value.toFixed(4) : outcome.value?.status?.message;
       process.stdout.write(`${id} ${reward.padEnd(20)} ${told}\n`);

@@ -97,11 +97,17 @@ function tryCommand(finish: (exitCode: number) => void): Command {
       new Option('--category <name>', 'category of the prompt').choices(['OR', 'MO', 'DO', 'DM', 'FD']),
     )
     .addOption(countOption('--frames <number>', 'frames of a film strip'))
+    .option('--explain-only', 'print the messages and ask nobody')
     .action(
       async (
         name: string,
         given: string | undefined,
-        options: Where & { judge: string; category?: 'OR' | 'MO' | 'DO' | 'DM' | 'FD'; frames?: number },
+        options: Where & {
+          judge: string;
+          category?: 'OR' | 'MO' | 'DO' | 'DM' | 'FD';
+          frames?: number;
+          explainOnly?: true;
+        },
       ) => {
         const { readClip } = await import('../judging/clip-file.ts');
         const { categoryOf } = await import('../judging/labelled-set.ts');
@@ -121,6 +127,7 @@ function tryCommand(finish: (exitCode: number) => void): Command {
             prompt,
             purpose: Purpose.EVALUATION,
             explain: true,
+            explainOnly: options.explainOnly === true,
           });
           print(options, toJson(JudgeResponseSchema, response), () => {
             const sent = response.requestBodies.map(
@@ -228,6 +235,8 @@ async function onAccount(
         `${(spend.cost?.amount ?? 0).toFixed(4)}${spend.budget?.cost === undefined ? '' : ` of ${spend.budget.cost}`} ${spend.cost?.currency ?? ''}`,
         `${spend.calls} calls`,
       ];
+      if (spend.estimatedCalls > 0n)
+        limits.push(`of them ${spend.estimatedCalls} estimated, ${spend.estimatedTokens} tokens`);
       const state = spend.exhausted ? '\nThe budget is used up: verdicts wait until it is raised.' : '';
       return `${runId}: ${limits.join(', ')}${state}`;
     });

@@ -175,12 +175,12 @@ async function watchProcessorTime(
   ended: Promise<unknown>,
 ): Promise<ReadonlyMap<string, number>> {
   const seen = new Map<string, { readonly first: number; last: number }>();
-  let running = true;
-  const stop = ended.finally(() => {
-    running = false;
+  const stop = new AbortController();
+  void ended.finally(() => {
+    stop.abort();
   });
-  while (running) {
-    await Promise.race([stop, delay(500)]);
+  while (!stop.signal.aborted) {
+    await Promise.race([ended, delay(500)]);
     // Neither the file nor a process need be there at the beginning and at the end.
     const text = await readFile(processesFile, 'utf8').catch(() => '{"components":[]}');
     const { components } = JSON.parse(text) as {

@@ -184,6 +184,8 @@ async function score(
     const scores = outcomes.flatMap(({ reward: name, outcome }) =>
       outcome.case === 'score' ? [[name, outcome.value] as const] : [],
     );
+    // A clip that lacks one of its scores counts in none, as in the original.
+    const isWhole = scores.length === outcomes.length;
     return {
       sha256: clips.get(one.sampleId)?.sha256,
       outcomes,
@@ -191,12 +193,8 @@ async function score(
         promptId,
         category,
         seed,
-        // A clip that lacks one of its scores counts in none, as in the original.
-        values:
-          scores.length < outcomes.length
-            ? {}
-            : Object.fromEntries(scores.map(([name, { value }]) => [name, value])),
-        checks: scores.find(([name]) => name === judge)?.[1].checks ?? {},
+        values: isWhole ? Object.fromEntries(scores.map(([name, { value }]) => [name, value])) : {},
+        checks: isWhole ? (scores.find(([name]) => name === judge)?.[1].checks ?? {}) : {},
       },
     };
   });

@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { clone, create } from '@bufbuild/protobuf';
+import { applyGate, compareModels, gateSpec, ruleResultSchema } from '@plumb/evaluation';
+import type { MeasuredClip } from '@plumb/evaluation';
 import { dataSetManifestSchema } from '@plumb/objective';
 import { RunSpecSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { HumanLabelsSchema } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
+import { z } from 'zod';
 import { modelFixture, specFixture } from '../testing/run-spec-fixture.ts';
 import { canonicalJson } from './canonical-json.ts';
 import type { CategoryId } from './categories.ts';
@@ -13,6 +16,28 @@ import { evaluate, evaluationManifest, parseEvaluation } from './evaluation.ts';
 import { decide, reasonsOf } from './gate.ts';
 import { plannedSamples } from './sample-plan.ts';
 import type { SampleRecord } from './sample-record.ts';
+
+const manifestSample = z.object({
+  promptId: z.string(),
+  category: z.string(),
+  seed: z.string(),
+  scores: z.record(
+    z.string(),
+    z.object({ value: z.number().optional(), checks: z.record(z.string(), z.boolean()).optional() }),
+  ),
+});
+const manifestSchema = z.object({
+  signals: z.object({
+    judge: z.string(),
+    heldOut: z.string(),
+    trained: z.string(),
+    guards: z.array(z.string()),
+  }),
+  gate: gateSpec,
+  bootstrapSeed: z.int(),
+  samples: z.object({ before: z.array(manifestSample), after: z.array(manifestSample) }),
+  decision: z.object({ promoted: z.boolean(), rules: z.array(ruleResultSchema) }),
+});
 
 const spec = specFixture({ heldout: 8 });
 const key = { runId: 'run-1', iteration: 1, spec } as const;
@@ -138,6 +163,36 @@ describe('evaluation and gate', () => {
     assert.deepEqual(evaluate(inputs), result);
     const manifest = canonicalJson(evaluationManifest({ ...inputs, result, model, candidate }));
     assert.deepEqual(canonicalJson(evaluationManifest({ ...inputs, result, model, candidate })), manifest);
+  });
+
+  test('what a manifest says of the clips is enough to compute its result and its decision again', () => {
+    const after = recordsOf('after', ({ category, sampleIndex }) =>
+      category === 'DM' && sampleIndex === 1 ? 'failed' : { accepted: true, picture: sampleIndex === 0 },
+    );
+    const inputs = { ...key, before, after, train };
+    const result = evaluate(inputs);
+    const written = canonicalJson(evaluationManifest({ ...inputs, result, model, candidate }));
+    const manifest = manifestSchema.parse(JSON.parse(new TextDecoder().decode(written)));
+    const measured = (samples: typeof manifest.samples.before): MeasuredClip[] =>
+      samples.map(({ promptId, category, seed, scores }) => ({
+        promptId,
+        category,
+        seed,
+        values: Object.fromEntries(
+          Object.entries(scores).flatMap(([reward, { value }]) =>
+            value === undefined ? [] : [[reward, value] as const],
+          ),
+        ),
+        checks: scores[manifest.signals.judge]?.checks ?? {},
+      }));
+    const { signals, gate, bootstrapSeed, samples } = manifest;
+    const again = compareModels(measured(samples.before), measured(samples.after), signals, {
+      seed: bootstrapSeed,
+    });
+    const { training: _, overOptimisation, ...compared } = result;
+    assert.deepEqual(JSON.parse(JSON.stringify(again)), JSON.parse(JSON.stringify(compared)));
+    assert.deepEqual(applyGate(gate, again, overOptimisation), manifest.decision);
+    assert.deepEqual(manifest.decision, decide(spec, result));
   });
 
   test('without rules the default ones hold: those on a held-out reward where the evaluation names one', () => {

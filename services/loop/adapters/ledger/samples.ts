@@ -451,10 +451,10 @@ async function insertErrors(
     const attempts = stage === 'generate' ? 'generate_attempts' : 'score_attempts';
     await ledger
       .insertInto('sample_errors')
-      .values(({ selectFrom }) => ({
+      .values((expressions) => ({
         sample_id: sampleId,
         stage,
-        attempt: selectFrom('samples').select(attempts).where('id', '=', sampleId),
+        attempt: expressions.selectFrom('samples').select(attempts).where('id', '=', sampleId),
         reward,
         code: error.code,
         reason: error.reason,

@@ -109,22 +109,16 @@ function elementsOf(
       `has ${values.length} values; the weight of ${path} has ${length}`,
     );
   }
-  switch (dtype) {
-    case 'float16': {
-      const halves = Float16Array.from(values);
-      return new Uint8Array(halves.buffer, halves.byteOffset, halves.byteLength);
-    }
-    case 'bfloat16': {
-      const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-      // To the nearest, ties to even: the lower half is rounded away.
-      const halves = Uint16Array.from(bits, (value) => (value + 0x7fff + ((value >>> 16) & 1)) >>> 16);
-      return new Uint8Array(halves.buffer);
-    }
-    default:
-      return new Uint8Array(
-        values.buffer,
-        values.byteOffset,
-        values.length * elementArrays.float32.BYTES_PER_ELEMENT,
-      );
+  if (dtype === 'float16') {
+    const halves = Float16Array.from(values);
+    return new Uint8Array(halves.buffer, halves.byteOffset, halves.byteLength);
   }
+  if (dtype === 'bfloat16') {
+    const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+    // To the nearest, ties to even: the lower half is rounded away.
+    const halves = Uint16Array.from(bits, (value) => (value + 0x7fff + ((value >>> 16) & 1)) >>> 16);
+    return new Uint8Array(halves.buffer);
+  }
+  const size = values.length * elementArrays.float32.BYTES_PER_ELEMENT;
+  return new Uint8Array(values.buffer, values.byteOffset, size);
 }

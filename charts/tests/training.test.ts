@@ -109,6 +109,9 @@ describe('a Job that the trainer makes', () => {
     ]);
     const trainer = find(many, 'Deployment', 'plumb-trainer');
     assert.equal(limitsOf(trainer)['nvidia.com/gpu'], undefined);
+    const deviceOf = (object: Rendered) =>
+      podOf(object)?.containers[0]?.env?.find(({ name }) => name === 'PLUMB_DEVICE')?.value;
+    assert.deepEqual([deviceOf(made), deviceOf(trainer)], ['cuda', undefined]);
     assert.equal(podOf(trainer)?.containers[0]?.['image'], 'registry.example/plumb/plumb-trainer:0.1.0');
     assert.equal(podOf(trainer)?.['nodeSelector'], undefined);
   });

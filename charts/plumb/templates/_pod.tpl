@@ -220,12 +220,21 @@ postgres://plumb@{{ include "plumb.host" (dict "root" . "name" "postgresql") }}:
 {{- end }}
 {{- end -}}
 
-{{/* Where models are, and what components.<name>.settings says. */}}
+{{/* Where models are, what they run on, and what components.<name>.settings says, which goes before. Of a GPU other than the component's: "gpu". */}}
 {{- define "plumb.settingsEnv" -}}
+{{- $c := get .root.Values.components .name }}
+{{- $devices := dict }}
+{{- if gt (int (dig "count" 0 (default (default dict $c.gpu) .gpu))) 0 }}
+{{- if eq .name "generator" }}
+{{- $devices = dict "textDevice" "cuda" "denoiserDevice" "cuda" "decoderDevice" "cuda" }}
+{{- else if eq .name "trainer" }}
+{{- $devices = dict "device" "cuda" }}
+{{- end }}
+{{- end }}
 {{- if has .name (list "generator" "reward" "trainer") }}
 {{ include "plumb.env" (dict "name" "PLUMB_MODELS_FOLDER" "value" "/models/artifacts") }}
 {{- end }}
-{{- range $key, $value := (get .root.Values.components .name).settings }}
+{{- range $key, $value := merge (deepCopy $c.settings) $devices }}
 {{ include "plumb.env" (dict "name" (printf "PLUMB_%s" (regexReplaceAll "([a-z0-9])([A-Z])" $key "${1}_${2}" | upper)) "value" $value) }}
 {{- end }}
 {{- end -}}

@@ -14,7 +14,7 @@ import { SamplerPool } from './adapters/sampler-pool.ts';
 import { generatorSettings } from './config.ts';
 import { createGeneration } from './domain/generation.ts';
 import { weightsOf } from './domain/models.ts';
-import { generationMetrics } from './metrics.ts';
+import { endpointMetrics, generationMetrics } from './metrics.ts';
 import { generatorService } from './service.ts';
 import { consumeTasks } from './task-consumer.ts';
 
@@ -26,7 +26,13 @@ await runService({
     });
 
     const artifacts = await openArtifactStore(config.artifacts, config);
-    const endpoints = await remoteEndpoints(config.remoteEndpoints, bus, process.env, ctx.logger);
+    const endpoints = await remoteEndpoints(
+      config.remoteEndpoints,
+      bus,
+      process.env,
+      ctx.logger,
+      endpointMetrics,
+    );
     const cache = await pipelineCache(config.pipelineCache);
     ctx.onStop('pipelines', () => cache.remove());
     const samplers = new SamplerPool({

@@ -1,4 +1,5 @@
-import { meter } from '@plumb/kit/telemetry';
+import { counter, gauge, meter } from '@plumb/kit/telemetry';
+import type { EndpointMetrics } from './adapters/remote-endpoints.ts';
 import type { GenerationMetrics } from './domain/generation.ts';
 
 /** The generator's metrics: sizes and times of batches, and the number of clips (whose rate is clips a second). */
@@ -32,3 +33,30 @@ export function generationMetrics(): GenerationMetrics {
     },
   };
 }
+
+const scope = 'plumb-generator';
+const endpointUp = gauge(scope, 'plumb.generator.endpoint.up', {
+  description: '0 while the circuit breaker of an endpoint of remote models is open, else 1',
+  unit: '1',
+});
+const endpointFaults = counter(scope, 'plumb.generator.endpoint.faults', {
+  description: 'Failed calls to endpoints of remote models, by kind; most are followed by another call',
+  unit: '{fault}',
+});
+const endpointCost = counter(scope, 'plumb.generator.cost', {
+  description: 'Money spent on clips of remote models, by the prices of the models',
+  unit: '{currency}',
+});
+
+/** What endpoints of remote models do and cost. */
+export const endpointMetrics: EndpointMetrics = {
+  endpointUp(endpoint, up) {
+    endpointUp.record(up ? 1 : 0, { 'plumb.endpoint': endpoint });
+  },
+  fault(endpoint, { fault }) {
+    endpointFaults.add(1, { 'plumb.endpoint': endpoint, fault });
+  },
+  spent(endpoint, model, cost) {
+    endpointCost.add(cost, { 'plumb.endpoint': endpoint, 'plumb.model': model });
+  },
+};

@@ -1,6 +1,8 @@
 import { metrics, trace } from '@opentelemetry/api';
 import type { Meter, Tracer } from '@opentelemetry/api';
 
+export { SpanKind } from '@opentelemetry/api';
+
 /** `@plumb/kit/telemetry`: traces, metrics and logs. */
 export { contextFromCarrier, currentCarrier, linkTo } from './telemetry/carrier.ts';
 export type { Carrier } from './telemetry/carrier.ts';

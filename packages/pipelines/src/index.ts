@@ -8,7 +8,7 @@ export { pipelineCache } from './pipeline-cache.ts';
 export { parseRemoteModel } from './remote-model.ts';
 export type { RemoteModel } from './remote-model.ts';
 export { openRemotePipeline } from './remote-pipeline.ts';
-export type { RemoteEndpoint } from './remote-pipeline.ts';
+export type { RemoteEndpoint, RemoteEvents } from './remote-pipeline.ts';
 export type { Device } from './component-sessions.ts';
 export { pipelineDenoiser, rowsOfDenoiser } from './pipeline-denoiser.ts';
 export {

@@ -120,15 +120,21 @@ function open(settings: object = {}, budget: { cost?: number } = {}, changes: ob
     budget,
     (error) => assert.fail(String(error)),
   );
+  const counted: string[] = [];
+  const spent: number[] = [];
   const endpoint: RemoteEndpoint = {
     name: 'local',
     settings: parsed,
     apiKey: 'key-1',
     admission: createAdmission('local', parsed, 'REMOTE_ERROR'),
     spending,
+    events: {
+      fault: (_, { fault }) => void counted.push(fault),
+      spent: (_, __, cost) => void spent.push(cost),
+    },
   };
   const model = parseRemoteModel(Buffer.from(JSON.stringify({ ...definition, ...changes })), 'model.json');
-  return { pipeline: openRemotePipeline(model, endpoint), spending };
+  return { pipeline: openRemotePipeline(model, endpoint), spending, counted, spent };
 }
 
 const sampler = { steps: 1, guidance: 1, shift: 1 };
@@ -141,7 +147,7 @@ function errorOf(result: unknown): PlumbError {
 }
 
 test('a clip is created, looked at until it is ready, downloaded and paid', async () => {
-  const { pipeline, spending } = open();
+  const { pipeline, spending, counted, spent } = open();
   const [made] = await pipeline.sampleEach([one], sampler);
   assert.ok(made !== undefined && 'data' in made);
   assert.deepEqual([made.frames, made.height, made.width, made.fps], [3, 8, 8, 10]);
@@ -158,6 +164,7 @@ test('a clip is created, looked at until it is ready, downloaded and paid', asyn
   for (const part of ['a ball', 'video-1', '8x8']) assert.ok(order?.body.includes(part), `${part} is sent`);
   await spending.flush();
   assert.equal((await spending.spend('run')).cost, 0.5);
+  assert.deepEqual([counted, spent], [[], [0.5]]);
 });
 
 test('asking again sends the same idempotency key, another seed another one', async () => {
@@ -171,7 +178,7 @@ test('asking again sends the same idempotency key, another seed another one', as
 });
 
 test('429, 5xx, broken connections and nonsense are tried again', async () => {
-  const { pipeline } = open();
+  const { pipeline, counted, spent } = open();
   faults = [
     (response) => response.writeHead(429, { 'retry-after-ms': '2' }).end('{}'),
     (response) => response.writeHead(503).end('down'),
@@ -184,6 +191,8 @@ test('429, 5xx, broken connections and nonsense are tried again', async () => {
   ];
   const [again] = await pipeline.sampleEach([one], sampler);
   assert.ok(again !== undefined && 'data' in again);
+  assert.deepEqual(spent, [0.5, 0.5]);
+  assert.deepEqual(counted, ['rate-limited', 'server', 'connection', 'connection']);
 });
 
 test('what cannot be helped is one error each, without the words of the endpoint, and costs nothing', async () => {

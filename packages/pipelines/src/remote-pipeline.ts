@@ -10,6 +10,7 @@ import {
   PlumbError,
   unavailable,
 } from '@plumb/kit/errors';
+import { recordRetry, SpanKind, tracer, withSpan } from '@plumb/kit/telemetry';
 import { decodeFile } from '@plumb/media';
 import PQueue from 'p-queue';
 import { z } from 'zod';
@@ -24,7 +25,21 @@ export interface RemoteEndpoint {
   /** Shared by all models of the endpoint. */
   readonly admission: Admission;
   readonly spending: Spending;
+  readonly events?: RemoteEvents;
 }
+
+/** What the outside is told of calls. */
+export interface RemoteEvents {
+  /** A call failed; another may follow. */
+  fault?(endpoint: string, error: EndpointError): void;
+  /** A clip was ordered and is paid for, in the currency of the endpoints. */
+  spent?(endpoint: string, model: string, cost: number): void;
+}
+
+const spans = tracer('plumb.endpoint');
+
+/** Method and path of a call, as its span says them. */
+type Route = 'POST /videos' | 'GET /videos/{id}' | 'GET /videos/{id}/content';
 
 /** Longest prompt that is sent, in characters. */
 const longestPrompt = 2000;
@@ -49,8 +64,44 @@ export function openRemotePipeline(model: RemoteModel, endpoint: RemoteEndpoint)
   const client = openAiClient(settings, endpoint.apiKey);
   const jobs = new PQueue({ concurrency: model.clipsAtATime });
 
+  const url = new URL(settings.baseUrl);
+  const server = {
+    'server.address': url.hostname,
+    'server.port': Number(url.port) || (url.protocol === 'https:' ? 443 : 80),
+    'plumb.endpoint': endpoint.name,
+    'plumb.model': model.model,
+  };
+
+  /** One try of a call, in a span of its own, by the HTTP conventions. Nothing of prompts or answers is in it. */
+  const traced = async <T>(route: Route, work: () => Promise<T>): Promise<T> => {
+    const [method = ''] = route.split(' ');
+    const attributes = {
+      ...server,
+      'http.request.method': method,
+      'url.template': route.slice(method.length + 1),
+    };
+    return await withSpan(spans, route, { kind: SpanKind.CLIENT, attributes }, async (span) => {
+      recordRetry(span);
+      try {
+        return await work();
+      } catch (error) {
+        if (error instanceof EndpointError) {
+          recordRetry(span, error);
+          span.setAttribute('plumb.error.reason', error.fault);
+          if (error.status !== undefined) span.setAttribute('http.response.status_code', error.status);
+          endpoint.events?.fault?.(endpoint.name, error);
+        }
+        throw error;
+      }
+    });
+  };
+
   /** One HTTP call, tried again as the endpoint's settings say. */
-  const call = async <T>(work: (signal: AbortSignal) => Promise<T>, signal: AbortSignal): Promise<T> => {
+  const call = async <T>(
+    route: Route,
+    work: (signal: AbortSignal) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T> => {
     let calls = 0;
     try {
       return await retrying(
@@ -59,12 +110,14 @@ export function openRemotePipeline(model: RemoteModel, endpoint: RemoteEndpoint)
             async () => {
               calls += 1;
               const timeout = AbortSignal.timeout(settings.timeoutMs);
-              try {
-                return await work(AbortSignal.any([signal, timeout]));
-              } catch (error) {
-                if (signal.aborted) throw signal.reason;
-                throw toEndpointError(error, timeout.aborted, settings.timeoutMs);
-              }
+              return await traced(route, async () => {
+                try {
+                  return await work(AbortSignal.any([signal, timeout]));
+                } catch (error) {
+                  if (signal.aborted) throw signal.reason;
+                  throw toEndpointError(error, timeout.aborted, settings.timeoutMs);
+                }
+              });
             },
             0,
             signal,
@@ -94,6 +147,7 @@ export function openRemotePipeline(model: RemoteModel, endpoint: RemoteEndpoint)
     let cost = 0;
     try {
       let job = await call(
+        'POST /videos',
         async (within) =>
           readJob(
             await client.videos.create(
@@ -115,6 +169,7 @@ export function openRemotePipeline(model: RemoteModel, endpoint: RemoteEndpoint)
         await delay(model.pollMs, undefined, { signal });
         const { id } = job;
         job = await call(
+          'GET /videos/{id}',
           async (within) => readJob(await client.videos.retrieve(id, { signal: within })),
           signal,
         );
@@ -127,14 +182,19 @@ export function openRemotePipeline(model: RemoteModel, endpoint: RemoteEndpoint)
         );
       }
       const { id } = job;
-      const { bytes, mediaType } = await call(async (within) => {
-        const response = await client.videos.downloadContent(id, {}, { signal: within });
-        return { bytes: await readBody(response), mediaType: response.headers.get('content-type') ?? '' };
-      }, signal);
+      const { bytes, mediaType } = await call(
+        'GET /videos/{id}/content',
+        async (within) => {
+          const response = await client.videos.downloadContent(id, {}, { signal: within });
+          return { bytes: await readBody(response), mediaType: response.headers.get('content-type') ?? '' };
+        },
+        signal,
+      );
       const clip = await decodeFile(bytes, mediaType);
       return clip;
     } finally {
       reserved.settle({ inputTokens: 0, outputTokens: 0, cost });
+      if (cost > 0) endpoint.events?.spent?.(endpoint.name, model.name, cost);
     }
   };
 

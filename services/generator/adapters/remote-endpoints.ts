@@ -4,7 +4,7 @@ import type { Bus } from '@plumb/kit/bus';
 import { describeError, invalidArgument } from '@plumb/kit/errors';
 import type { PlumbError } from '@plumb/kit/errors';
 import type { Logger } from '@plumb/kit/telemetry';
-import type { RemoteEndpoint } from '@plumb/pipelines';
+import type { RemoteEndpoint, RemoteEvents } from '@plumb/pipelines';
 import { parse } from 'yaml';
 import { z } from 'zod';
 
@@ -16,6 +16,12 @@ const fileSchema = z.strictObject({
   budget: z.strictObject({ cost: z.number().min(0).optional() }).default({}),
   endpoints: z.record(z.string().regex(/^[a-z][a-z0-9-]*$/), endpointSchema),
 });
+
+/** What is counted of endpoints. */
+export interface EndpointMetrics extends RemoteEvents {
+  /** False while the circuit breaker is open. */
+  endpointUp(endpoint: string, up: boolean): void;
+}
 
 /** Endpoints by name. */
 export type RemoteEndpoints = ReadonlyMap<string, RemoteEndpoint>;
@@ -30,6 +36,7 @@ export async function remoteEndpoints(
   bus: Bus,
   env: Readonly<Record<string, string | undefined>>,
   logger: Logger,
+  metrics: EndpointMetrics,
 ): Promise<RemoteEndpoints> {
   if (path === undefined) return new Map();
   let document: unknown;
@@ -63,10 +70,12 @@ export async function remoteEndpoints(
           `${variable} is not set; endpoints.${name}.apiKeyVariable in ${path} says that it holds the API key`,
         );
       }
-      const admission = createAdmission(name, settings, 'REMOTE_ERROR', (state) =>
-        logger.info({ endpoint: name, state }, 'the state of an endpoint has changed'),
-      );
-      return [name, { name, settings, apiKey, admission, spending }];
+      const admission = createAdmission(name, settings, 'REMOTE_ERROR', (state) => {
+        metrics.endpointUp(name, state !== 'down');
+        logger.info({ endpoint: name, state }, 'the state of an endpoint has changed');
+      });
+      metrics.endpointUp(name, true);
+      return [name, { name, settings, apiKey, admission, spending, events: metrics }];
     }),
   );
 }

@@ -17,7 +17,7 @@ const listSchema = z.object({
   ),
 });
 
-test('messages that were given up: listed, shown, replayed', { timeout: 240_000 }, async (t) => {
+test('messages that were given up: listed, shown, replayed', { timeout: 600_000 }, async (t) => {
   const folder = await mkdtemp(join(tmpdir(), 'plumb-dead-'));
   const nats = await startNatsServer();
   const bus = await connectBus({ url: nats.url, name: 'dead-letters-test' });

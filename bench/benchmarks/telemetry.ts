@@ -1,16 +1,19 @@
 /**
- * What tracing costs: whole embedded runs with full sampling, without tracing, and with a collector that takes connections
- * and never answers, in turns, so that other load on the machine falls on all of them.
+ * What tracing costs: whole embedded runs with full sampling, without tracing, with a collector that is down (connections are
+ * refused), and with one that takes a second for each answer, in turns, so that other load on the machine falls on all of
+ * them. The spans that the services lost are read from their metrics while they run.
  *
  *     npm run bench -- telemetry [--json] [--rounds=3]
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
+import type { Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { z } from 'zod';
 import { printBench } from '../print-bench.ts';
 
 const { values } = parseArgs({
@@ -31,34 +34,66 @@ const size = [
   '--batch-size=4',
 ];
 
-let refusedRequests = 0;
-const silent = createServer((request) => {
-  refusedRequests += 1;
+/** Time that the slow collector takes for an answer, in milliseconds; an export that waits for 2 s is given up. */
+const slowMs = 1000;
+
+let slowRequests = 0;
+const slow = createServer((request, response) => {
+  slowRequests += 1;
   request.resume();
+  setTimeout(() => response.end(), slowMs);
 }).listen(0, '127.0.0.1');
-await once(silent, 'listening');
-const bound = silent.address();
-if (bound === null || typeof bound === 'string') throw new TypeError('not listening on a port');
+const refusing = createServer().listen(0, '127.0.0.1');
+await Promise.all([once(slow, 'listening'), once(refusing, 'listening')]);
+const urlOf = (server: Server): string => {
+  const bound = server.address();
+  if (bound === null || typeof bound === 'string') throw new TypeError('not listening on a port');
+  return `http://127.0.0.1:${bound.port}`;
+};
+const slowUrl = urlOf(slow);
+// A port that was free a moment ago and has nobody behind it.
+const refusedUrl = urlOf(refusing);
+refusing.close();
 
 const variants = {
   off: { PLUMB_TRACES: 'false' },
   on: { PLUMB_TRACES: 'true' },
-  silentCollector: { PLUMB_TRACES: 'true', OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${bound.port}` },
+  collectorDown: { PLUMB_TRACES: 'true', OTEL_EXPORTER_OTLP_ENDPOINT: refusedUrl },
+  slowCollector: { PLUMB_TRACES: 'true', OTEL_EXPORTER_OTLP_ENDPOINT: slowUrl },
 } as const;
 type Variant = keyof typeof variants;
 
+const processesSchema = z.object({
+  components: z.array(z.object({ name: z.string(), metrics: z.string().optional() })),
+});
+
+/** Spans that the services of a run have lost so far; undefined where none can be asked. */
+async function lostSpans(state: string): Promise<number | undefined> {
+  try {
+    const text = await readFile(join(state, 'processes.json'), 'utf8');
+    let lost = 0;
+    for (const { metrics } of processesSchema.parse(JSON.parse(text)).components) {
+      if (metrics === undefined) continue;
+      const page = await (await fetch(`http://${metrics}/metrics`)).text();
+      for (const [, value] of page.matchAll(/^plumb_telemetry_lost_spans_total\{[^}]*\} (\d+)/gm))
+        lost += Number(value);
+    }
+    return lost;
+  } catch {
+    // The run is starting or stopping: the reading before this one stands.
+    return undefined;
+  }
+}
+
+/** Spans lost in all rounds. */
+const lostBy: Record<Variant, number> = { off: 0, on: 0, collectorDown: 0, slowCollector: 0 };
+
 /** Samples a second from the first task to the end of the run: starting the processes is left out. */
 async function throughput(variant: Variant, round: number): Promise<number> {
+  const state = join(folder, `${variant}-${round}`);
   const child = spawn(
     process.execPath,
-    [
-      join(root, 'cli/src/main.ts'),
-      'demo',
-      '--json',
-      ...size,
-      '--state',
-      join(folder, `${variant}-${round}`),
-    ],
+    [join(root, 'cli/src/main.ts'), 'demo', '--json', ...size, '--state', state],
     {
       cwd: folder,
       env: { ...process.env, OTEL_EXPORTER_OTLP_ENDPOINT: '', ...variants[variant] },
@@ -75,21 +110,29 @@ async function throughput(variant: Variant, round: number): Promise<number> {
     stderr += text;
     if (/^train prompts, generate/m.test(stderr)) startedAt ??= performance.now();
   });
+  let lost = 0;
+  const reading = setInterval(() => {
+    void lostSpans(state).then((now) => {
+      lost = Math.max(lost, now ?? 0);
+    });
+  }, 1000);
   const [code] = (await once(child, 'close')) as [number | null];
+  clearInterval(reading);
+  lostBy[variant] += lost;
   if (code !== 0 || startedAt === undefined) throw new Error(`the demo ended with ${code}:\n${stderr}`);
   const seconds = (performance.now() - startedAt) / 1000;
   const { samples } = JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? '') as { samples: number };
-  await rm(join(folder, `${variant}-${round}`), { recursive: true, force: true });
+  await rm(state, { recursive: true, force: true });
   process.stderr.write(
     `round ${round + 1}, ${variant}: ${(samples / seconds).toFixed(2)} samples a second\n`,
   );
   return samples / seconds;
 }
 
-const measured: Record<Variant, number[]> = { off: [], on: [], silentCollector: [] };
+const measured: Record<Variant, number[]> = { off: [], on: [], collectorDown: [], slowCollector: [] };
 try {
   for (let round = 0; round < rounds; round++) {
-    const order: Variant[] = ['off', 'on', 'silentCollector'];
+    const order: Variant[] = ['off', 'on', 'collectorDown', 'slowCollector'];
     // Each place in a round is had by each variant in turn.
     for (let i = 0; i < order.length; i++) {
       const variant = order[(i + round) % order.length] ?? 'off';
@@ -97,8 +140,8 @@ try {
     }
   }
 } finally {
-  silent.closeAllConnections();
-  silent.close();
+  slow.closeAllConnections();
+  slow.close();
   await rm(folder, { recursive: true, force: true });
 }
 
@@ -107,13 +150,18 @@ printBench(
     bench: 'telemetry',
     ratios: {
       throughput_on_vs_off: median(measured.on) / median(measured.off),
-      throughput_silent_collector_vs_on: median(measured.silentCollector) / median(measured.on),
+      throughput_collector_down_vs_on: median(measured.collectorDown) / median(measured.on),
+      throughput_slow_collector_vs_on: median(measured.slowCollector) / median(measured.on),
     },
     figures: {
       samples_per_second_off: median(measured.off),
       samples_per_second_on: median(measured.on),
-      samples_per_second_silent_collector: median(measured.silentCollector),
-      requests_to_the_silent_collector: refusedRequests,
+      samples_per_second_collector_down: median(measured.collectorDown),
+      samples_per_second_slow_collector: median(measured.slowCollector),
+      lost_spans_on: lostBy.on,
+      lost_spans_collector_down: lostBy.collectorDown,
+      lost_spans_slow_collector: lostBy.slowCollector,
+      requests_to_the_slow_collector: slowRequests,
       rounds,
     },
   },

@@ -91,14 +91,9 @@ test(
     assert.equal(first.before.version, version);
     for (const { promoted, counts } of [first, second]) {
       assert.ok(promoted);
-      assert.deepEqual(
-        Object.values(counts).map(({ samples, errors }) => [samples, errors]),
-        [
-          [10, 0],
-          [5, 0],
-          [5, 0],
-        ],
-      );
+      for (const [group, samples] of Object.entries({ train: 10, before: 5, after: 5 })) {
+        assert.deepEqual([counts[group]?.samples, counts[group]?.errors], [samples, 0], group);
+      }
     }
     assert.deepEqual(second.before, first.after);
     assert.notEqual(second.after.sha256, first.after.sha256);
@@ -126,7 +121,7 @@ test(
     assert.equal(exported.code, 0, exported.stderr);
     const file = await readFile(exported.stdout.trim());
     const adapters = decodePeftAdapters(file, 'the export');
-    assert.equal(adapters.modules[0], 'blocks.0.attn1.to_q');
+    assert.equal(adapters.modules.length, 16);
     const after = adapters.parameters.get('blocks.0.attn1.to_q.lora_B.weight');
     assert.ok(after?.some((value) => value !== 0));
   },

@@ -170,7 +170,8 @@ function showCommand(finish: (exitCode: number) => void): Command {
           const { created: _, parent: __, ...entry } = entryOf(found.entry);
           const parents = parentsOf(found.lineage);
           const shown = { ...entry, parents, ...(await describeVersion(found)) };
-          print(options, shown, () => rowsOf(shown));
+          // All layers are for programs; people see how many there are.
+          print(options, shown, () => rowsOf({ ...shown, layers: undefined }));
           continue;
         }
         const { version, sha256, bytes, model, lineage } = found;
@@ -200,6 +201,7 @@ function parentsOf(lineage: readonly ModelVersion[]): string[] {
 function rowsOf(values: Readonly<Record<string, unknown>>): string {
   const table = new Table({ style: { head: [], border: [] } });
   for (const [key, value] of Object.entries(values)) {
+    if (value === undefined) continue;
     const text = Array.isArray(value) ? value.join(', ') : plain(value);
     table.push([key, text === '' ? 'none' : text]);
   }

@@ -1,12 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { deadlineExceeded, invalidArgument, PlumbError } from '@plumb/kit/errors';
-import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
+import { RewardService, ScoreRequestSchema } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import type {
   ReloadRewardsResponse,
   Reward,
   ScoredItem,
-  ScoreRequestSchema,
   ScoreStreamRequestSchema,
   ShadowReport,
 } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
@@ -116,7 +116,8 @@ export async function connectReward(
     score: async (request, scoreOptions = {}) => {
       const { signal, deadlineMs = usualDeadlineMs } = scoreOptions;
       const endMs = performance.now() + deadlineMs;
-      const { items } = await attempts((left) => client.score(request, left), scoreOptions);
+      const whole = create(ScoreRequestSchema, request);
+      const { items } = await attempts((left) => client.score(whole, left), scoreOptions);
       for (let attempt = 0; attempt < (policy.limit ?? usualLimit); attempt++) {
         const open = items.flatMap((item, index) => {
           const rest = unfinished(item);
@@ -126,9 +127,9 @@ export async function connectReward(
         const pause = pauseMs(policy, attempt, asked.length === 0 ? undefined : Math.max(...asked));
         if (open.length === 0 || performance.now() + pause >= endMs) break;
         const again = {
-          ...request,
+          ...whole,
           rewards: [...new Set(open.flatMap(({ rewards }) => rewards))],
-          items: open.flatMap(({ index }) => request.items?.[index] ?? []),
+          items: open.flatMap(({ index }) => whole.items[index] ?? []),
         };
         let later: readonly ScoredItem[] | undefined;
         let failure: unknown;
@@ -289,7 +290,8 @@ class Outgoing {
   /** The requests of one stream: first what an earlier one left unanswered, then what is due again and what is new. */
   async *sending(): AsyncGenerator<StreamRequest> {
     const mine = ++this.#count;
-    for (const sent of [...this.#unanswered.values()]) if (sent.dueMs === undefined) yield sent.request;
+    const awaited = [...this.#unanswered.values()].filter(({ dueMs }) => dueMs === undefined);
+    for (const { request } of awaited) yield request;
     for (;;) {
       // An older stream wakes up here and below; what it took would never be sent.
       if (mine !== this.#count) return;

@@ -157,7 +157,7 @@ test(
     const located = await readRewardDefinition(join(folder, 'motion.yaml'));
     const before = new Set(await childProcesses());
     const reward = await openReward(located, { form: 'process' });
-    const [host] = (await childProcesses()).filter((pid) => !before.has(pid));
+    const host = (await childProcesses()).find((pid) => !before.has(pid));
     assert.ok(host !== undefined);
     process.kill(host, 'SIGSTOP');
     const error = await errorOf(reward.score([{ clip, prompt: 'x' }]));
@@ -173,7 +173,7 @@ test('a host that is idle and stands still is noticed too', { timeout: 60_000 },
   const located = await readRewardDefinition(join(folder, 'motion.yaml'));
   const before = new Set(await childProcesses());
   const reward = await openReward(located, { form: 'process' });
-  const [host] = (await childProcesses()).filter((pid) => !before.has(pid));
+  const host = (await childProcesses()).find((pid) => !before.has(pid));
   assert.ok(host !== undefined);
   process.kill(host, 'SIGSTOP');
   // The watchdog alone keeps no process alive.

@@ -267,9 +267,10 @@ async function overload(
   for (let ms = 0; ms < 20_000; ms += 1) {
     const came = Date.now();
     const one = item(String(ms), { deadline: new Date(came + deadlineMs) });
-    void batcher.submit(one, ms % 3 === 0 ? 'bulk' : 'interactive').then((batched) => {
+    void (async () => {
+      const batched = await batcher.submit(one, ms % 3 === 0 ? 'bulk' : 'interactive');
       ends.push({ code: 'error' in batched ? batched.error.code : 'OK', afterMs: Date.now() - came });
-    });
+    })();
     t.mock.timers.tick(1);
     // What has become ready runs before the clock goes on.
     await turn();

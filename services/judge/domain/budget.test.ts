@@ -184,7 +184,7 @@ test('whatever becomes of the calls, the endpoint bills no more than the budget 
         assert.equal(spend.byName['j']?.calls ?? 0, made);
       },
     ),
-    { numRuns: 60 },
+    { numRuns: 30 },
   );
 });
 

@@ -50,10 +50,15 @@ test(
     };
     let seen = await stalls();
     while (seen.length < 2) seen = await stalls();
-    assert.deepEqual(seen.map(({ stage, cause, runs }) => [stage, cause, runs]).toSorted(), [
-      ['judge', 'endpoint-silent', 1],
-      ['score', 'endpoint-silent', 1],
-    ]);
+    assert.deepEqual(
+      seen
+        .map(({ stage, cause, runs }) => [stage, cause, runs] as const)
+        .toSorted(([a], [b]) => a.localeCompare(b)),
+      [
+        ['judge', 'endpoint-silent', 1],
+        ['score', 'endpoint-silent', 1],
+      ],
+    );
     const text = await plumb(['top', '--once', '--state', state], folder);
     assert.match(text.stdout, /STALLED +judge in 1 run: endpoint silent/);
 

@@ -112,9 +112,9 @@ async function throughput(variant: Variant, round: number): Promise<number> {
   });
   let lost = 0;
   const reading = setInterval(() => {
-    void lostSpans(state).then((now) => {
-      lost = Math.max(lost, now ?? 0);
-    });
+    void (async () => {
+      lost = Math.max(lost, (await lostSpans(state)) ?? 0);
+    })();
   }, 1000);
   const [code] = (await once(child, 'close')) as [number | null];
   clearInterval(reading);

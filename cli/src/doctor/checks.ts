@@ -306,7 +306,11 @@ export async function checkModels({
       const { modelVersions } = await client.listModelVersions({});
       const promoted = modelVersions.filter(({ state }) => state === ModelState.PROMOTED);
       if (promoted.length === 0)
-        return { subject: 'models', result: 'ok', found: `${modelVersions.length} versions, none promoted yet` };
+        return {
+          subject: 'models',
+          result: 'ok',
+          found: `${modelVersions.length} versions, none promoted yet`,
+        };
       if (artifacts === undefined)
         return {
           subject: 'models',

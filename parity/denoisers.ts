@@ -219,7 +219,11 @@ async function compareTraining(
     graph.parameter(name, shape),
   );
   const objective = objectiveOf(one, settings, input, (noised) => ({
-    policy: predict(network, graph, noised, input, { adapt, rematerialise: one.blocks }),
+    policy: predict(network, graph, noised, input, {
+      adapt,
+      // The case of Wan keeps everything.
+      ...(one.blocks.length === 0 ? {} : { rematerialise: one.blocks }),
+    }),
     reference: predict(network, graph, noised, input),
   }));
   const program = buildTrainingStep({

@@ -20,6 +20,7 @@ import { reportText } from './report-text.ts';
 import { readRunSpecFile } from './run-spec-file.ts';
 import { unfinished, watchRun } from './watch-run.ts';
 import { spendTable } from '../judging/spend-table.ts';
+import type { ComponentName } from '../supervisor/embedded-system.ts';
 import { withLoop } from './with-loop.ts';
 import type { LoopConnection, LoopOptions } from './with-loop.ts';
 
@@ -32,6 +33,8 @@ export interface RunOptions extends LoopOptions {
 const differsExitCode = 4;
 /** What answers questions where nothing runs. */
 const questioned = ['nats-server', 'loop'] as const;
+/** What a report takes: the judge keeps the accounts of what it has spent. */
+const reported = ['nats-server', 'referee', 'judge', 'loop'] as const;
 
 function print(options: RunOptions, value: unknown, text: () => string): void {
   process.stdout.write(`${options.json === true ? JSON.stringify(value) : text()}\n`);
@@ -51,8 +54,9 @@ async function ask(
   options: RunOptions,
   command: string,
   work: (connection: LoopConnection) => Promise<void>,
+  only: readonly ComponentName[] = questioned,
 ): Promise<number> {
-  return await withLoop({ ...options, command, only: questioned, notice: () => {} }, work);
+  return await withLoop({ ...options, command, only, notice: () => {} }, work);
 }
 
 /** `plumb run create` */
@@ -215,7 +219,7 @@ export async function reportRun(
   id: string,
   options: RunOptions & { readonly output?: string },
 ): Promise<number> {
-  return await ask(options, 'run', async ({ loop, artifactFolder, signal }) => {
+  const work = async ({ loop, artifactFolder, signal }: LoopConnection): Promise<void> => {
     const run = await runOf(loop, id, signal);
     const { report } = await persistently(() => loop.getReport({ runId: id }, { signal }), signal);
     if (report === undefined) throw internal(new Error(`run ${id} has no report`));
@@ -234,7 +238,8 @@ export async function reportRun(
     print(options, { run: jsonOf(run), report: toJson(ReportSchema, create(ReportSchema, report)) }, () =>
       [reportText(run, report), judgingText(report)].join(''),
     );
-  });
+  };
+  return await ask(options, 'run', work, reported);
 }
 
 function judgingText({ judging }: Report): string {

@@ -19,11 +19,11 @@ const services = ['generator', 'reward', 'judge', 'trainer', 'loop'] as const;
 /** Long enough for every service to be restarted in its midst. */
 const spec = `
 model: ${JSON.stringify(join(root, 'models/toybox/model.safetensors'))}
-prompts: { set: ${JSON.stringify(join(root, 'prompts/toybox.json'))}, trainPerCategory: 3, heldoutPerCategory: 1 }
-samplesPerPrompt: 4
-sampler: { steps: 10 }
-optimisation: { steps: 8, batchSize: 4, warmupSteps: 0, checkpointEverySteps: 2 }
-evaluation: { samplesPerPrompt: 2 }
+prompts: { set: ${JSON.stringify(join(root, 'prompts/toybox.json'))}, trainPerCategory: 2, heldoutPerCategory: 1 }
+samplesPerPrompt: 3
+sampler: { steps: 8 }
+optimisation: { steps: 6, batchSize: 4, warmupSteps: 0, checkpointEverySteps: 2 }
+evaluation: { samplesPerPrompt: 1 }
 iterations: 3
 gate: [{ rule: smallest-gain, gain: -1, lowerBound: -1 }]
 `;

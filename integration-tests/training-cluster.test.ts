@@ -266,7 +266,9 @@ test(
     assert.match(await messageOf(evicted), /was evicted: The node was low on resource/);
     assert.match(await messageOf(lost), /does not answer/);
     // None of it counts towards the backoff limit.
-    assert.equal(objectOf(await id)?.['status'].conditions[0].type, 'Complete');
+    const jobId = await id;
+    // The pod records the end of the job; the cluster sees the pod end a moment later.
+    await until(() => objectOf(jobId)?.['status']?.conditions?.[0]?.type === 'Complete');
   },
 );
 

@@ -8,18 +8,23 @@ import { failedPrecondition } from '@plumb/kit/errors';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** Where tests are. The second group starts whole systems of processes, one at a time. */
+/** Where tests are. The second group starts whole systems of processes, one at a time; those called long take minutes each. */
 const unitTests = ['{packages,services,cli,charts}/**/*.test.ts', '{bench,parity}/**/*.test.ts'];
 const systemTests = ['integration-tests/**/*.test.ts'];
 
 export function testCommand(finish: (exitCode: number) => void): Command {
   return new Command('test')
     .description('check types, lint, format, contracts and unused code, then run every test')
+    .option('--long', 'the long tests of whole systems too (integration-tests/*.long.test.ts)')
     .option('--only <pattern>', 'only test files whose path contains it, without the checks')
-    .action(async (options: { only?: string }) => {
+    .action(async (options: { long?: true; only?: string }) => {
       const wanted = (path: string): boolean => options.only === undefined || path.includes(options.only);
       const units = (await find(unitTests)).filter(wanted);
-      const systems = (await find(systemTests)).filter(wanted);
+      const systems = (await find(systemTests)).filter(
+        (path) =>
+          wanted(path) &&
+          (!path.endsWith('.long.test.ts') || options.long === true || options.only !== undefined),
+      );
       if (units.length + systems.length === 0) {
         throw failedPrecondition(
           `no test file has '${options.only ?? ''}' in its path; see integration-tests/`,

@@ -107,7 +107,7 @@ export async function listSessions(runId: string, options: LabelOptions): Promis
       () => {
         const table = new Table({
           head: ['session', 'name', 'kind', 'rater', 'answered', 'of known truth, right'],
-          style: { head: [] },
+          style: { head: [], border: [] },
         });
         for (const { id, name, kind, items, raters } of sessions) {
           const what = kind === LabelKind.VERDICT ? 'verdict' : 'preference';
@@ -142,7 +142,7 @@ export async function printAgreement(sessionId: string, options: LabelOptions): 
       const { fleissKappa, fleissItems, krippendorffAlpha, items, answers, raters, rewards } = figures;
       const table = new Table({
         head: ['', 'items', 'same as the majority, %', "Cohen's kappa", 'ROC AUC'],
-        style: { head: [] },
+        style: { head: [], border: [] },
       });
       for (const row of [...raters, ...rewards]) table.push(agreementCells(row));
       return [

@@ -52,7 +52,7 @@ function Findings({ analysis }: { readonly analysis: StudyAnalysis }) {
     [
       'Over-optimised',
       count(arms.filter(({ overOptimisation }) => overOptimisation.detected).length),
-      'arms gained at the expense of the truth or a guard',
+      'arms, at the expense of the truth or of a guard',
     ],
   ];
   const noisy = arms.some(({ arm }) => arm.judgeNoise !== undefined);
@@ -105,7 +105,7 @@ function Matrix({ analysis }: { readonly analysis: StudyAnalysis }) {
         Gain in accepted held-out clips, in points, by the ground truth. Intervals are 95% and resample
         prompts. A gain whose interval reaches 0 is grey.
       </p>
-      <div class="scroll" tabIndex={0} role="region" aria-labelledby="matrix">
+      <div class="scroll" tabIndex={0} role="region" aria-label="Comparison matrix">
         <table class="matrix">
           <thead>
             <tr>
@@ -184,6 +184,8 @@ function OverOptimisation({ analysis }: { readonly analysis: StudyAnalysis }) {
 }
 
 function Agreement({ analysis }: { readonly analysis: StudyAnalysis }) {
+  // Where all clips of a prompt are alike, no reward can order them.
+  const ordered = analysis.agreement.filter(({ withinPrompt }) => withinPrompt !== null);
   const number = (value: number | null | undefined): string =>
     value === null || value === undefined ? '–' : value.toFixed(2);
   return (
@@ -191,16 +193,18 @@ function Agreement({ analysis }: { readonly analysis: StudyAnalysis }) {
       <h2 id="agreement">Agreement of rewards with the ground truth</h2>
       <p class="soft">On the {count(analysis.trainClips)} clips that were trained on; half is chance.</p>
       <div class="grid halves">
-        <figure>
-          <figcaption>
-            Pairs of an accepted and a rejected clip of one prompt that are ordered rightly
-          </figcaption>
-          <Chart
-            of={[analysis]}
-            height={analysis.agreement.length * 26 + 44}
-            make={(charts) => charts.agreementChart(analysis.agreement)}
-          />
-        </figure>
+        {ordered.length > 0 && (
+          <figure>
+            <figcaption>
+              Pairs of an accepted and a rejected clip of one prompt that are ordered rightly
+            </figcaption>
+            <Chart
+              of={[analysis]}
+              height={ordered.length * 26 + 44}
+              make={(charts) => charts.agreementChart(ordered)}
+            />
+          </figure>
+        )}
         <div class="scroll" tabIndex={0} role="region" aria-label="Agreement as a table">
           <table>
             <thead>

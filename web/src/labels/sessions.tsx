@@ -11,6 +11,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { errorText, labels } from '../api.ts';
 import { Chart } from '../chart.tsx';
 import { may } from '../page/caller.ts';
+import { Scroll } from '../page/scroll.tsx';
 import { useTitle } from '../page/title.ts';
 import { RunFrame } from '../runs/run-frame.tsx';
 import { useRun } from '../runs/use-run.ts';
@@ -173,7 +174,7 @@ function Agreement({ figures }: { readonly figures: GetRaterAgreementResponse })
         </div>
       </dl>
       {raters.length + rewards.length > 0 && (
-        <div class="scroll">
+        <Scroll name="Agreement as a table">
           <table>
             <thead>
               <tr>
@@ -193,7 +194,7 @@ function Agreement({ figures }: { readonly figures: GetRaterAgreementResponse })
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       )}
       <Reliability rewards={rewards} />
     </>

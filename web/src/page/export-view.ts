@@ -3,6 +3,9 @@
  * the style sheet alone, so that the file needs no script and asks nobody for anything.
  */
 
+/** The attribute that becomes `src` in the file. */
+const laterSource = 'data-later-src';
+
 /** Downloads the view as one HTML page. */
 export async function exportHtml(): Promise<void> {
   const { html } = await exportedPage('moving');
@@ -61,7 +64,7 @@ async function exportedPage(clips: 'moving' | 'still'): Promise<{ html: string; 
     element.remove();
   for (const link of copy.querySelectorAll('a')) link.removeAttribute('href');
   const css = `${[...document.styleSheets].flatMap((sheet) => [...sheet.cssRules].map(({ cssText }) => cssText)).join('\n')}\n${rules.join('\n')}`;
-  const body = `<main class="exported">${copy.innerHTML}<p class="soft">Exported from Plumb on ${new Date().toISOString().slice(0, 16).replace('T', ' ')} UTC</p></main>`;
+  const body = `<main class="exported">${copy.innerHTML.replaceAll(` ${laterSource}="`, ' src="')}<p class="soft">Exported from Plumb on ${new Date().toISOString().slice(0, 16).replace('T', ' ')} UTC</p></main>`;
   const policy =
     "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
   const html = `<!doctype html>
@@ -132,13 +135,16 @@ async function replaceClips(
   }
 }
 
-/** A video with its bytes in it, which the browser plays by itself. */
+/**
+ * A video with its bytes in it, which the browser plays by itself. The source gets its name in the file only: here this
+ * page's own policy would refuse it.
+ */
 async function inlineVideo(original: HTMLVideoElement): Promise<HTMLVideoElement> {
   const video = document.createElement('video');
   video.className = original.className;
   video.setAttribute('aria-label', original.getAttribute('aria-label') ?? '');
   for (const flag of ['autoplay', 'loop', 'muted', 'playsinline', 'controls']) video.setAttribute(flag, '');
-  video.src = await dataUrl(original.dataset['source'] ?? original.currentSrc);
+  video.setAttribute(laterSource, await dataUrl(original.dataset['source'] ?? original.currentSrc));
   return video;
 }
 

@@ -12,6 +12,7 @@ import { useStream } from '../page/live.ts';
 import { rewardsOf } from '../gallery/rewards.ts';
 import { may } from '../page/caller.ts';
 import { OverOptimisation } from './over-optimisation.tsx';
+import { Scroll } from '../page/scroll.tsx';
 import { useTitle } from '../page/title.ts';
 import { DeadLetters } from './dead-letters.tsx';
 import { Gate } from './gate.tsx';
@@ -367,7 +368,7 @@ function Acceptance({ current }: { readonly current: IterationReport }) {
       </div>
       <details>
         <summary>As a table</summary>
-        <div class="scroll">
+        <Scroll name="Acceptance as a table">
           <table>
             <thead>
               <tr>
@@ -388,7 +389,7 @@ function Acceptance({ current }: { readonly current: IterationReport }) {
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       </details>
     </section>
   );

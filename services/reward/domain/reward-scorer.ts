@@ -1,5 +1,6 @@
 /** The one interface of every reward. */
 
+import type { Context } from '@opentelemetry/api';
 import type { Clip } from '@plumb/media';
 import type { Prompt } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import type { Video } from '@plumb/proto/plumb/media/v1/video_pb.js';
@@ -69,6 +70,8 @@ export interface ScoringItem {
   readonly signal: AbortSignal;
   /** When the last one who waits stops waiting; undefined if it waits for ever. */
   readonly deadline: Date | undefined;
+  /** The trace of whoever wants the score; a batch starts in that of somebody else. */
+  readonly trace?: Context;
 }
 
 /** A raw value with what goes with it. Shaping is the trainer's business. */

@@ -1,5 +1,6 @@
 /** Scores items with rewards: cache, batcher, exchange while running, and an outcome whatever happens. */
 
+import { context, trace } from '@opentelemetry/api';
 import { LRUCache } from 'lru-cache';
 import { recordError, tracer, withSpan } from '@plumb/kit/telemetry';
 import { contentHash } from '@plumb/kit/content-hash';
@@ -110,7 +111,7 @@ export function createScoring(
         prepare: (item) => fresh.scorer.prepare?.(item),
         score: async (items) => {
           const { info, cacheable } = fresh.scorer;
-          const results = await fresh.runner.score(items);
+          const results = await tracedBatch(name, fresh.scorer, items, () => fresh.runner.score(items));
           // Kept here, so that a score whose caller has left by now is there when it comes again.
           if (cacheable)
             for (const [index, result] of results.entries()) remember(info, items[index], result);
@@ -188,17 +189,12 @@ export function createScoring(
     async score(name, item, priority) {
       const slot = entry(name);
       const attributes = { 'plumb.reward': name, 'plumb.priority': priority };
-      const outcome = await withSpan(
-        tracer('plumb-reward'),
-        `score ${name}`,
-        { attributes },
-        async (span) => {
-          const measured = await measure(slot, item, priority);
-          span.setAttributes({ 'plumb.reward.version': measured.version, 'plumb.cached': measured.cached });
-          if ('error' in measured.result) recordError(span, measured.result.error);
-          return measured;
-        },
-      );
+      const outcome = await withSpan(spans, `score ${name}`, { attributes }, async (span) => {
+        const measured = await measure(slot, { ...item, trace: context.active() }, priority);
+        span.setAttributes({ 'plumb.reward.version': measured.version, 'plumb.cached': measured.cached });
+        if ('error' in measured.result) recordError(span, measured.result.error);
+        return measured;
+      });
       events.outcome?.(outcome);
       if (slot.candidate !== undefined) void follow(slot.candidate, item, outcome);
       return outcome;
@@ -240,6 +236,31 @@ export function createScoring(
 }
 
 const never = new AbortController().signal;
+const spans = tracer('plumb-reward');
+
+/**
+ * Items that are scored together belong to no sample, so their batch is a trace of its own, with links to its items and
+ * theirs to it. What is scored one by one stays in the trace of its item.
+ */
+function tracedBatch<Result>(
+  name: string,
+  { batching }: RewardScorer,
+  items: readonly ScoringItem[],
+  work: () => Promise<Result>,
+): Promise<Result> {
+  const [first] = items;
+  if (batching.largestBatch === 1) return context.with(first?.trace ?? context.active(), work);
+  const attributes = { 'plumb.reward': name, 'plumb.batch.size': items.length };
+  return withSpan(spans, 'score batch', { root: true, attributes }, (batch) => {
+    for (const { trace: origin } of items) {
+      const span = origin === undefined ? undefined : trace.getSpan(origin);
+      if (span === undefined) continue;
+      batch.addLink({ context: span.spanContext() });
+      span.addLink({ context: batch.spanContext() });
+    }
+    return work();
+  });
+}
 
 /** A scorer, its running batches counted and its values marked with what made them. */
 interface Runner {

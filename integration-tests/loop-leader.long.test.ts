@@ -121,6 +121,9 @@ test(
 
     // Created, paused and resumed by way of the standby: the leader takes it up from the ledger.
     peers.behaviour.clipMs = 30;
+    // Nothing ends before the leader has lost its lease.
+    const train = Promise.withResolvers<void>();
+    peers.behaviour.trainingHeld = train.promise;
     const { run: created } = await b.client.createRun({ spec, idempotencyKey: 'two loops' });
     const id = created?.id ?? '';
     await watched(b.client, id, ({ counts }) => (counts?.scored ?? 0n) > 3n);
@@ -137,6 +140,8 @@ test(
     await until(() => a.process.log().includes('leadership is lost'));
     assert.notEqual(holder(), 'loop-b');
     assert.equal(await a.stop(), 1);
+    assert.equal((await b.client.getRun({ id })).run?.state, RunState.RUNNING);
+    train.resolve();
     const run = await watched(b.client, id, ({ state }) => state === RunState.SUCCEEDED);
     assert.equal(holder(), 'loop-b');
     assert.equal(run.counts?.errors, 0n);

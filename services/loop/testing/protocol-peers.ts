@@ -33,6 +33,8 @@ export interface PeerBehaviour {
   onStep: (step: number) => void;
   /** Milliseconds that a clip takes. */
   clipMs: number;
+  /** Training waits for it after each step. */
+  trainingHeld: Promise<void>;
 }
 
 export interface ProtocolPeers {
@@ -68,6 +70,7 @@ export async function startPeers(options: {
     onGenerated: () => undefined,
     onStep: () => undefined,
     clipMs: 0,
+    trainingHeld: Promise.resolve(),
   };
   const store = await openFolderStore(options.artifacts);
   const bus = await connectBus({ url: options.natsUrl, name: 'peers' });
@@ -221,6 +224,7 @@ export async function startPeers(options: {
       for (let step = afterStep + 1; step <= total; step += 1) {
         yield { event: { case: 'progress', value: { jobId: id, step, totalSteps: total, loss: 1 / step } } };
         behaviour.onStep(step);
+        await behaviour.trainingHeld;
         await sleep(1);
       }
       yield { event: { case: 'job', value: job } };

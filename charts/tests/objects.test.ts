@@ -314,8 +314,8 @@ test('loops that stand for election and reconcile FeedbackRuns know their pod an
   assert.deepEqual(named(objects, 'Role')?.['rules'], [
     { apiGroups: ['coordination.k8s.io'], resources: ['leases'], verbs: ['get', 'create', 'update'] },
     { apiGroups: ['plumb.dev'], resources: ['feedbackruns'], verbs: ['get', 'list', 'watch'] },
-    { apiGroups: ['plumb.dev'], resources: ['feedbackruns/status'], verbs: ['patch', 'update'] },
-    { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create', 'patch'] },
+    { apiGroups: ['plumb.dev'], resources: ['feedbackruns/status'], verbs: ['update'] },
+    { apiGroups: ['events.k8s.io'], resources: ['events'], verbs: ['create'] },
   ]);
   // A new pod waits for the lease beside the old one; without an election there are never two.
   const strategyOf = (some: readonly Rendered[]): unknown =>

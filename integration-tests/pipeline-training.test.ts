@@ -26,6 +26,7 @@ import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { JobState, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job, JobSpecSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { writeSafetensors } from '@plumb/tensor-graph/safetensors';
+import { plumb } from './support/command-line.ts';
 import { startService } from './support/service-process.ts';
 import type { ServiceProcess } from './support/service-process.ts';
 
@@ -236,6 +237,14 @@ test(
       /spec\.base: wan-tiny@[0-9a-f]+ cannot be trained: operator Round \(node .*\/head\/Round.*\) has no gradient/,
     );
     assert.equal(job.checkpoint, undefined);
+    // Whoever imports it hears so before anything is sampled for training.
+    const state = path.join(folder, 'state');
+    const imported = await plumb(['model', 'import', rounded, '--state', state], folder);
+    assert.equal(imported.code, 0, imported.stderr);
+    assert.match(
+      imported.stdout,
+      /Training: not possible: operator Round \(node .*\/head\/Round.*\) has no gradient/,
+    );
     const targets = ['*.to_z'];
     const none = await follow(await createJob('none', specOf({ adapters: { rank: 2, targets } })));
     assert.match(messageOf(none), /spec\.adapters\.targets\[0\]: "\*\.to_z" matches no linear layer/);

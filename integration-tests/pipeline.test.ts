@@ -126,6 +126,7 @@ test(
     const report = JSON.parse(imported.stdout()) as Record<string, unknown>;
     assert.match(String(report['version']), /^cogvideox-tiny@[0-9a-f]{12}$/);
     assert.deepEqual(report['format'], { width: 32, height: 16, frames: 9, fps: 8 });
+    assert.deepEqual(report['training'], { layers: 8, parametersPerRank: 512 });
     assert.equal((await readFile(golden)).toString('latin1', 8, 12), 'WEBP');
 
     const broken = startPlumb(['model', 'import', path.join(fixtures, 'none'), '--state', state], folder);

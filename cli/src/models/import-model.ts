@@ -2,7 +2,16 @@ import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ClipSampler, SampledClip } from '@plumb/diffusion';
-import { decodeModel, decodePeftAdapters, openSampler } from '@plumb/diffusion';
+import {
+  decodeModel,
+  decodePeftAdapters,
+  defaultNetworkTargets,
+  networkAdapterTargets,
+  networkTrainingProgram,
+  openSampler,
+  parseAdapterSettings,
+  parseOptimisationSettings,
+} from '@plumb/diffusion';
 import { failedPrecondition, invalidArgument, notFound, PlumbError } from '@plumb/kit/errors';
 import { encodePreview, openFolderStore } from '@plumb/media';
 import {
@@ -11,12 +20,15 @@ import {
   pipelineMediaType,
   remoteModelMediaType,
 } from '@plumb/media/model-media-types';
+import { parseObjectiveSettings } from '@plumb/objective';
 import {
   fetchForTraining,
   mergeIntoFolder,
   openPipeline,
   parseRemoteModel,
+  pipelineDenoiser,
   readPipelineFolder,
+  rowsOfDenoiser,
   storeAdaptedPipeline,
   storePipeline,
 } from '@plumb/pipelines';
@@ -48,6 +60,15 @@ export interface ComponentReport {
   readonly operators: readonly string[];
 }
 
+/** Whether adapters on the usual layers can be trained, or what stands in the way. */
+export type Trainability =
+  | {
+      readonly layers: number;
+      /** Of the adapters, for each of their ranks. */
+      readonly parametersPerRank: number;
+    }
+  | { readonly obstacle: string };
+
 /** What was found, measured and registered. */
 export interface ImportReport {
   readonly version: string;
@@ -58,6 +79,8 @@ export interface ImportReport {
   readonly format: { width: number; height: number; frames: number; fps: number };
   readonly components: readonly ComponentReport[];
   readonly scheduler: string;
+  /** Of a pipeline; a built-in model is always trained, a remote one never. */
+  readonly training?: Trainability;
   /** Absent for a remote model, whose clips cost money. */
   readonly golden?: {
     readonly prompt: string;
@@ -212,6 +235,7 @@ async function importPipeline(
         operators,
       })),
       scheduler: scheduler.kind,
+      training: await trainability(folder),
       golden: sampled.golden,
       weightBytes: components.reduce((sum, { weightBytes }) => sum + weightBytes, 0),
     },
@@ -241,6 +265,38 @@ async function importPipeline(
     },
   };
 }
+
+/**
+ * Builds the gradients that a training job would, without weights. A model that cannot be trained can still be sampled and
+ * judged, and so is imported.
+ */
+async function trainability(folder: PipelineFolder): Promise<Trainability> {
+  const adapters = parseAdapterSettings({ rank: 1, targets: [...defaultNetworkTargets] });
+  const rows = rowsOfDenoiser(folder) ?? 1;
+  const objective = parseObjectiveSettings({ algorithm: 'rwr' });
+  const optimisation = parseOptimisationSettings({
+    steps: 1,
+    batchSize: rows,
+    learningRate: 1e-4,
+    captionDropout: 0,
+    rematerialise: 'blocks',
+  });
+  try {
+    const denoiser = await pipelineDenoiser(folder, rows);
+    const targets = networkAdapterTargets(denoiser.network.linearLayers, adapters);
+    networkTrainingProgram({ denoiser, adapters, objective, optimisation });
+    return {
+      layers: targets.length,
+      parametersPerRank: targets.reduce((sum, { a, b }) => sum + elements(a.shape) + elements(b.shape), 0),
+    };
+  } catch (thrown) {
+    const error = PlumbError.from(thrown);
+    if (error.code !== 'UNIMPLEMENTED' && error.code !== 'INVALID_ARGUMENT') throw thrown;
+    return { obstacle: error.message };
+  }
+}
+
+const elements = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
 
 async function importRemote(path: string): Promise<ImportedModel> {
   const bytes = await readFile(path);

@@ -25,6 +25,14 @@ export function importText(
     }
     lines.push(table.toString());
   }
+  const { training } = report;
+  if (training !== undefined) {
+    lines.push(
+      'obstacle' in training
+        ? `Training: not possible: ${training.obstacle}`
+        : `Training: adapters go on ${training.layers} layers, ${count(training.parametersPerRank)} parameters for each rank.`,
+    );
+  }
   if (golden === undefined) {
     lines.push('No golden sample: every clip of it costs money.');
     return lines.join('\n');

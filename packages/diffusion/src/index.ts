@@ -17,6 +17,7 @@ export {
 } from './example-source.ts';
 export { decodeModel, encodeModel, initialiseModel, type VideoModel } from './model-file.ts';
 export {
+  defaultNetworkTargets,
   initialiseNetworkAdapters,
   networkAdapters,
   networkAdapterTargets,

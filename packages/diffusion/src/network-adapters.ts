@@ -6,6 +6,9 @@ import { matchesPattern, type AdapterSettings } from './adapters.ts';
 import { fillGaussian, randomGenerator } from './random.ts';
 import type { ParameterSpec } from './video-dit.ts';
 
+/** Layers of a pipeline's denoiser that adapters go on unless somebody says otherwise: what diffusers' own scripts adapt. */
+export const defaultNetworkTargets: readonly string[] = ['*.to_q', '*.to_k', '*.to_v', '*.to_out.0'];
+
 /**
  * A linear layer of an imported network with its adapters (LoRA): x W' becomes x W' + (alpha / rank) (x A') B', with A
  * [rank, inputs] and B [outputs, rank] as PEFT lays them out, so that the frozen W is read where it lies.

@@ -1,6 +1,6 @@
 import { create, toJson } from '@bufbuild/protobuf';
 import type { JsonValue } from '@bufbuild/protobuf';
-import { parseAdapterSettings, parseOptimisationSettings } from '@plumb/diffusion';
+import { defaultNetworkTargets, parseAdapterSettings, parseOptimisationSettings } from '@plumb/diffusion';
 import type { AdapterSettings, OptimisationSettings } from '@plumb/diffusion';
 import { invalidArguments, PlumbError } from '@plumb/kit/errors';
 import type { FieldViolation } from '@plumb/kit/errors';
@@ -61,9 +61,6 @@ export interface JobPlan {
   readonly seed: bigint;
 }
 
-/** Layers of a pipeline's denoiser that adapters go on unless the spec says: what diffusers' own scripts adapt. */
-const pipelineTargets = ['*.to_q', '*.to_k', '*.to_v', '*.to_out.0'];
-
 /** Steps between measurements on the probe: a forward pass of few clips, about a hundredth of the time of the steps. */
 const defaultAnchorEverySteps = 10;
 
@@ -99,7 +96,7 @@ export function planJob(spec: JobSpec, defaults: { readonly checkpointEverySteps
   const optimisation = collect(violations, () => optimisationOf(spec.optimisation));
   const isPipeline = base !== undefined && hasLatents(base.mediaType);
   const adapters = collect(violations, () =>
-    adaptersOf(spec.adapters, isPipeline ? { targets: pipelineTargets } : {}),
+    adaptersOf(spec.adapters, isPipeline ? { targets: [...defaultNetworkTargets] } : {}),
   );
   if (isPipeline && spec.adapters === undefined) {
     violations.push({

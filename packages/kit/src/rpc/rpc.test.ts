@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer as createTcpServer } from 'node:net';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, test } from 'node:test';
 import type { TestContext } from 'node:test';
@@ -529,7 +529,7 @@ test('client and server span share one trace; the file has both', async (t) => {
   const metrics = await (await fetch(`http://${telemetry.metricsAddress}/metrics`)).text();
   assert.match(metrics, /rpc_server_call_duration_count\{[^}]*rpc_response_status_code="UNAVAILABLE"/);
   await telemetry.shutdown();
-  const spans = readFileSync(path.join(directory, `kit-test-${process.pid}.jsonl`), 'utf8')
+  const spans = readFileSync(path.join(directory, `kit-test-${hostname()}-${process.pid}.jsonl`), 'utf8')
     .trimEnd()
     .split('\n')
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the lines were written from this type

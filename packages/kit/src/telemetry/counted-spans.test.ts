@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
-import { tmpdir } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -36,6 +36,9 @@ test('a collector that refuses costs its spans, which are counted', { timeout: 6
   // A full batch goes out at once; the rest at the end.
   while ((await lost()) < 512) await delay(50);
   await telemetry.shutdown();
-  const written = readFileSync(path.join(directory, `refused-${process.pid}.jsonl`), 'utf8').trim();
+  const written = readFileSync(
+    path.join(directory, `refused-${hostname()}-${process.pid}.jsonl`),
+    'utf8',
+  ).trim();
   assert.equal(written.split('\n').length, 600);
 });

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 import type { TestContext } from 'node:test';
@@ -111,7 +111,7 @@ test('a process that samples nothing writes its failures, with ids everywhere', 
     }),
   );
   await telemetry.shutdown();
-  const lines = readFileSync(path.join(directory, `unsampled-${process.pid}.jsonl`), 'utf8')
+  const lines = readFileSync(path.join(directory, `unsampled-${hostname()}-${process.pid}.jsonl`), 'utf8')
     .trim()
     .split('\n');
   assert.deepEqual(

@@ -1,5 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { appendFile, readdir, rename, stat, unlink } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import path from 'node:path';
 import { ExportResultCode } from '@opentelemetry/core';
 import type { ExportResult } from '@opentelemetry/core';
@@ -20,8 +21,8 @@ const defaultLimits: SpanFileLimits = {
 };
 
 /**
- * Writes spans as JSON lines to `<directory>/<service>-<pid>.jsonl`, so that traces can be read where there is no
- * collector. Files are rotated and bounded; a write that fails loses its spans and nothing else.
+ * Writes spans as JSON lines to `<directory>/<service>-<host>-<pid>.jsonl`, so that traces can be read where there is
+ * no collector; pods have the same process ids, and may share a volume. Files are rotated and bounded; a write that fails loses its spans and nothing else.
  */
 export class SpanFile implements SpanExporter {
   readonly directory: string;
@@ -40,7 +41,11 @@ export class SpanFile implements SpanExporter {
 
   /** The file that is being written. */
   get file(): string {
-    return path.join(this.directory, `${this.service}-${process.pid}.jsonl`);
+    return path.join(this.directory, `${this.#name}.jsonl`);
+  }
+
+  get #name(): string {
+    return `${this.service}-${hostname()}-${process.pid}`;
   }
 
   export(spans: ReadableSpan[], done: (result: ExportResult) => void): void {
@@ -74,10 +79,7 @@ export class SpanFile implements SpanExporter {
     const length = Buffer.byteLength(lines);
     if (this.#bytes > 0 && this.#bytes + length > this.limits.maxFileBytes) {
       this.#rotations += 1;
-      await rename(
-        this.file,
-        path.join(this.directory, `${this.service}-${process.pid}.${this.#rotations}.jsonl`),
-      );
+      await rename(this.file, path.join(this.directory, `${this.#name}.${this.#rotations}.jsonl`));
       this.#bytes = 0;
     }
     if (this.#bytes === 0) await this.#prune();

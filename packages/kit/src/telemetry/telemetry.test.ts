@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
-import { tmpdir } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, test } from 'node:test';
 import type { TestContext } from 'node:test';
@@ -80,7 +80,10 @@ test('the whole of it: spans to the file and the collector, metrics on the endpo
   assert.ok(received.includes('POST /v1/traces application/x-protobuf'), received.join());
   assert.ok(received.includes('POST /v1/metrics application/x-protobuf'), received.join());
 
-  const lines = readFileSync(path.join(directory, `telemetry-test-${process.pid}.jsonl`), 'utf8')
+  const lines = readFileSync(
+    path.join(directory, `telemetry-test-${hostname()}-${process.pid}.jsonl`),
+    'utf8',
+  )
     .trimEnd()
     .split('\n');
   const [outer, inner] = lines.map((line): Record<string, unknown> => JSON.parse(line));
@@ -113,7 +116,7 @@ describe('the span file', () => {
     assert.ok(sizes.length > 1 && sizes.length <= 5, `${sizes.length} files`);
     assert.ok(sizes.every((size) => size <= limits.maxFileBytes));
     assert.ok(sizes.reduce((sum, size) => sum + size, 0) <= limits.maxTotalBytes);
-    const newest = readFileSync(path.join(directory, `rotate-${process.pid}.jsonl`), 'utf8');
+    const newest = readFileSync(path.join(directory, `rotate-${hostname()}-${process.pid}.jsonl`), 'utf8');
     assert.match(newest, /"span 499"/);
   });
 

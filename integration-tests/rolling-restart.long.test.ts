@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { inspect } from 'node:util';
 import { connect, connectReward } from '@plumb/client';
 import { LoopService } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { z } from 'zod';
@@ -79,6 +80,10 @@ test(
 
     const state = join(folder, 'rolling');
     const command = startPlumb(runArgs(state), folder);
+    t.after(async () => {
+      command.signal('SIGINT');
+      await command.ended;
+    });
     await command.said(/^train prompts, generate.*: [1-9]\d*\//);
     const [reward, loop] = [await ready(state, 'reward'), await ready(state, 'loop')];
     const [sample] = await judgedSamples(1);
@@ -106,7 +111,7 @@ test(
         assert.deepEqual(
           scored?.outcomes.map(({ outcome }) => outcome.case),
           ['score', 'score'],
-          JSON.stringify(scored?.outcomes),
+          inspect(scored?.outcomes),
         );
         calls.score += 1;
       }

@@ -27,7 +27,7 @@ import { contentHash } from '@plumb/kit/content-hash';
 import { rubricFor } from './domain/judge-definition.ts';
 import type { Judge, Panel } from './domain/judge-definition.ts';
 import type { EndpointAccess, JudgedClip, Judging } from './domain/judging.ts';
-import type { Prompt } from './domain/question.ts';
+import type { Prompt, Question } from './domain/question.ts';
 import type { JudgeMode as Mode, Category as CategoryName } from './domain/rubric.ts';
 import type { Budget, Spend, Spending, Totals } from '@plumb/endpoint';
 import { costOf } from './domain/token-estimate.ts';
@@ -95,7 +95,7 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
 
   async function explain(members: readonly Judge[], prompt: Prompt, clip: JudgedClip): Promise<string[]> {
     const questions = await Promise.all(members.map((judge) => judging.questions(judge, prompt, clip)));
-    return questions.flat().map((question) => JSON.stringify(toRequest(question)));
+    return questions.flat().map(bodyOf);
   }
 
   return {
@@ -138,6 +138,12 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
       const first = judgedClip(present(request.first, 'first'), artifacts, 'first');
       const second = judgedClip(present(request.second, 'second'), artifacts, 'second');
       const asker = { runId: runIdOf(request.runId), signal, deadline };
+      const questions =
+        request.explain || request.explainOnly
+          ? await judging.comparisonQuestions(found.judge, prompt, [first, second])
+          : [];
+      const requestBodies = questions.map(bodyOf);
+      if (request.explainOnly) return { requestBodies };
       const verdict = await judging.compare(found.judge, prompt, [first, second], asker);
       return {
         firstPreferred: verdict.firstPreferred,
@@ -150,6 +156,7 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
         cost: priceOf(found.judge, verdict, currency),
         calls: verdict.calls,
         model: verdict.model,
+        requestBodies,
       };
     },
 
@@ -208,6 +215,11 @@ export function judgeService(parts: JudgeServiceParts): Implementation<typeof Ju
       return { spend: spendMessage(await spending.spend(runIdOf(runId, 'needed')), currency) };
     },
   };
+}
+
+/** A question as it is sent. */
+function bodyOf(question: Question): string {
+  return JSON.stringify(toRequest(question));
 }
 
 function runIdOf(runId: string, need: 'needed' | 'optional' = 'optional'): string {

@@ -81,7 +81,10 @@ function listCommand(finish: (exitCode: number) => void): Command {
             verdictsInFlight,
           ]);
         }
-        return `${table.toString()}\n${places.toString()}`;
+        const problems = judges.judges
+          .filter(({ problem }) => problem !== '')
+          .map(({ name, problem }) => `\n${name} cannot be asked: ${problem}`);
+        return `${table.toString()}\n${places.toString()}${problems.join('')}`;
       });
     });
     finish(exitCode);
@@ -93,6 +96,7 @@ function tryCommand(finish: (exitCode: number) => void): Command {
     .argument('<clip>', 'an animation, a video, a PNG film strip, or toybox:<seed>')
     .argument('[prompt]', 'what the clip was asked to show; a toybox clip has its own')
     .option('--judge <name>', 'which judge', 'default')
+    .option('--against <clip>', 'the other clip, for a judge that compares')
     .addOption(
       new Option('--category <name>', 'category of the prompt').choices(['OR', 'MO', 'DO', 'DM', 'FD']),
     )
@@ -104,6 +108,7 @@ function tryCommand(finish: (exitCode: number) => void): Command {
         given: string | undefined,
         options: Where & {
           judge: string;
+          against?: string;
           category?: 'OR' | 'MO' | 'DO' | 'DM' | 'FD';
           frames?: number;
           explainOnly?: true;
@@ -111,31 +116,47 @@ function tryCommand(finish: (exitCode: number) => void): Command {
       ) => {
         const { readClip } = await import('../judging/clip-file.ts');
         const { categoryOf } = await import('../judging/labelled-set.ts');
-        const { bodyText, verdictText } = await import('../judging/verdict-text.ts');
+        const { bodyText, preferenceText, verdictText } = await import('../judging/verdict-text.ts');
         const { withJudge } = await import('../judging/with-judge.ts');
-        const { JudgeResponseSchema, Purpose } = await import('@plumb/proto/plumb/judge/v1/judge_pb.js');
+        const { CompareResponseSchema, JudgeResponseSchema, Purpose } =
+          await import('@plumb/proto/plumb/judge/v1/judge_pb.js');
         const { video, made } = await readClip(name, options.frames);
         const text = given ?? made?.caption;
         if (text === undefined)
           throw invalidArgument('prompt', 'is missing; say what the clip was asked to show');
         const category = options.category ?? made?.category;
-        const prompt = { text, ...(category === undefined ? {} : { category: categoryOf[category] }) };
+        const other =
+          options.against === undefined ? undefined : await readClip(options.against, options.frames);
+        const asked = {
+          judge: options.judge,
+          prompt: { text, ...(category === undefined ? {} : { category: categoryOf[category] }) },
+          purpose: Purpose.EVALUATION,
+          explain: true,
+          explainOnly: options.explainOnly === true,
+        };
+        const shown = (bodies: readonly string[], answer: string): string =>
+          [
+            ...bodies.map((body, index) => `Call ${index + 1} of ${bodies.length}:\n${bodyText(body)}\n`),
+            answer,
+          ].join('\n');
         const exitCode = await withJudge(options, async (client) => {
-          const response = await client.judge({
-            judge: options.judge,
-            video,
-            prompt,
-            purpose: Purpose.EVALUATION,
-            explain: true,
-            explainOnly: options.explainOnly === true,
-          });
-          print(options, toJson(JudgeResponseSchema, response), () => {
-            const sent = response.requestBodies.map(
-              (body, index) => `Call ${index + 1} of ${response.requestBodies.length}:\n${bodyText(body)}\n`,
+          if (other !== undefined) {
+            const preference = await client.compare({ ...asked, first: video, second: other.video });
+            print(options, toJson(CompareResponseSchema, preference), () =>
+              shown(
+                preference.requestBodies,
+                asked.explainOnly ? '' : preferenceText(options.judge, preference),
+              ),
             );
-            const verdict = response.verdict === undefined ? '' : verdictText(response.verdict);
-            return [...sent, verdict].join('\n');
-          });
+            return;
+          }
+          const response = await client.judge({ ...asked, video });
+          print(options, toJson(JudgeResponseSchema, response), () =>
+            shown(
+              response.requestBodies,
+              response.verdict === undefined ? '' : verdictText(response.verdict),
+            ),
+          );
         });
         finish(exitCode);
       },

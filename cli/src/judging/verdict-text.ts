@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { Verdict } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
+import type { CompareResponse, Verdict } from '@plumb/proto/plumb/judge/v1/judge_pb.js';
 
 /** A verdict for a terminal. */
 export function verdictText(verdict: Verdict): string {
@@ -26,11 +26,31 @@ export function verdictText(verdict: Verdict): string {
     ['judge hash', verdict.judgeHash],
   ];
   if (verdict.calibrationHash !== '') lines.push(['calibration', verdict.calibrationHash]);
-  const text = lines
+  return [columns(lines), ...verdict.members.map((member) => `\n${verdictText(member)}`)].join('\n');
+}
+
+/** A preference for a terminal. */
+export function preferenceText(judge: string, response: CompareResponse): string {
+  const { firstPreferred, usage, cost } = response;
+  return columns([
+    ['judge', `${judge} ${response.judgeVersion}`],
+    ['better', firstPreferred === 0.5 ? 'neither' : firstPreferred > 0.5 ? 'the first' : 'the second'],
+    ['P(first)', firstPreferred.toFixed(3)],
+    ['reason', response.reason],
+    ['model', response.model],
+    ['calls', `${response.calls}${response.cached ? ' (kept from before)' : ''}`],
+    ['tokens', `${usage?.inputTokens ?? 0n} in, ${usage?.outputTokens ?? 0n} out`],
+    ['price', `${(cost?.amount ?? 0).toFixed(6)} ${cost?.currency ?? ''}`],
+    ['rubric', response.rubricHash],
+    ['judge hash', response.judgeHash],
+  ]);
+}
+
+function columns(lines: readonly (readonly [string, string])[]): string {
+  return lines
     .filter(([, value]) => value !== '')
     .map(([name, value]) => `${name.padEnd(14)} ${value}`)
     .join('\n');
-  return [text, ...verdict.members.map((member) => `\n${verdictText(member)}`)].join('\n');
 }
 
 /** The body of a call for people: indented, with every picture replaced by its size and hash. */

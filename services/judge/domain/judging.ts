@@ -84,6 +84,12 @@ export interface Judging {
   ): Promise<Judged<ComparisonVerdict>>;
   /** The questions that `judge` puts, one for each vote. */
   questions(judge: Judge, prompt: Prompt, clip: JudgedClip): Promise<Question[]>;
+  /** The questions that `compare` puts, one for each order. */
+  comparisonQuestions(
+    judge: Judge,
+    prompt: Prompt,
+    clips: readonly [JudgedClip, JudgedClip],
+  ): Promise<Question[]>;
 }
 
 /** What judging needs. */
@@ -251,18 +257,12 @@ export function createJudging({
       const verdict = await once(judge, verdictKey(judge, prompt, identities, 0), signal, (flightSignal) =>
         accessOf(judge).admission.admit(async () => {
           const account = await spending.account(runId);
-          const [first, second] = await Promise.all([clips[0].pictures(judge), clips[1].pictures(judge)]);
-          const put = (order: readonly ClipPictures[]): Promise<Asked<ComparisonAnswer>> => {
-            const question = askAbout(judge, prompt, order);
-            return ask(
-              question,
-              asking(judge, question, account, deadline, parseComparisonAnswer),
-              flightSignal,
-            );
-          };
+          const [there, back] = await bothOrders(judge, prompt, clips);
+          const put = (question: Question): Promise<Asked<ComparisonAnswer>> =>
+            ask(question, asking(judge, question, account, deadline, parseComparisonAnswer), flightSignal);
           // One order after the other: two calls at once would let a comparison take two places of the endpoint.
-          const forward = await put([first, second]);
-          const backward = await put([second, first]);
+          const forward = await put(there);
+          const backward = await put(back);
           return {
             kind: 'comparison' as const,
             firstPreferred: (preference(forward.answer) + 1 - preference(backward.answer)) / 2,
@@ -282,8 +282,19 @@ export function createJudging({
         askAbout(judge, prompt, [pictures], vote),
       );
     },
+
+    comparisonQuestions: bothOrders,
   };
   return judging;
+}
+
+async function bothOrders(
+  judge: Judge,
+  prompt: Prompt,
+  clips: readonly [JudgedClip, JudgedClip],
+): Promise<[Question, Question]> {
+  const [first, second] = await Promise.all([clips[0].pictures(judge), clips[1].pictures(judge)]);
+  return [askAbout(judge, prompt, [first, second]), askAbout(judge, prompt, [second, first])];
 }
 
 /** All results, or the first error once all are over: an answer that was paid for is kept before anybody asks again. */

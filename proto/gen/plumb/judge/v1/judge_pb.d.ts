@@ -333,6 +333,20 @@ export declare type CompareRequest = Message<"plumb.judge.v1.CompareRequest"> & 
    * @generated from field: plumb.judge.v1.Purpose purpose = 6;
    */
   purpose: Purpose;
+
+  /**
+   * Also answer with the bodies of the calls.
+   *
+   * @generated from field: bool explain = 7;
+   */
+  explain: boolean;
+
+  /**
+   * Answer with the bodies of the calls and no preference: no endpoint is asked, and nothing is spent.
+   *
+   * @generated from field: bool explain_only = 8;
+   */
+  explainOnly: boolean;
 };
 
 /**
@@ -408,6 +422,13 @@ export declare type CompareResponse = Message<"plumb.judge.v1.CompareResponse"> 
    * @generated from field: string model = 10;
    */
   model: string;
+
+  /**
+   * When asked to explain: the JSON bodies of the two calls as they are sent, one for each order.
+   *
+   * @generated from field: repeated string request_bodies = 11;
+   */
+  requestBodies: string[];
 };
 
 /**

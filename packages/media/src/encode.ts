@@ -3,6 +3,7 @@ import sharp from 'sharp';
 import { checkClip, checkClipShape, clipBytes, frameOf } from './clip.ts';
 import type { Clip, ClipShape } from './clip.ts';
 import { filmStripMediaType } from './media-types.ts';
+import { encodeSmallPng, mostSmallPixels } from './small-png.ts';
 
 /** Media type of an encoded clip: all frames, one below the other, in one PNG. */
 export const clipMediaType = filmStripMediaType;
@@ -211,6 +212,11 @@ async function encodePicture(
   { scale = 1, format = 'png', quality = 85, longestSide = Infinity }: PictureOptions,
 ): Promise<EncodedPicture> {
   const picture = enlarge(pixels, width, height, scale);
+  const small = width * height * scale * scale <= mostSmallPixels;
+  if (format === 'png' && small && Math.max(width, height) * scale <= longestSide) {
+    const bytes = encodeSmallPng(picture, width * scale, height * scale);
+    return { bytes, mediaType: 'image/png', width: width * scale, height: height * scale };
+  }
   let image = sharp(picture, rgb(width * scale, height * scale));
   if (Math.max(width, height) * scale > longestSide) {
     image = image.resize({ width: longestSide, height: longestSide, fit: 'inside' });

@@ -43,6 +43,23 @@ export async function decodeClip(bytes: Uint8Array, shape: ClipShape): Promise<C
   }
   const height = shape.frames * shape.height;
   const picture = sharp(bytes, { limitInputPixels: shape.width * height, failOn: 'warning' });
+  // A header that is right in every byte needs no second reader.
+  if (!isFilmStrip(bytes, shape)) await checkHeader(bytes, shape);
+  let data: Uint8Array;
+  try {
+    data = new Uint8Array(await picture.raw().toBuffer());
+  } catch (error) {
+    throw dataLoss('the PNG of a clip is corrupt: its pixels cannot be read', { cause: error });
+  }
+  if (data.length !== clipBytes(shape)) {
+    throw dataLoss(`the PNG of a clip holds ${data.length} bytes of pixels instead of ${clipBytes(shape)}`);
+  }
+  return { ...shape, data };
+}
+
+/** Says what is wrong with the header of a film strip. A palette in place of RGB is nothing wrong. */
+async function checkHeader(bytes: Uint8Array, shape: ClipShape): Promise<void> {
+  const height = shape.frames * shape.height;
   let found;
   try {
     // The limit is not applied to the header, so that a picture of another size can be told from a broken one.
@@ -63,16 +80,6 @@ export async function decodeClip(bytes: Uint8Array, shape: ClipShape): Promise<C
       `the PNG of a clip has ${found.channels} channels of type ${found.depth}; it must be 8-bit RGB`,
     );
   }
-  let data: Uint8Array;
-  try {
-    data = new Uint8Array(await picture.raw().toBuffer());
-  } catch (error) {
-    throw dataLoss('the PNG of a clip is corrupt: its pixels cannot be read', { cause: error });
-  }
-  if (data.length !== clipBytes(shape)) {
-    throw dataLoss(`the PNG of a clip holds ${data.length} bytes of pixels instead of ${clipBytes(shape)}`);
-  }
-  return { ...shape, data };
 }
 
 export type ScaleOptions = {

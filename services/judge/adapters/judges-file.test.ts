@@ -35,6 +35,7 @@ test('the shipped file is right, with and without an address', async () => {
       'by-category binary',
       'noisy binary',
       'lenient binary',
+      'noisy-graded grade',
       'voting binary',
       'held-out binary',
     ],

@@ -146,7 +146,28 @@ export interface DenoiserCase {
   }[];
 }
 
-export type ParityCase = OperatorCase | LossCase | PathCase | ModelCase | DenoiserCase;
+/** A job of trainers/torch on the video DiT; the files that it reads are in the folder `trainers`. */
+export interface TrainerCase {
+  readonly name: string;
+  readonly kind: 'trainers';
+  /** Fields of the job file that differ from case to case. */
+  readonly job: {
+    readonly objective: Readonly<Record<string, unknown>>;
+    readonly optimisation: Readonly<Record<string, unknown>>;
+    readonly adapters?: Readonly<Record<string, unknown>>;
+    readonly anchorEverySteps?: number;
+  };
+  /** Name of the reward that is trained on. */
+  readonly reward: string;
+  /** uint64 as decimal digits. */
+  readonly seed: string;
+  /** Of the training set that the data step made; null where exp or log are in its weights, whose last bits may differ. */
+  readonly trainingSetHash: string | null;
+  /** Tensors of the case, a value for each step or each measurement. */
+  readonly metrics: readonly string[];
+}
+
+export type ParityCase = OperatorCase | LossCase | PathCase | ModelCase | DenoiserCase | TrainerCase;
 
 /** `cases/index.json`. */
 export interface CaseIndex {

@@ -27,9 +27,9 @@ from diffusers import (
 from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from plumb_torch.losses import dpo, forward_projection
 
 from case_writer import random_of
-from objectives import dpo, forward_projection
 
 RANK = 2
 ALPHA = 4

@@ -5,8 +5,8 @@ import { relativeError } from './relative-error.ts';
 /** Largest relative error between two makings of a case: a few roundings to float32, in which cases are stored. */
 export const DRIFT_LIMIT = 1e-6;
 
-/** Of denoisers, which PyTorch computes in float32: another processor rounds otherwise, and ten steps add that up. */
-export const DENOISER_DRIFT_LIMIT = 1e-3;
+/** Of denoisers and of whole jobs, which PyTorch computes in float32: another processor rounds otherwise, and ten steps add that up. */
+export const FLOAT32_DRIFT_LIMIT = 1e-3;
 
 /** How far remade cases are from the committed ones. */
 export interface Drift {
@@ -17,8 +17,8 @@ export interface Drift {
 }
 
 /**
- * Compares cases, whatever versions made them. Integers must be equal, floats agree to `DRIFT_LIMIT`, those of denoisers to
- * `DENOISER_DRIFT_LIMIT`; the tensors and
+ * Compares cases, whatever versions made them. Integers must be equal, floats agree to `DRIFT_LIMIT`, those of denoisers and
+ * of jobs to `FLOAT32_DRIFT_LIMIT`; the tensors and
  * the cases, with their options and order, must be the same ones.
  */
 export function driftBetween(committed: CaseFiles, remade: CaseFiles): Drift {
@@ -52,7 +52,7 @@ export function driftBetween(committed: CaseFiles, remade: CaseFiles): Drift {
       Array.from(before.data as ArrayLike<number>, Number),
     );
     largest = Math.max(largest, error);
-    const floats = name.startsWith('denoisers/') ? DENOISER_DRIFT_LIMIT : DRIFT_LIMIT;
+    const floats = /^(denoisers|trainers)\//.test(name) ? FLOAT32_DRIFT_LIMIT : DRIFT_LIMIT;
     const limit = before.dtype === 'float32' ? floats : 0;
     if (error > limit) {
       differences.push(`${name}: relative error ${error.toExponential(1)}, limit ${limit}`);

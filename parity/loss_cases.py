@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
+from plumb_torch.losses import dpo, forward_projection, kto
 
 from case_writer import random_of
-from objectives import dpo, forward_projection, kto
 
 BATCH = 4
 SHAPE = (BATCH, 3, 2, 3)

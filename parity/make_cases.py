@@ -2,8 +2,8 @@
 Makes the cases that tensor-graph, diffusion and objective are compared with, in plain PyTorch on the CPU.
 
 Inputs are float32 numbers from fixed seeds. Results are computed in float64 from them, so that the reference has no
-rounding of its own to speak of, and are stored as float32. Denoisers alone are computed in float32: parts of them are
-written for it.
+rounding of its own to speak of, and are stored as float32. Denoisers, parts of which are written for it, and whole jobs of
+trainers/torch are computed in float32.
 
     python make_cases.py --out cases
 
@@ -19,6 +19,7 @@ from denoiser_cases import add_denoiser_cases
 from loss_cases import add_loss_cases
 from model_cases import add_model_cases
 from operator_cases import add_operator_cases
+from trainer_cases import add_trainer_cases
 
 
 def main():
@@ -32,6 +33,7 @@ def main():
     add_loss_cases(writer)
     add_model_cases(writer)
     add_denoiser_cases(writer, arguments.out)
+    add_trainer_cases(writer, arguments.out)
     writer.write(arguments.out)
 
 

@@ -38,6 +38,7 @@ import { compare, float32, numbersOf, type Comparison } from './comparison.ts';
 import { measureDenoiser } from './denoisers.ts';
 import { CaseInputs, operatorBuilders } from './operators.ts';
 import { TRAINING_LIMIT } from './relative-error.ts';
+import { measureTrainer } from './trainers.ts';
 
 /** What a case showed. */
 export interface Measurement {
@@ -59,6 +60,8 @@ export async function measureCase(engine: Engine, files: CaseFiles, one: ParityC
       return measureModel(engine, files, one);
     case 'denoisers':
       return { comparisons: await measureDenoiser(engine, files, one), differentiated: new Set() };
+    case 'trainers':
+      return { comparisons: await measureTrainer(engine, files, one), differentiated: new Set() };
   }
 }
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
+from plumb_torch.losses import dpo, forward_projection, kto
+from plumb_torch.video_dit import Shape, denoise, factors, levels, noised_and_target
 
 from case_writer import random_of
-from objectives import dpo, forward_projection, kto
-from video_dit import Shape, denoise, factors, noised_and_target, path
 
 # No two extents of the token grid, the patch or the clip are equal, so that axes cannot be mixed up unseen.
 CONFIG = {
@@ -88,7 +88,7 @@ def add_model_cases(writer):
 def add_path_cases(writer):
     times = torch.linspace(0.01, 0.99, 25, dtype=torch.float64)
     for parameterisation in ("flow", "v", "epsilon"):
-        signal, noise, _, _ = path(parameterisation, times)
+        signal, noise = levels(parameterisation, times)
         skip, scale_in, scale_out = factors(parameterisation, times, CONFIG["sigmaData"])
         writer.add(
             "paths",
@@ -101,7 +101,7 @@ def add_path_cases(writer):
 def add_prediction_case(writer, policy, feed):
     weights, inputs = precise(policy, True), precise(feed)
     shape = Shape(CONFIG)
-    noised, _ = noised_and_target("flow", inputs["x0"], inputs["noise"], inputs["time"])
+    noised, _ = noised_and_target("flow", inputs["x0"], inputs["noise"], *levels("flow", inputs["time"]))
     prediction = denoise(shape, weights, noised, inputs["time"], inputs["tokens"])
     projection = random_of("prediction").standard_normal(CLIP).astype(np.float32)
     loss = (prediction * torch.tensor(projection, dtype=torch.float64)).sum()
@@ -131,7 +131,7 @@ def add_objective_cases(writer, policy, reference, feed):
         time = inputs["time"]
 
         def predictions(clip, tokens):
-            noised, target = noised_and_target(parameterisation, clip, inputs["noise"], time)
+            noised, target = noised_and_target(parameterisation, clip, inputs["noise"], *levels(parameterisation, time))
             return target, denoise(shape, weights, noised, time, tokens), denoise(shape, frozen, noised, time, tokens)
 
         own = predictions(inputs["x0"], inputs["tokens"])
@@ -195,7 +195,7 @@ def add_adapter_cases(writer, policy, other, feed):
         }
 
         def predictions(clip):
-            noised, target = noised_and_target("flow", clip, inputs["noise"], inputs["time"])
+            noised, target = noised_and_target("flow", clip, inputs["noise"], *levels("flow", inputs["time"]))
             policy_and_reference = (
                 denoise(shape, model, noised, inputs["time"], inputs["tokens"]) for model in (weights, frozen)
             )
@@ -251,7 +251,7 @@ def add_training_case(writer, policy, feeds):
     losses, norms = [], []
     for step, (rate, decay) in enumerate(zip(RATES, DECAYS)):
         inputs = precise(feeds[step % FEEDS])
-        noised, target = noised_and_target("flow", inputs["x0"], inputs["noise"], inputs["time"])
+        noised, target = noised_and_target("flow", inputs["x0"], inputs["noise"], *levels("flow", inputs["time"]))
         prediction = denoise(shape, weights, noised, inputs["time"], inputs["tokens"])
         loss, _ = forward_projection(target, prediction, None, inputs["weights"], 0)
         optimiser.zero_grad()

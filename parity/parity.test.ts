@@ -14,7 +14,7 @@ after(() => engine.close());
 const measured = new Set<string>();
 const differentiated = new Set<string>();
 
-for (const kind of ['operators', 'paths', 'losses', 'models', 'denoisers'] as const) {
+for (const kind of ['operators', 'paths', 'losses', 'models', 'denoisers', 'trainers'] as const) {
   describe(`${kind} agree with PyTorch ${files.index.versions.torch}`, () => {
     for (const one of files.index.cases.filter((each) => each.kind === kind)) {
       test(one.name, async () => {

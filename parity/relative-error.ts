@@ -8,6 +8,9 @@ export const TRAINING_LIMIT = 1e-3;
 export const DENOISER_LIMIT = 1e-3;
 export const DENOISER_TRAINING_LIMIT = 1e-2;
 
+/** Every step of twenty of a whole job; trainers/torch computes in float32. */
+export const TRAINER_LIMIT = 1e-3;
+
 /**
  * max |actual - expected| / max |expected|, over the elements of one tensor. 0 for two tensors of zeros; infinite where
  * only the expected one is, where lengths differ, or for values that are not finite.

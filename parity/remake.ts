@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { committedCases, readCases } from './case-files.ts';
 import { writeAdapters } from './denoisers.ts';
-import { DENOISER_DRIFT_LIMIT, DRIFT_LIMIT, driftBetween } from './drift.ts';
+import { FLOAT32_DRIFT_LIMIT, DRIFT_LIMIT, driftBetween } from './drift.ts';
 
 const run = promisify(execFile);
 const SHOWN = 20;
@@ -18,7 +18,7 @@ const SHOWN = 20;
 /** @throws Error of one line that says what to install and how to name another Python */
 async function checkPython(python: string): Promise<void> {
   try {
-    await run(python, ['-c', 'import diffusers, numpy, onnxscript, peft, safetensors, torch']);
+    await run(python, ['-c', 'import diffusers, numpy, onnxscript, peft, PIL, safetensors, torch']);
   } catch (error) {
     const { code, stderr } = error as { code?: unknown; stderr?: string };
     const reason =
@@ -78,7 +78,7 @@ async function compareWithCommitted(python: string): Promise<void> {
     }
     process.stdout.write(
       `${remade.index.cases.length} cases, ${remade.tensors.size} tensors: largest drift ${largest.toExponential(1)}, ` +
-        `limit ${DRIFT_LIMIT.toExponential()}; ${DENOISER_DRIFT_LIMIT.toExponential()} for denoisers\n`,
+        `limit ${DRIFT_LIMIT.toExponential()}; ${FLOAT32_DRIFT_LIMIT.toExponential()} for denoisers and jobs\n`,
     );
     process.stdout.write(await checkAdapters(python));
   } finally {

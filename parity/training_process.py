@@ -15,9 +15,9 @@ import time
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from plumb_torch.losses import forward_projection
+from plumb_torch.video_dit import Shape, denoise, levels, noised_and_target
 
-from objectives import forward_projection
-from video_dit import Shape, denoise, noised_and_target
 
 
 def peak_bytes():
@@ -63,8 +63,10 @@ def main(model_path, feeds_path, mode, threads, optimiser):
         fused=True,
     )
 
+    parameterisation = config["parameterisation"]
+
     def loss_of(x0, noise, times, tokens, sample_weights):
-        noised, target = noised_and_target(config["parameterisation"], x0, noise, times)
+        noised, target = noised_and_target(parameterisation, x0, noise, *levels(parameterisation, times))
         prediction = denoise(shape, weights, noised, times, tokens)
         return forward_projection(target, prediction, None, sample_weights, 0)[0]
 

@@ -114,4 +114,22 @@ export const trainerSettings = z.object({
     .describe('the name of a ClusterTrainingRuntime'),
 });
 
+/** Settings of the program that pods run for one job (job.ts): those of the trainer, and how other programs train for it. */
+export const trainingJobSettings = trainerSettings.extend({
+  /** Trains in place of this process's own engine: `trainers/torch`, as docs/distributed-training.md says. Words are separated by spaces. */
+  trainingCommand: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('a command line, for example torchrun --nproc-per-node=gpu -m plumb_torch'),
+  /** What that command reads and writes; all pods of a job share it. */
+  trainingFolder: z.string().min(1).optional().describe('a folder that all pods of a job share'),
+  /** The base of jobs on pipelines, with weights that PyTorch reads. */
+  trainingModel: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('a pipeline in the layout of diffusers, with the weights of PyTorch'),
+});
+
 export type TrainerConfig = z.output<typeof trainerSettings>;

@@ -4,6 +4,7 @@
  * on in another. Exit codes: domain/exit-codes.ts.
  */
 
+import path from 'node:path';
 import { describeError, invalidArgument, PlumbError, unavailable } from '@plumb/kit/errors';
 import { startFoundation, StopSequence } from '@plumb/kit/lifecycle';
 import { contextFromCarrier, logger, tracer, withSpan, withWork } from '@plumb/kit/telemetry';
@@ -12,13 +13,16 @@ import { pipelineCache } from '@plumb/pipelines';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { JobState } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { openEngine } from '@plumb/tensor-graph/engine';
+import type { z } from 'zod';
 import { claimJob } from './adapters/cluster/claimed-job.ts';
 import { livePoints } from './adapters/cluster/live-points.ts';
 import { openJobStore } from './adapters/job-store.ts';
 import { progressEvents } from './adapters/progress-events.ts';
 import { rewardScores } from './adapters/reward-scores.ts';
+import { followFirstPod, torchTrainee } from './adapters/torch-training.ts';
+import type { TorchTraining } from './adapters/torch-training.ts';
 import { trainingPorts } from './adapters/training-artifacts.ts';
-import { trainerSettings } from './config.ts';
+import { trainingJobSettings } from './config.ts';
 import { exitCodes } from './domain/exit-codes.ts';
 import { JobFeed } from './domain/job-feed.ts';
 import { runJob } from './domain/job-runner.ts';
@@ -46,13 +50,6 @@ process.on('SIGINT', stop);
 /** Brings the job to its end; gives the exit code. */
 async function run(id: string | undefined): Promise<number> {
   if (id === undefined) throw invalidArgument('job id', 'is missing; give the id of a job of the trainer');
-  if ((process.env['JOB_COMPLETION_INDEX'] ?? '0') !== '0') {
-    throw invalidArgument(
-      'PLUMB_TRAINING_NODES',
-      'is above 1, and this program trains a job in one pod; set it to 1, or let the pods run a program that trains across pods',
-      { reason: 'CONFIGURATION_INVALID' },
-    );
-  }
   const { config, bus, connect } = await startFoundation(
     {
       env: process.env,
@@ -65,9 +62,18 @@ async function run(id: string | undefined): Promise<number> {
         throw error;
       },
     },
-    trainerSettings,
+    trainingJobSettings,
     { name: 'trainer' },
   );
+  const torch = torchOf(config, id);
+  if ((process.env['JOB_COMPLETION_INDEX'] ?? '0') !== '0') {
+    if (torch !== undefined) return await followFirstPod(torch, stopping.signal);
+    throw invalidArgument(
+      'PLUMB_TRAINING_NODES',
+      'is above 1, and this program trains a job in one pod; set it to 1, or set PLUMB_TRAINING_COMMAND, which trains across pods',
+      { reason: 'CONFIGURATION_INVALID' },
+    );
+  }
   const store = await openJobStore(bus);
   const claimed = await claimJob(bus, store, id, config.trainingBackend);
   if (claimed === undefined) {
@@ -96,21 +102,29 @@ async function run(id: string | undefined): Promise<number> {
     contextFromCarrier({ traceparent: process.env['TRACEPARENT'] ?? '' }),
   );
   const attributes = { 'plumb.job.id': id, 'plumb.run.id': feed.job.spec?.runId ?? '' };
+  const ports = trainingPorts(artifacts, {
+    openEngine: (intraOpThreads) => openEngine({ form: config.engineForm, intraOpThreads }),
+    threads: config.intraOpThreads,
+    maxDataSetBytes: config.maxDataSetBytes,
+    pipelines: { cache: cache.path, device: config.device },
+    scoreClips:
+      config.rewardAddress === undefined
+        ? undefined
+        : rewardScores(connect(RewardService, config.rewardAddress), artifacts, {
+            deadlineMs: config.probeDeadlineSeconds * 1000,
+          }),
+  });
   await withSpan(tracer('plumb-trainer'), 'train in a pod', { parent, attributes }, () =>
     runJob(feed, AbortSignal.any([stopping.signal, claimed.signal]), {
       store: live.store,
-      ports: trainingPorts(artifacts, {
-        openEngine: (intraOpThreads) => openEngine({ form: config.engineForm, intraOpThreads }),
-        threads: config.intraOpThreads,
-        maxDataSetBytes: config.maxDataSetBytes,
-        pipelines: { cache: cache.path, device: config.device },
-        scoreClips:
-          config.rewardAddress === undefined
-            ? undefined
-            : rewardScores(connect(RewardService, config.rewardAddress), artifacts, {
-                deadlineMs: config.probeDeadlineSeconds * 1000,
-              }),
-      }),
+      ports:
+        torch === undefined
+          ? ports
+          : {
+              ...ports,
+              openTrainee: async (plan) =>
+                torchTrainee(id, plan, await ports.openTrainee(plan), { ...torch, artifacts }),
+            },
       checkpointEverySteps: config.checkpointEverySteps,
       logger: log,
       onPoint: (point, runId) => {
@@ -123,6 +137,27 @@ async function run(id: string | undefined): Promise<number> {
   );
   if (feed.job.state === JobState.FAILED) return exitCodes.failed;
   return feed.job.state === JobState.RUNNING ? exitCodes.tryAgain : exitCodes.done;
+}
+
+/** The program that trains in place of this process's engine; undefined where there is none. */
+function torchOf(
+  config: z.output<typeof trainingJobSettings>,
+  id: string,
+): Omit<TorchTraining, 'artifacts'> | undefined {
+  const { trainingCommand, trainingFolder, trainingModel } = config;
+  if (trainingCommand === undefined) return undefined;
+  if (trainingFolder === undefined) {
+    throw invalidArgument(
+      'PLUMB_TRAINING_FOLDER',
+      'is missing; PLUMB_TRAINING_COMMAND reads the job from a folder that its pods share',
+      { reason: 'CONFIGURATION_INVALID' },
+    );
+  }
+  return {
+    command: trainingCommand.trim().split(/\s+/),
+    folder: path.resolve(trainingFolder, id),
+    model: trainingModel,
+  };
 }
 
 /** What an error that ends the process means for the job. */

@@ -93,6 +93,7 @@ export async function pipelineTrainee(
       (sum, { parameters }) => sum + parameters,
       0,
     ),
+    maxTextTokens: folder.settings.maxTextTokens,
     async prepare({ set, samples, captions, signal }) {
       const latents = await readLatents(samples, { folder, artifacts, maxDataSetBytes, signal });
       const shared = {

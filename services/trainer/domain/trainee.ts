@@ -17,6 +17,8 @@ export interface StoredModel {
 export interface Trainee {
   /** Weights of the model that is trained, adapters left out. */
   readonly parameterCount: number;
+  /** Tokens that captions are padded to, of a model that is trained on embeddings of them. */
+  readonly maxTextTokens?: number;
   /**
    * Reads what the model is trained on.
    * @param samples those that the set uses

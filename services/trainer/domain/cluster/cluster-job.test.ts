@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Job as JobModel } from 'kubernetes-models/batch/v1/Job';
 import { z } from 'zod';
-import { fieldsForRuntime, kubernetesJob, trainJob } from './cluster-job.ts';
+import { checkNodes, fieldsForRuntime, kubernetesJob, trainJob } from './cluster-job.ts';
 import type { ClusterJobSettings, JobIdentity } from './cluster-job.ts';
 import { parsePodTemplate } from './pod-template.ts';
 
@@ -204,4 +204,33 @@ test('what a TrainJob cannot carry is named', () => {
     'priorityClassName',
     'containers other than trainer',
   ]);
+});
+
+test('several pods train a job where the template says by which command', () => {
+  assert.throws(() => {
+    checkNodes(2, template);
+  }, /PLUMB_TRAINING_NODES: is 2, and services\/trainer\/job\.ts trains a job in one pod/);
+  const torch = parsePodTemplate(
+    {
+      spec: {
+        containers: [
+          {
+            name: 'trainer',
+            image: 'plumb/trainer-torch:1',
+            command: ['node', 'services/trainer/job.ts'],
+            env: [{ name: 'PLUMB_TRAINING_COMMAND', value: 'torchrun -m plumb_torch' }],
+          },
+        ],
+      },
+    },
+    'template',
+  );
+  checkNodes(2, torch);
+  const object = trainJob(
+    { ...settings, template: torch, nodes: 2, runtime: 'torch-distributed', version: 'v1alpha1' },
+    job,
+  );
+  assert.equal(object.spec.trainer.numNodes, 2);
+  assert.deepEqual(object.spec.trainer.args, [job.jobId]);
+  assert.ok(object.spec.trainer.env?.some(({ name }) => name === 'PLUMB_TRAINING_COMMAND'));
 });

@@ -51,11 +51,13 @@ export function checkNodes(nodes: number, template: PodTemplate): void {
   if (nodes === 1) return;
   const container = template.spec.containers.find(({ name }) => name === trainerContainer);
   const program = [...(container?.command ?? []), ...(container?.args ?? [])];
+  // With a command that trains, it starts that in every pod.
+  if (container?.env?.some(({ name, value }) => name === 'PLUMB_TRAINING_COMMAND' && value !== '')) return;
   // Without a command it is the image's own, and that of our image is this program as well.
   if (program.length > 0 && !program.some((word) => oneNodeProgram.test(word))) return;
   throw invalidArgument(
     'PLUMB_TRAINING_NODES',
-    `is ${nodes}, and services/trainer/job.ts trains a job in one pod; set it to 1, or let the pod template's container ${trainerContainer} run a program that trains across pods`,
+    `is ${nodes}, and services/trainer/job.ts trains a job in one pod; set it to 1, set PLUMB_TRAINING_COMMAND in the pod template (docs/distributed-training.md), or let the pod template's container ${trainerContainer} run a program that trains across pods`,
     { reason: 'CONFIGURATION_INVALID' },
   );
 }

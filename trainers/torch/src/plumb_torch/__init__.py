@@ -1,0 +1,1 @@
+"""Trains video models on AI feedback with PyTorch, on one process or many: docs/distributed-training.md."""

@@ -20,7 +20,7 @@ const inputs = path.join(root, 'parity/cases/trainers');
 const limit = 1e-3;
 const timeout = 300_000;
 /** Steps enough that a signal arrives before the last of them. */
-const long = { steps: 400, batchSize: 8, learningRate: 1e-3, emaDecay: 0.9 };
+const long = { steps: 120, batchSize: 8, learningRate: 1e-3, emaDecay: 0.9 };
 
 const environment = { ...process.env, ...torchEnvironment };
 
@@ -63,6 +63,11 @@ async function jobFile(name: string, changes: Readonly<Record<string, unknown>> 
   return file;
 }
 
+const programArguments = (job: string, output: string): string[] => {
+  const artifacts = path.join(inputs, 'artifacts');
+  return ['--job', job, '--output', output, '--artifacts', artifacts, '--device', 'cpu'];
+};
+
 /** Starts torchrun on this machine. */
 function torchrun(
   job: string,
@@ -73,18 +78,17 @@ function torchrun(
   return spawn(
     pythonWithTorch,
     [
-      ...['-m', 'torch.distributed.run', '--standalone', `--nproc-per-node=${processes}`],
-      ...[`--max-restarts=${restarts}`, '--monitor-interval=0.1', '-m', 'plumb_torch', '--job', job],
-      ...[
-        '--output',
-        output,
-        '--artifacts',
-        path.join(inputs, 'artifacts'),
-        '--parallel',
-        parallel,
-        '--device',
-        'cpu',
-      ],
+      '-m',
+      'torch.distributed.run',
+      '--standalone',
+      `--nproc-per-node=${processes}`,
+      `--max-restarts=${restarts}`,
+      '--monitor-interval=0.1',
+      '-m',
+      'plumb_torch',
+      ...programArguments(job, output),
+      '--parallel',
+      parallel,
     ],
     { env: environment, stdio: ['ignore', 'pipe', 'pipe'] },
   );
@@ -159,7 +163,7 @@ describe('trainers/torch', { skip: missingTorch ?? false, timeout }, () => {
     'a process that is killed in the middle costs nothing: the job ends with the same bits',
     { timeout },
     async () => {
-      const job = await jobFile('job, dpo, sftAnchor', { optimisation: long, checkpointEverySteps: 40 });
+      const job = await jobFile('job, dpo, sftAnchor', { optimisation: long, checkpointEverySteps: 20 });
       const [calm, killed] = [path.join(folder, 'calm'), path.join(folder, 'killed')];
       await train(job, calm, { processes: 2 });
 
@@ -171,7 +175,7 @@ describe('trainers/torch', { skip: missingTorch ?? false, timeout }, () => {
       createInterface({ input: child.stdout }).on('line', (line) => {
         const { step } = JSON.parse(line) as { step: number };
         steps.push(step);
-        if (step !== 100 || victim !== undefined) return;
+        if (step !== 50 || victim !== undefined) return;
         victim = workersOf(launcher).at(-1);
         if (victim !== undefined) process.kill(victim, 'SIGKILL');
       });
@@ -180,9 +184,9 @@ describe('trainers/torch', { skip: missingTorch ?? false, timeout }, () => {
       const [code] = (await once(child, 'close')) as [number | null];
       assert.equal(code, 0, errors);
       assert.ok(victim !== undefined, 'a worker was found and killed');
-      // Checkpoints are taken every 40 steps: the second life begins after the 80th or a later one.
+      // Checkpoints are taken every 20 steps: the second life begins after the 40th or a later one.
       const again = steps.findIndex((step, index) => index > 0 && step <= (steps[index - 1] ?? 0));
-      assert.ok(again > 0 && (steps[again] ?? 0) % 40 === 1 && (steps[again] ?? 0) >= 81, steps.join(' '));
+      assert.ok(again > 0 && (steps[again] ?? 0) % 20 === 1 && (steps[again] ?? 0) >= 41, steps.join(' '));
       for (const file of ['model.safetensors', 'manifest.json']) {
         assert.deepEqual(
           await readFile(path.join(killed, file)),
@@ -245,16 +249,7 @@ describe('trainers/torch', { skip: missingTorch ?? false, timeout }, () => {
       const job = await jobFile('job, sft', changes);
       const child = spawn(
         pythonWithTorch,
-        [
-          '-m',
-          'plumb_torch',
-          '--job',
-          job,
-          '--output',
-          await mkdtemp(path.join(folder, 'bad-')),
-          '--artifacts',
-          path.join(inputs, 'artifacts'),
-        ],
+        ['-m', 'plumb_torch', ...programArguments(job, await mkdtemp(path.join(folder, 'bad-')))],
         { env: environment },
       );
       const { code, errors } = await finish(child);

@@ -42,11 +42,9 @@ const stateName = (step: number): string => `step-${String(step).padStart(8, '0'
 
 /** The command of one pod. */
 export function torchCommand({ command, folder }: Pick<TorchTraining, 'command' | 'folder'>): string[] {
-  return [
-    ...command,
-    ...['--job', jobPath(folder), '--output', path.join(folder, 'output')],
-    ...['--artifacts', path.join(folder, 'artifacts')],
-  ];
+  const output = path.join(folder, 'output');
+  const artifacts = path.join(folder, 'artifacts');
+  return [...command, '--job', jobPath(folder), '--output', output, '--artifacts', artifacts];
 }
 
 /**

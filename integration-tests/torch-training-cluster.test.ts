@@ -207,6 +207,9 @@ describe('a TrainJob that runs trainers/torch', { skip: missingTorch ?? false, t
     for (const [index, value] of expected.entries()) {
       assert.ok(Math.abs((found[index] ?? Number.NaN) - value) <= 1e-3 * largest, `weight ${index}`);
     }
+    const { uri = '', sha256 = '' } = torch.job?.manifest ?? {};
+    const manifest = JSON.parse(Buffer.from(await artifacts.get(uri, sha256)).toString('utf8')) as object;
+    assert.ok('trainedBy' in manifest);
     await access(path.join(folder, 'shared', torch.job?.id ?? '', 'output', 'progress.jsonl'));
 
     const optimisation = { steps, batchSize: 3, learningRate: 1e-3 };

@@ -109,6 +109,13 @@ export function torchTrainee(jobId: string, plan: JobPlan, trainee: Trainee, tor
   };
   return {
     ...trainee,
+    trainedBy: torch.command,
+    async store(state) {
+      const stored = await trainee.store(state);
+      // Copies that nobody reads any more; the progress stays for people.
+      await rm(path.join(torch.folder, 'artifacts'), { recursive: true, force: true });
+      return stored;
+    },
     async prepare(options) {
       const prepared = await trainee.prepare(options);
       await copyArtifacts(plan, options.samples, torch, options.signal);
@@ -168,6 +175,7 @@ async function openCourse(
     async advance() {
       for (;;) {
         const { value: point, done } = await points.next();
+        if (signal.aborted) await ending(points);
         signal.throwIfAborted();
         if (done === true) throw failed(`the program ended after step ${step}, before the last`, []);
         // A program that was started again repeats what came after its checkpoint.
@@ -183,6 +191,7 @@ async function openCourse(
       return Promise.resolve(newest.anchorDistance);
     },
     async state() {
+      if (signal.aborted) await ending(points);
       // The checkpoint of this step, or the one before it, from which a job that is stopped goes on.
       const steps = (await readdir(states)).map((name) =>
         Number(/^step-(\d+)\./.exec(name)?.[1] ?? Number.NaN),
@@ -195,6 +204,15 @@ async function openCourse(
       );
     },
   };
+}
+
+/** Waits for the end of a program that was told to stop, which is no failure. */
+async function ending(points: AsyncGenerator<TrainingProgress, void, undefined>): Promise<void> {
+  try {
+    while ((await points.next()).done !== true);
+  } catch (error) {
+    if (PlumbError.from(error).reason !== 'PROCESS_FAILED') throw error;
+  }
 }
 
 function metricsOf(point: TrainingProgress): Awaited<ReturnType<Course['advance']>> {

@@ -17,6 +17,8 @@ export function jobManifest(options: {
   readonly set: TrainingSet;
   /** Threads of the engine; the order of sums, and so the last bits, depend on it. */
   readonly threads: number;
+  /** Command line of the program that trained, where it was not the engine. */
+  readonly trainedBy: readonly string[] | undefined;
   /** SHA-256 of the trained weights. */
   readonly result: string;
   /** SHA-256 of the adapters, where adapters were trained. */
@@ -25,7 +27,7 @@ export function jobManifest(options: {
   readonly probes: readonly ProbeResult[];
   readonly earlyStop: EarlyStop | undefined;
 }): Uint8Array {
-  const { plan, set, threads, result, adapters, parameterCount, probes, earlyStop } = options;
+  const { plan, set, threads, trainedBy, result, adapters, parameterCount, probes, earlyStop } = options;
   const { statistics } = set;
   const text = canonicalize({
     kind: 'plumb.training-job',
@@ -57,6 +59,7 @@ export function jobManifest(options: {
         }),
     seed: plan.seed.toString(),
     threads,
+    ...(trainedBy === undefined ? {} : { trainedBy }),
     counts: {
       samples: statistics.samples,
       scored: statistics.scored,

@@ -17,6 +17,8 @@ export interface StoredModel {
 export interface Trainee {
   /** Weights of the model that is trained, adapters left out. */
   readonly parameterCount: number;
+  /** Command line of the program that takes the steps; absent where the engine does. */
+  readonly trainedBy?: readonly string[];
   /** Tokens that captions are padded to, of a model that is trained on embeddings of them. */
   readonly maxTextTokens?: number;
   /**

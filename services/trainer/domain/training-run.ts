@@ -194,6 +194,7 @@ export async function runTraining(run: TrainingRun, ports: TrainingPorts): Promi
       plan,
       set,
       threads,
+      trainedBy: trainee.trainedBy,
       result: checkpoint.sha256,
       adapters: adapters?.sha256,
       parameterCount: trainee.parameterCount,

@@ -319,21 +319,28 @@ test(
         await delay(50);
       }
     };
-    const kill = async (name: string): Promise<void> => {
+    const pidOf = async (name: string): Promise<number> => {
       const status = await plumb(['status', '--json', '--state', killed], folder);
       const { components } = statusSchema.parse(JSON.parse(status.stdout));
       const pid = components.find((component) => component.name === name)?.pid;
       assert.ok(pid !== undefined, name);
-      process.kill(pid, 'SIGKILL');
+      return pid;
     };
     await seen(({ name }) => name === 'load model');
-    await kill('generator');
+    process.kill(await pidOf('generator'), 'SIGKILL');
     await seen(({ name }) => name.startsWith('chat '));
-    await kill('reward');
+    // While the judge stands still the reward service has work that it cannot end.
+    const [judge, reward] = [await pidOf('judge'), await pidOf('reward')];
+    process.kill(judge, 'SIGSTOP');
+    const asked = (): number => other.spans.filter(({ name }) => name === 'send plumb.tasks.score').length;
+    const before = asked();
+    await seen(() => asked() > before + 1);
+    process.kill(reward, 'SIGKILL');
+    process.kill(judge, 'SIGCONT');
     const again = (service: string) => (span: ReceivedSpan) =>
       span.service === service && Number(span.attributes['plumb.message.deliveries']) > 1;
     await seen(again('plumb-reward'));
-    await kill('judge');
+    process.kill(judge, 'SIGKILL');
     assert.equal(await demo.ended, 0, demo.stderr());
     assert.equal(parseResult(demo.stdout()).errors, 0);
     const after = tracesOf(other);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -108,10 +109,15 @@ def _claim(output: Path, job: Path) -> None:
 def model_hash(model: Model) -> str:
     """Of a file its own; of a folder that of the list of its files and their hashes."""
     path = model.source.path
+
+    def digest(file: Path) -> str:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+
     if path.is_file():
-        return sha256_of(path.read_bytes())
+        return digest(path)
     files = sorted(one for one in path.rglob("*") if one.is_file())
-    lines = [f"{sha256_of(one.read_bytes())}  {one.relative_to(path).as_posix()}\n" for one in files]
+    lines = [f"{digest(one)}  {one.relative_to(path).as_posix()}\n" for one in files]
     return sha256_of("".join(lines).encode())
 
 

@@ -3,6 +3,8 @@ import { test } from 'node:test';
 import { create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { pipelineMediaType } from '@plumb/media/model-media-types';
+import { SamplerSettingsSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { Category } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
 import { JobSpecSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import { planJob } from '../domain/job-spec.ts';
 import type { JobPlan } from '../domain/job-spec.ts';
@@ -60,9 +62,9 @@ test('a pipeline is trained where its PyTorch weights are', () => {
 test('a probe is refused: only the engine samples', () => {
   const plan = planOf({
     probe: {
-      prompts: [{ id: 'p', text: 'the red ball falls', category: 'FD' }],
+      prompts: [{ id: 'p', text: 'the red ball falls', category: Category.FALLING_DOWN }],
       everySteps: 10,
-      sampler: { steps: 4, guidance: 1.5, shift: 1 },
+      sampler: create(SamplerSettingsSchema, { steps: 4, guidance: 1.5, shift: 1 }),
       heldOutReward: 'other',
     },
   });

@@ -245,9 +245,12 @@ function startProgram([program = '', ...words]: readonly string[], signal: Abort
  */
 async function* follow(child: ChildProcess): AsyncGenerator<TrainingProgress, void, undefined> {
   const errors: string[] = [];
+  const own: PlumbError[] = [];
   if (child.stdout === null || child.stderr === null) throw new TypeError('the program has pipes');
   createInterface({ input: child.stderr }).on('line', (line) => {
     process.stderr.write(`${line}\n`);
+    // torchrun says much more after it.
+    own.push(...ownErrors(line));
     errors.push(line);
     if (errors.length > quotedLines) errors.shift();
   });
@@ -263,31 +266,30 @@ async function* follow(child: ChildProcess): AsyncGenerator<TrainingProgress, vo
       cause,
     });
   });
-  if (code !== 0) throw failed(`the program ended with ${killed ?? `exit code ${String(code)}`}`, errors);
+  if (code !== 0)
+    throw own[0] ?? failed(`the program ended with ${killed ?? `exit code ${String(code)}`}`, errors);
 }
 
 function failed(what: string, errors: readonly string[]): PlumbError {
-  const own = errors.map(ownError).find((error) => error !== undefined);
-  return (
-    own ??
-    new PlumbError({
-      code: 'UNAVAILABLE',
-      reason: 'PROCESS_FAILED',
-      message: `PLUMB_TRAINING_COMMAND: ${what}${errors.length === 0 ? '' : `: ${errors.join('\n')}`}`,
-    })
-  );
+  return new PlumbError({
+    code: 'UNAVAILABLE',
+    reason: 'PROCESS_FAILED',
+    message: `PLUMB_TRAINING_COMMAND: ${what}${errors.length === 0 ? '' : `: ${errors.join('\n')}`}`,
+  });
 }
 
-/** The error that a line of standard error holds. */
-function ownError(line: string): PlumbError | undefined {
+/** The error that a line of standard error holds, if it holds one. */
+function ownErrors(line: string): PlumbError[] {
   const text = /\{"error": ?\{.*\}\}/.exec(line)?.[0];
-  if (text === undefined) return undefined;
+  if (text === undefined) return [];
   const { error } = JSON.parse(text) as { error: { code: string; reason: string; message: string } };
-  return new PlumbError({
-    code: isErrorCode(error.code) ? error.code : 'FAILED_PRECONDITION',
-    reason: isErrorReason(error.reason) ? error.reason : 'UNEXPECTED',
-    message: error.message,
-  });
+  return [
+    new PlumbError({
+      code: isErrorCode(error.code) ? error.code : 'FAILED_PRECONDITION',
+      reason: isErrorReason(error.reason) ? error.reason : 'UNEXPECTED',
+      message: error.message,
+    }),
+  ];
 }
 
 /**

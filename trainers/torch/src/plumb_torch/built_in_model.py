@@ -88,7 +88,9 @@ def adapted_matrices(config: Mapping[str, Any], adapters: Adapters) -> dict[str,
                 f"adapters.targets[{place}]",
                 f'"{pattern}" matches no matrix; matrices are called, for example, {", ".join(list(matrices)[-4:])}',
             )
-    picked = {name: shape for name, shape in matrices.items() if any(matches(pattern, name) for pattern in adapters.targets)}
+    picked: dict[str, tuple[int, ...]] = {
+        name: shape for name, shape in matrices.items() if any(matches(pattern, name) for pattern in adapters.targets)
+    }
     for name, shape in picked.items():
         if adapters.rank > min(shape):
             raise invalid(

@@ -104,7 +104,7 @@ class BuiltInTrainee(Trainee):
     def _clip(self, sample_id: str) -> np.ndarray:
         """Model values, [3, frames, height, width]."""
         described = self._config["pixels"]
-        values = (self._pixels(sample_id).astype(np.float64) / 255 - described["mean"]) * described["scale"]
+        values: np.ndarray = (self._pixels(sample_id).astype(np.float64) / 255 - described["mean"]) * described["scale"]
         return values.transpose(3, 0, 1, 2).astype(np.float32)
 
     def feeds(self, batch: Sequence[DrawnItem], rows: range, *, seed: str, step: int, caption_dropout: float) -> Feeds:

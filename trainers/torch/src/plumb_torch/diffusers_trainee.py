@@ -105,11 +105,12 @@ class DiffusersModel(Denoiser):
         config = LoraConfig(
             r=adapters.rank, lora_alpha=adapters.alpha, target_modules=pattern, lora_dropout=0.0, init_lora_weights=True
         )
-        self.transformer: Any = transformer
-        self.transformer.add_adapter(config)
-        self.fixed = dict(fixed)
+        adapted: Any = transformer
+        adapted.add_adapter(config)
         if rematerialise:
-            self.transformer.enable_gradient_checkpointing()
+            adapted.enable_gradient_checkpointing()
+        self.transformer: Any = adapted
+        self.fixed = dict(fixed)
 
     def set_adapters(self, values: Mapping[str, Array]) -> None:
         """Values by `<module>.lora_A.weight` and `.lora_B.weight`."""

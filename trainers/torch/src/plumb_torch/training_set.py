@@ -109,7 +109,7 @@ class TrainingSet:
         SHA-256 of the content: what the engine's data step gives, as far as exp and log round alike
         (docs/distributed-training.md).
         """
-        content = {
+        content: dict[str, Any] = {
             "settings": self.settings.as_json(),
             "seed": self.seed,
             "items": [item.as_json() for item in self.items],

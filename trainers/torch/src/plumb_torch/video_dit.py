@@ -133,7 +133,7 @@ def block(shape: Shape, weights: Weights, h: Tensor, condition: Tensor) -> Tenso
     chunks = linear(weights, "modulation", condition).unsqueeze(1).chunk(6, -1)
     shift1, scale1, gate1, shift2, scale2, gate2 = chunks
     q, k, v = linear(weights, "attention.qkv", modulated(shape, h, shift1, scale1)).chunk(3, -1)
-    q, k, v = (part.unflatten(-1, (shape.heads, -1)).transpose(1, 2) for part in (q, k, v))
+    q, k, v = (part.reshape(*part.shape[:2], shape.heads, -1).transpose(1, 2) for part in (q, k, v))
     bias = relative_bias(shape, weights["attention.relative"]).to(q.dtype)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(h.shape[0], -1, -1, -1))
     h = h + gate1 * linear(weights, "attention.out", mixed.transpose(1, 2).flatten(2))

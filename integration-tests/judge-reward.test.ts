@@ -26,6 +26,7 @@ import { sampleTrainingClip } from '@plumb/toybox';
 import { referee } from '@plumb/toybox/referee';
 import { z } from 'zod';
 import injections from '../services/judge/domain/injections.json' with { type: 'json' };
+import { healthAt } from './support/grpc-health.ts';
 import { startProcess, startService } from './support/service-process.ts';
 import type { ServiceProcess } from './support/service-process.ts';
 
@@ -507,6 +508,62 @@ test('the Reward API: values, typed errors and timings', async () => {
   assert.ok(aif?.outcome.case === 'error' && aif.outcome.value.retryable);
   assert.ok(scoreOf(motion).value >= 0);
   client.close();
+  await stopAll();
+});
+
+test('aif is down with its judge or the endpoint behind it, and with nothing else; it comes back with them', async (t) => {
+  const endpoint = await startEndpoint();
+  const settings =
+    'timeoutMs: 5000, breaker: { failures: 3, firstRestMs: 200, longestRestMs: 500 }, retries: { firstDelayMs: 0, limit: 1 }';
+  const environment = judgeEnvironment(endpoint, settings, {}, 'health');
+  const judge = await startJudge(environment);
+  const reward = await startReward(judge);
+  const checks = healthAt(reward.address);
+  const client = createClient(RewardService, reward.address, { retry: 'none' });
+  t.after(() => {
+    checks.close();
+    client.close();
+  });
+  const others = ['clip_score', 'pickscore', 'optical_flow', 'motion_floor'];
+  const health = (name: string): Promise<string> => checks.of(`${RewardService.typeName}/${name}`);
+  async function becomes(what: string, state: string, withinMs: number): Promise<void> {
+    await eventually(
+      what,
+      async () => {
+        for (const other of others) assert.equal(await health(other), 'SERVING', `${other}: ${what}`);
+        return (await health('aif')) === state;
+      },
+      withinMs,
+    );
+  }
+  /** What calls for clips that nobody has judged end with. */
+  async function askFor(some: readonly Sample[]): Promise<RewardOutcome[]> {
+    const { items } = await client.score({
+      rewards: ['aif'],
+      items: some.map(({ id, video, caption }) => ({ id, video, prompt: { text: caption } })),
+    });
+    return items.flatMap(({ outcomes }) => outcomes);
+  }
+  await becomes('the judge has been asked', 'SERVING', 20_000);
+
+  await judge.kill();
+  await becomes('the judge is gone', 'NOT_SERVING', 5000);
+  await restartJudge(judge, environment);
+  await becomes('the judge is back', 'SERVING', 20_000);
+  assert.ok((await askFor(samples.slice(0, 1))).every(({ outcome }) => outcome.case === 'score'));
+
+  // That an endpoint is away is known from calls to it.
+  await endpoint.kill();
+  for (const outcome of await askFor(samples.slice(1, 11)))
+    assert.equal(errorOf(outcome).code, 'UNAVAILABLE');
+  await becomes('the endpoint is gone', 'NOT_SERVING', 5000);
+  const { reward: told } = await client.getReward({ name: 'aif' });
+  assert.match(told?.healthReason ?? '', /endpoint referee fails all calls/);
+  await startEndpoint([`--listen=${endpoint.address}`]);
+  await eventually('a call is let through', async () =>
+    (await askFor(samples.slice(11, 12))).every(({ outcome }) => outcome.case === 'score'),
+  );
+  await becomes('the endpoint is back', 'SERVING', 5000);
   await stopAll();
 });
 

@@ -1,16 +1,22 @@
 /**
- * Broken and malicious calls of the Reward API: nothing crashes, nothing outside of the allowed folder is read, and every
- * call and item has a proper status. PLUMB_FUZZ_SECONDS (20) and PLUMB_FUZZ_SEED (1) say how long, and with what.
+ * Broken and malicious calls of the Reward API: nothing crashes, nothing outside of the allowed prefixes is touched (a file
+ * and a server watch for it), and every call and item has a proper status. PLUMB_FUZZ_SECONDS (20) and PLUMB_FUZZ_SEED (1) say
+ * how long, and with what.
  */
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, readFile, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises';
+import { createServer as createHttpServer } from 'node:http';
+import { createServer as createHttpsServer } from 'node:https';
+import type { Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 import { pathToFileURL } from 'node:url';
-import { inspect } from 'node:util';
+import { inspect, promisify } from 'node:util';
 import { deflateSync } from 'node:zlib';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { create, toBinary } from '@bufbuild/protobuf';
@@ -19,8 +25,9 @@ import type { ServiceError } from '@grpc/grpc-js';
 import { randomGenerator } from '@plumb/diffusion';
 import { describeError, PlumbError, fromStatus } from '@plumb/kit/errors';
 import { createClient } from '@plumb/kit/rpc';
+import { createAuthority } from '@plumb/kit/testing/certificates';
 import { startNatsServer } from '@plumb/kit/testing/nats-server';
-import { encodeClip, encodePreview } from '@plumb/media';
+import { encodeClip, encodeMovie, encodePreview } from '@plumb/media';
 import type { Clip } from '@plumb/media';
 import type { VideoSchema } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { RewardService, ScoreRequestSchema } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
@@ -45,18 +52,44 @@ const proper = new Set([
   'DATA_LOSS',
 ]);
 
-test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) => {
+test('fuzzing the Reward API', { timeout: (seconds + 600) * 1000 }, async (t) => {
   const folder = await mkdtemp(path.join(tmpdir(), 'plumb-fuzz-'));
   const nats = await startNatsServer();
   const open = path.join(folder, 'open');
   await mkdir(open);
   const prefix = `${pathToFileURL(open).href}/`;
+  // A host that is allowed, and one that is not and must never be asked for anything.
+  let touched = 0;
+  const canary = createHttpServer((_request, response) => {
+    touched += 1;
+    response.end();
+  });
+  canary.on('connection', () => {
+    touched += 1;
+  });
+  const forbidden = `http://localhost:${await listening(canary)}/`;
+  const authority = await createAuthority('plumb fuzz');
+  const { certificate, key } = await authority.issue([{ type: 'dns', value: 'localhost' }]);
+  await writeFile(path.join(folder, 'ca.pem'), authority.certificate);
+  const served = new Map<string, Uint8Array>();
+  const web = createHttpsServer({ cert: certificate, key }, (request, response) => {
+    const name = request.url ?? '';
+    const body = served.get(name);
+    if (name.endsWith('/redirect.png')) response.writeHead(302, { location: forbidden }).end();
+    else if (name.endsWith('/cut.png')) {
+      response.writeHead(200, { 'content-length': '1000' });
+      response.write('cut', () => response.destroy());
+    } else if (body === undefined) response.writeHead(404).end();
+    else response.end(body);
+  });
+  const webPrefix = `https://localhost:${await listening(web)}/clips/`;
   const service = await startService('reward', {
     PLUMB_NATS_URL: nats.url,
     PLUMB_ARTIFACTS: path.join(folder, 'artifacts'),
     PLUMB_SPAN_DIRECTORY: path.join(folder, 'spans'),
     PLUMB_JUDGE_ADDRESS: '127.0.0.1:1',
-    PLUMB_CLIP_PREFIXES: prefix,
+    PLUMB_CLIP_PREFIXES: `${prefix},${webPrefix}`,
+    NODE_EXTRA_CA_CERTS: path.join(folder, 'ca.pem'),
     PLUMB_LOG_LEVEL: 'error',
     PLUMB_INTRA_OP_THREADS: '1',
   });
@@ -67,6 +100,10 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
     raw.close();
     await service.stop();
     await nats.stop();
+    for (const server of [web, canary]) {
+      server.closeAllConnections();
+      server.close();
+    }
     await rm(folder, { recursive: true, force: true });
   });
 
@@ -99,6 +136,17 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
   await symlink(secret, path.join(open, 'link.png'));
   await symlink('/', path.join(open, 'root'));
   const outside = pathToFileURL(secret).href;
+  // Whoever reads a file whose access time is older than its last change moves it, unless the file system keeps none.
+  const longAgo = new Date('2001-01-01T00:00:00Z');
+  const control = path.join(folder, 'control.png');
+  await writeFile(control, hidden);
+  for (const file of [secret, control]) await utimes(file, longAgo, new Date());
+  await readFile(control);
+  const watched = (await stat(control)).atimeMs !== longAgo.getTime();
+  if (!watched) t.diagnostic('this file system keeps no access times: the hidden file is not watched');
+  served.set('/clips/clip.png', strip);
+  served.set('/secret.png', hidden);
+  const allowed = new Set([`${webPrefix}clip.png`]);
   const uris = [
     outside,
     secret,
@@ -111,6 +159,16 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
     `${prefix}./clip.png/../../secret.png`,
     `artifact:sha256/../../../../${secret}`,
     `artifact:sha256/${sha256}`,
+    forbidden,
+    forbidden.replace('http:', 'https:'),
+    forbidden.replace('localhost', '127.0.0.1'),
+    `${webPrefix}clip.png`,
+    `${webPrefix}redirect.png`,
+    `${webPrefix}cut.png`,
+    `${webPrefix}none.png`,
+    `${webPrefix}../secret.png`,
+    `${webPrefix}%2e%2e/secret.png`,
+    webPrefix.replace('https://', `https://${new URL(forbidden).host}@`),
     'file:///etc/passwd',
     'file:///dev/zero',
     'file:///proc/self/environ',
@@ -131,6 +189,12 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
   const bomb = Buffer.from(await stillOf(64, 64).png().toBuffer());
   bomb.writeUInt32BE(2 ** 31 - 1, 16);
   bomb.writeUInt32BE(2 ** 31 - 1, 20);
+  const movie: Clip = { ...clip, width: 16, height: 16, data: bytes(3 * 16 * 16 * 3) };
+  const mp4 = await encodeMovie(movie);
+  const webm = path.join(folder, 'movie.webm');
+  await writeFile(path.join(folder, 'movie.mp4'), mp4);
+  const converting = ['-loglevel', 'error', '-i', path.join(folder, 'movie.mp4'), '-c:v', 'libvpx-vp9', webm];
+  await promisify(execFile)('ffmpeg', converting);
   const files: readonly { readonly type: string; readonly data: Uint8Array; readonly shape?: object }[] = [
     { type: 'image/png', data: strip, shape: strips },
     { type: 'image/apng', data: strip },
@@ -155,6 +219,8 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
     { type: 'image/png', data: deflateSync(Buffer.alloc(2 ** 22)), shape: strips },
     { type: 'video/mp4', data: Buffer.concat([Buffer.from('\0\0\0\x20ftypisom', 'latin1'), bytes(200)]) },
     { type: 'video/webm', data: Buffer.concat([Buffer.from([0x1a, 0x45, 0xdf, 0xa3]), bytes(200)]) },
+    { type: 'video/mp4', data: mp4 },
+    { type: 'video/webm', data: await readFile(webm) },
     { type: 'image/svg+xml', data: Buffer.from(`<svg><image href="${outside}"/></svg>`) },
     { type: 'image/webp', data: Buffer.from(`<svg><image href="${outside}"/></svg>`) },
     { type: 'video/mp4', data: Buffer.from(`#EXTM3U\n#EXTINF:1,\n${outside}\n`) },
@@ -183,7 +249,8 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
       const uri = one(uris);
       return {
         source: { case: 'uri', value: uri },
-        sha256: one([sha256, sha256, text()]),
+        // A hash that was scored before is answered from the cache, whatever the URI: what may not be read has one of its own.
+        sha256: one([allowed.has(uri) ? hashOf(strip) : sha256, text()]),
         mediaType: 'image/png',
         ...strips,
       };
@@ -249,7 +316,10 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
             continue;
           }
           seen('score');
-          assert.ok(source?.case !== 'uri', `something was read from ${String(source?.value)}`);
+          assert.ok(
+            source?.case !== 'uri' || allowed.has(source.value),
+            `something was read from ${String(source?.value)}`,
+          );
         }
       }
     } catch (thrown) {
@@ -262,7 +332,7 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
   async function callRaw(): Promise<void> {
     const good = toBinary(ScoreRequestSchema, create(ScoreRequestSchema, request()));
     const sent = Buffer.from(below(3) === 0 ? bytes(below(300)) : broken(good));
-    const method = one(['Score', 'GetReward', 'ListRewards', 'GetShadowReport']);
+    const method = one(['Score', 'GetReward', 'ListRewards', 'GetShadowReport', 'ReloadRewards']);
     const code = await new Promise<string>((resolve) => {
       raw.makeUnaryRequest(
         `/${RewardService.typeName}/${method}`,
@@ -301,12 +371,18 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
     }
   }
 
+  async function callReload(): Promise<void> {
+    const { refused } = await client.reloadRewards({});
+    seen('reload');
+    assert.deepEqual(Object.keys(refused), []);
+  }
+
   let largest = 0;
   const end = performance.now() + seconds * 1000;
   await Promise.all(
     Array.from({ length: 4 }, async () => {
       while (performance.now() < end) {
-        await one([callWhole, callWhole, callWhole, callRaw, callStream])();
+        await (below(50) === 0 ? callReload : one([callWhole, callWhole, callWhole, callRaw, callStream]))();
         const status = await readFile(`/proc/${service.pid}/status`, 'utf8').catch(() => '');
         largest = Math.max(largest, Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? 0) / 1024);
       }
@@ -314,6 +390,8 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
   );
   t.diagnostic(`${JSON.stringify(counts)}; at most ${Math.round(largest)} MiB`);
   assert.ok(largest < largestMemoryMib, `the service took ${largest} MiB`);
+  assert.equal(touched, 0, 'a host that is not allowed was asked');
+  if (watched) assert.equal((await stat(secret)).atimeMs, longAgo.getTime(), 'a hidden file was read');
 
   // It is as well as ever, and what may be read is read.
   const video0 = {
@@ -329,3 +407,12 @@ test('fuzzing the Reward API', { timeout: (seconds + 300) * 1000 }, async (t) =>
   const ends = items[0]?.outcomes.map(({ outcome }) => outcome.case);
   assert.equal(ends?.[0], 'score');
 });
+
+/** The port that a server listens on from now on, on loopback. */
+async function listening(server: Server): Promise<number> {
+  server.listen(0, 'localhost');
+  await once(server, 'listening');
+  const bound = server.address();
+  assert.ok(bound !== null && typeof bound === 'object');
+  return bound.port;
+}

@@ -11,7 +11,6 @@ import path from 'node:path';
 import { after, before, test } from 'node:test';
 import type { TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { Client, credentials } from '@grpc/grpc-js';
 import { fromStatus } from '@plumb/kit/errors';
 import type { PlumbError } from '@plumb/kit/errors';
 import { createClient } from '@plumb/kit/rpc';
@@ -24,6 +23,7 @@ import { ValueRange } from '@plumb/proto/plumb/media/v1/video_pb.js';
 import { RewardService } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import type { RewardOutcome } from '@plumb/proto/plumb/reward/v1/reward_pb.js';
 import { motionFloor } from '@plumb/rewards';
+import { healthAt } from './support/grpc-health.ts';
 import { childrenOf, startService } from './support/service-process.ts';
 import type { ServiceProcess } from './support/service-process.ts';
 
@@ -94,25 +94,6 @@ async function eventually(what: string, limitMs: number, check: () => Promise<bo
   }
 }
 
-/** What grpc.health.v1.Health/Check says of a name. */
-async function healthOf(connection: Client, name: string): Promise<string> {
-  const text = Buffer.from(name);
-  const answer = await new Promise<Buffer>((resolve, reject) => {
-    connection.makeUnaryRequest(
-      '/grpc.health.v1.Health/Check',
-      (sent: Buffer) => sent,
-      (received: Buffer) => received,
-      // HealthCheckRequest has one field, service = 1, and HealthCheckResponse one, status = 1.
-      Buffer.concat([Buffer.from([0x0a, text.length]), text]),
-      (error, value) => {
-        if (value === undefined) reject(error ?? new Error('no answer'));
-        else resolve(value);
-      },
-    );
-  });
-  return ['UNKNOWN', 'SERVING', 'NOT_SERVING', 'SERVICE_UNKNOWN'][answer[1] ?? 0] ?? '';
-}
-
 test('health is that of each reward: a wrong golden clip, a refused exchange, a host that stands still', async (t) => {
   const definitions = path.join(folder, 'rewards');
   await mkdir(definitions);
@@ -145,10 +126,9 @@ golden:
     PLUMB_REWARDS: definitions,
     PLUMB_REWARDS_EVERY_SECONDS: '3600',
   });
-  const connection = new Client(service.address, credentials.createInsecure());
-  t.after(() => connection.close());
-  const health = (reward: string): Promise<string> =>
-    healthOf(connection, `plumb.reward.v1.RewardService/${reward}`);
+  const checks = healthAt(service.address);
+  t.after(() => checks.close());
+  const health = (reward: string): Promise<string> => checks.of(`plumb.reward.v1.RewardService/${reward}`);
   const score = async (rewards: string[], number: number): Promise<RewardOutcome[]> => {
     const { items } = await client.score({
       rewards,
@@ -162,7 +142,7 @@ golden:
     'NOT_SERVING',
     'SERVING',
   ]);
-  assert.equal(await healthOf(connection, 'plumb.reward.v1.RewardService'), 'SERVING');
+  assert.equal(await checks.of('plumb.reward.v1.RewardService'), 'SERVING');
   assert.match(
     (await client.getReward({ name: 'broken' })).reward?.healthReason ?? '',
     /golden clip golden\.png/,

@@ -37,7 +37,10 @@ const { values: options } = parseArgs({
   },
 });
 const root = path.resolve(import.meta.dirname, '../..');
+/** Mean latency of the endpoint. */
 const latencyMs = 500;
+/** Its multiples fill an interval evenly. */
+const goldenRatio = (Math.sqrt(5) - 1) / 2;
 const concurrency = 64;
 /** Twenty rounds of 64 calls: ten seconds. */
 const timedVerdicts = 20 * concurrency;
@@ -159,11 +162,16 @@ async function slowEndpoint() {
     choices: [{ index: 0, finish_reason: 'stop', message: { role: 'assistant', content } }],
     usage: { prompt_tokens: 900, completion_tokens: 40, total_tokens: 940 },
   });
+  let answers = 0;
   const server = createServer((request, response) => {
     request.resume().once('end', () => {
+      answers += 1;
+      // From 0.9 to 1.1 of the mean, evenly: answers of one latency would keep all callers in one crowd for ever, each
+      // waiting for the 63 others.
+      const spread = 0.9 + 0.2 * ((answers * goldenRatio) % 1);
       setTimeout(() => {
         response.writeHead(200, { 'content-type': 'application/json' }).end(body);
-      }, latencyMs);
+      }, latencyMs * spread);
     });
   });
   // A client's pause between two calls must not cost a connection.

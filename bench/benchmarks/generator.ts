@@ -1,6 +1,7 @@
 /**
- * Clips a second through the sampler and its engine, as the generator service runs them, beside a bare ONNX Runtime
- * loop over the same model, steps and batch. They take turns, so that load on the machine meets both.
+ * Clips a second through the sampler and its engine, as the generator service runs them (two batches under way, so that
+ * one computes while the other is on its way), beside a bare ONNX Runtime loop over the same batches, model and steps. They
+ * take turns, so that load on the machine meets both.
  */
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
@@ -28,14 +29,20 @@ const { values: options } = parseArgs({
     model: { type: 'string', default: 'models/toybox/model.safetensors' },
     caption: { type: 'string', default: 'red ball falls off the table' },
     batch: { type: 'string', default: '8' },
+    /** PLUMB_BATCHES_UNDER_WAY of the service. */
+    'under-way': { type: 'string', default: '2' },
     steps: { type: 'string', default: '20' },
     rounds: { type: 'string', default: '9' },
     threads: { type: 'string', default: String(availableParallelism()) },
   },
 });
-const [batch, steps, rounds, threads] = [options.batch, options.steps, options.rounds, options.threads].map(
-  Number,
-) as [number, number, number, number];
+const [batch, underWay, steps, rounds, threads] = [
+  options.batch,
+  options['under-way'],
+  options.steps,
+  options.rounds,
+  options.threads,
+].map(Number) as [number, number, number, number, number];
 const settings = { steps, guidance: 1.5, shift: 3.5 };
 /** Guidance of 1.5 runs both passes, as in the demo. */
 const GUIDED = true;
@@ -115,10 +122,18 @@ try {
   const ours: number[] = [];
   const theirs: number[] = [];
   for (let round = 0; round < WARM_UP + rounds; round++) {
-    const seed = BigInt(round * batch);
+    const seeds = Array.from({ length: underWay }, (_, index) => BigInt((round * underWay + index) * batch));
     const turns = [
-      async () => ours.push(await seconds(() => sampler.sample(requests(seed), settings))),
-      async () => theirs.push(await seconds(() => bare.sample(seed))),
+      async () =>
+        ours.push(
+          await seconds(() => Promise.all(seeds.map((seed) => sampler.sample(requests(seed), settings)))),
+        ),
+      async () =>
+        theirs.push(
+          await seconds(async () => {
+            for (const seed of seeds) await bare.sample(seed);
+          }),
+        ),
     ];
     // Who begins changes, as the second finds the machine warm.
     for (const turn of round % 2 === 0 ? turns : turns.toReversed()) await turn();
@@ -131,10 +146,11 @@ try {
       ratios: { sampling_vs_bare: median(ratios) },
       figures: {
         batch,
+        batches_under_way: underWay,
         steps,
         threads,
-        clips_per_second: batch / median(counted(ours)),
-        bare_clips_per_second: batch / median(counted(theirs)),
+        clips_per_second: (underWay * batch) / median(counted(ours)),
+        bare_clips_per_second: (underWay * batch) / median(counted(theirs)),
       },
     },
     options.json,

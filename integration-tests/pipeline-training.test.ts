@@ -5,7 +5,6 @@ import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { fillGaussian, randomGenerator } from '@plumb/diffusion';
 import { fromStatus } from '@plumb/kit/errors';
 import { createClient } from '@plumb/kit/rpc';
 import type { RpcClient } from '@plumb/kit/rpc';
@@ -13,20 +12,15 @@ import { startNatsServer } from '@plumb/kit/testing/nats-server';
 import type { TestNatsServer } from '@plumb/kit/testing/nats-server';
 import { openFolderStore } from '@plumb/media';
 import type { ArtifactStore, StoredArtifact } from '@plumb/media';
-import {
-  adaptedPipelineMediaType,
-  latentsMediaType,
-  remoteModelMediaType,
-} from '@plumb/media/model-media-types';
-import { dataSetMediaType } from '@plumb/objective';
+import { adaptedPipelineMediaType, remoteModelMediaType } from '@plumb/media/model-media-types';
 import { readPipelineFolder, storePipeline } from '@plumb/pipelines';
 import { ModelProtoSchema, NodeProtoSchema } from '@plumb/proto/onnx/onnx_pb.js';
 import { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { JobState, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job, JobSpecSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import { writeSafetensors } from '@plumb/tensor-graph/safetensors';
 import { plumb } from './support/command-line.ts';
+import { storeLatentDataSet } from './support/small-latents.ts';
 import { startService } from './support/service-process.ts';
 import type { ServiceProcess } from './support/service-process.ts';
 
@@ -61,49 +55,7 @@ before(async () => {
   nats = await startNatsServer();
   artifacts = await openFolderStore(path.join(folder, 'artifacts'));
   base = versionOf(await storePipeline(await readPipelineFolder(fixture), 'float32', artifacts));
-  const samples = [];
-  for (const [index, prompt] of ['a red ball rolls', 'the cup falls', 'the ramp and the ball'].entries()) {
-    for (const [place, value] of [0.2, 0.9].entries()) {
-      const sampleId = `s${index}${place}`;
-      const shape = [4, 2, 2, 4];
-      const data = fillGaussian(new Float32Array(64), randomGenerator('training', sampleId));
-      const latents = await artifacts.put(
-        writeSafetensors(new Map([['latents', { dtype: 'float32', shape, data }]])),
-        { mediaType: latentsMediaType },
-      );
-      samples.push({
-        sampleId,
-        promptId: `p${index}`,
-        prompt,
-        category: 'OR',
-        seed: '1',
-        video: {
-          uri: 'artifact:nobody-reads-it',
-          sha256: 'ab'.repeat(32),
-          mediaType: 'image/png',
-          width: 32,
-          height: 16,
-          frameCount: 5,
-          fps: 16,
-        },
-        latents: { uri: latents.uri, sha256: latents.sha256 },
-        scores: { flow: { value } },
-      });
-    }
-  }
-  const manifest = {
-    kind: 'plumb.data-set',
-    version: 1,
-    runId: 'r',
-    iteration: 1,
-    model: { version: base.version, sha256: base.weights?.sha256 },
-    promptSetHash: 'ab'.repeat(32),
-    sampler: { steps: 4, guidance: 4, shift: 1 },
-    rewards: [{ name: 'flow', version: '1', weightsHash: '' }],
-    samples,
-    excluded: [],
-  };
-  dataSet = await artifacts.put(Buffer.from(JSON.stringify(manifest)), { mediaType: dataSetMediaType });
+  dataSet = await storeLatentDataSet(artifacts, base, { reward: 'flow', values: [0.2, 0.9] });
   trainer = await start();
   client = createClient(TrainerService, trainer.address, { waitForReady: true, defaultDeadlineMs: timeout });
 });

@@ -6,27 +6,25 @@ import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { create } from '@bufbuild/protobuf';
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import { decodeModel, decodePeftAdapters, fillGaussian, randomGenerator } from '@plumb/diffusion';
+import { decodeModel, decodePeftAdapters } from '@plumb/diffusion';
 import { createClient } from '@plumb/kit/rpc';
 import type { RpcClient } from '@plumb/kit/rpc';
 import { startNatsServer } from '@plumb/kit/testing/nats-server';
 import type { TestNatsServer } from '@plumb/kit/testing/nats-server';
 import { openFolderStore } from '@plumb/media';
 import type { ArtifactStore } from '@plumb/media';
-import { latentsMediaType } from '@plumb/media/model-media-types';
-import { dataSetMediaType } from '@plumb/objective';
 import { readPipelineFolder, storePipeline } from '@plumb/pipelines';
 import { ModelVersionSchema } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import { JobState, TrainerService } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
 import type { Job, JobSpecSchema } from '@plumb/proto/plumb/trainer/v1/trainer_pb.js';
-import { writeSafetensors } from '@plumb/tensor-graph/safetensors';
 import { commonKinds, startKubernetesApi } from './support/kubernetes-api/api-server.ts';
 import type { KubernetesApi } from './support/kubernetes-api/api-server.ts';
 import { lives, startJobController } from './support/kubernetes-api/job-controller.ts';
 import type { JobController } from './support/kubernetes-api/job-controller.ts';
 import { startService } from './support/service-process.ts';
 import type { ServiceProcess } from './support/service-process.ts';
+import { storeLatentDataSet } from './support/small-latents.ts';
 import { smallModel, storeDataSet, storeModel } from './support/small-world.ts';
 import { missingTorch, pythonWithTorch, torchEnvironment } from './support/torch.ts';
 
@@ -88,46 +86,6 @@ async function train(
     else if (event.case === 'progress') losses[event.value.step - 1] = event.value.loss;
   }
   return { losses, job };
-}
-
-/** Latents of the small Wan pipeline, every other one good. */
-async function storeLatents(model: ModelVersion): Promise<{ uri: string; sha256: string }> {
-  const samples = [];
-  for (const [index, prompt] of ['a red ball rolls', 'the cup falls', 'the ramp and the ball'].entries()) {
-    for (const value of [0, 1]) {
-      const sampleId = `s${index}${value}`;
-      const data = fillGaussian(new Float32Array(64), randomGenerator('torch', sampleId));
-      const latents = await artifacts.put(
-        writeSafetensors(new Map([['latents', { dtype: 'float32', shape: [4, 2, 2, 4], data }]])),
-        { mediaType: latentsMediaType },
-      );
-      const sha256 = 'ab'.repeat(32);
-      const shape = { width: 32, height: 16, frameCount: 5, fps: 16 };
-      samples.push({
-        sampleId,
-        promptId: `p${index}`,
-        prompt,
-        category: 'OR',
-        seed: '1',
-        video: { uri: 'artifact:nobody-reads-it', sha256, mediaType: 'image/png', ...shape },
-        latents: { uri: latents.uri, sha256: latents.sha256 },
-        scores: { aif: { value } },
-      });
-    }
-  }
-  const manifest = {
-    kind: 'plumb.data-set',
-    version: 1,
-    runId: 'run-test',
-    iteration: 1,
-    model: { version: model.version, sha256: model.weights?.sha256 },
-    promptSetHash: 'ab'.repeat(32),
-    sampler: { steps: 4, guidance: 4, shift: 1 },
-    rewards: [{ name: 'aif', version: '1', weightsHash: '' }],
-    samples,
-    excluded: [],
-  };
-  return await artifacts.put(Buffer.from(JSON.stringify(manifest)), { mediaType: dataSetMediaType });
 }
 
 async function modelOf(job: Job | undefined): Promise<Float32Array> {
@@ -233,7 +191,7 @@ describe('a TrainJob that runs trainers/torch', { skip: missingTorch ?? false, t
     });
     const change = {
       base: model,
-      dataSet: await storeLatents(model),
+      dataSet: await storeLatentDataSet(artifacts, model, { reward: 'aif', values: [0, 1] }),
       objective: { algorithm: 'dpo', reward: 'aif', balance: 'none', temperature: 20 },
       optimisation: {
         steps: 20,

@@ -35,6 +35,7 @@ import {
 import type { PipelineFolder, Precision } from '@plumb/pipelines';
 import { ModelState } from '@plumb/proto/plumb/models/v1/model_pb.js';
 import type { ModelVersion } from '@plumb/proto/plumb/models/v1/model_pb.js';
+import { sizeOf } from '@plumb/tensor-graph';
 import { openEngine } from '@plumb/tensor-graph/engine';
 import type { Engine } from '@plumb/tensor-graph/engine';
 import { readModel, storeModel } from '../demo/shipped-model.ts';
@@ -287,7 +288,7 @@ async function trainability(folder: PipelineFolder): Promise<Trainability> {
     networkTrainingProgram({ denoiser, adapters, objective, optimisation });
     return {
       layers: targets.length,
-      parametersPerRank: targets.reduce((sum, { a, b }) => sum + elements(a.shape) + elements(b.shape), 0),
+      parametersPerRank: targets.reduce((sum, { a, b }) => sum + sizeOf(a.shape) + sizeOf(b.shape), 0),
     };
   } catch (thrown) {
     const error = PlumbError.from(thrown);
@@ -295,8 +296,6 @@ async function trainability(folder: PipelineFolder): Promise<Trainability> {
     return { obstacle: error.message };
   }
 }
-
-const elements = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
 
 async function importRemote(path: string): Promise<ImportedModel> {
   const bytes = await readFile(path);

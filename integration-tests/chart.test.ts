@@ -22,6 +22,7 @@ import { startPlumb } from './support/command-line.ts';
 import type { CommandLine } from './support/command-line.ts';
 import { startProcess, startService } from './support/service-process.ts';
 import type { ServiceProcess } from './support/service-process.ts';
+import { smallRunSpec } from './support/small-run.ts';
 
 const timeout = 600_000;
 const root = join(import.meta.dirname, '..');
@@ -157,19 +158,7 @@ test(
   { timeout },
   async () => {
     const spec = join(folder, 'spec.yaml');
-    await writeFile(
-      spec,
-      `
-model: ${JSON.stringify(join(root, 'models/toybox/model.safetensors'))}
-prompts: { set: ${JSON.stringify(join(root, 'prompts/toybox.json'))}, trainPerCategory: 2, heldoutPerCategory: 1 }
-samplesPerPrompt: 2
-sampler: { steps: 8 }
-optimisation: { steps: 6, batchSize: 4, warmupSteps: 0, checkpointEverySteps: 2 }
-evaluation: { samplesPerPrompt: 1 }
-iterations: 1
-gate: [{ rule: smallest-gain, gain: -1, lowerBound: -1 }]
-`,
-    );
+    await writeFile(spec, smallRunSpec({ samplesPerPrompt: 2, iterations: 1 }));
     const command: CommandLine = startPlumb(
       [
         'run',

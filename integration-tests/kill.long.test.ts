@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
@@ -9,11 +9,11 @@ import { postgresMissing, startPostgres } from '../services/loop/testing/postgre
 import type { PostgresServer } from '../services/loop/testing/postgres-server.ts';
 import { plumb, startPlumb } from './support/command-line.ts';
 import type { CommandLine } from './support/command-line.ts';
+import { smallRunSpec } from './support/small-run.ts';
 
 const folder = await mkdtemp(join(tmpdir(), 'plumb kill '));
 after(() => rm(folder, { recursive: true, force: true }));
 const timeout = 900_000;
-const root = resolve(import.meta.dirname, '..');
 
 /** Every choice of the disturbed run follows from it. */
 const seed = 20_261_122;
@@ -21,16 +21,7 @@ const seed = 20_261_122;
 const kills = 20;
 
 /** Three iterations of a run of some seconds: the whole path of a real one. */
-const spec = `
-model: ${JSON.stringify(join(root, 'models/toybox/model.safetensors'))}
-prompts: { set: ${JSON.stringify(join(root, 'prompts/toybox.json'))}, trainPerCategory: 2, heldoutPerCategory: 1 }
-samplesPerPrompt: 2
-sampler: { steps: 8 }
-optimisation: { steps: 6, batchSize: 4, warmupSteps: 0, checkpointEverySteps: 2 }
-evaluation: { samplesPerPrompt: 1 }
-iterations: 3
-gate: [{ rule: smallest-gain, gain: -1, lowerBound: -1 }]
-`;
+const spec = smallRunSpec({ samplesPerPrompt: 2, iterations: 3 });
 const specPath = join(folder, 'spec.yaml');
 
 const processesSchema = z.object({

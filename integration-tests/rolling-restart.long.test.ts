@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { inspect } from 'node:util';
@@ -10,24 +10,15 @@ import { LoopService } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { z } from 'zod';
 import { plumb, startPlumb } from './support/command-line.ts';
 import { judgedSamples } from './support/judged-samples.ts';
+import { smallRunSpec } from './support/small-run.ts';
 
 const folder = await mkdtemp(join(tmpdir(), 'plumb rolling '));
 after(() => rm(folder, { recursive: true, force: true }));
 const timeout = 600_000;
-const root = resolve(import.meta.dirname, '..');
 const services = ['generator', 'reward', 'judge', 'trainer', 'loop'] as const;
 
 /** Long enough for every service to be restarted in its midst. */
-const spec = `
-model: ${JSON.stringify(join(root, 'models/toybox/model.safetensors'))}
-prompts: { set: ${JSON.stringify(join(root, 'prompts/toybox.json'))}, trainPerCategory: 2, heldoutPerCategory: 1 }
-samplesPerPrompt: 3
-sampler: { steps: 8 }
-optimisation: { steps: 6, batchSize: 4, warmupSteps: 0, checkpointEverySteps: 2 }
-evaluation: { samplesPerPrompt: 1 }
-iterations: 3
-gate: [{ rule: smallest-gain, gain: -1, lowerBound: -1 }]
-`;
+const spec = smallRunSpec({ samplesPerPrompt: 3, iterations: 3 });
 const specPath = join(folder, 'spec.yaml');
 
 const componentsSchema = z.object({

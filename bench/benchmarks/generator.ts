@@ -13,6 +13,7 @@ import {
   fillGaussian,
   openSampler,
   preconditioning,
+  samplerStep,
   randomGenerator,
   samplerTimes,
   samplingGraph,
@@ -51,7 +52,13 @@ const WARM_UP = 2;
 const model = decodeModel(await readFile(options.model), options.model);
 const { config } = model;
 
-/** The loop without anything around it: fixed tensors in and out, Euler's step in place. */
+/** Memory of a batch of clips and the runtime's view of it. */
+interface Place {
+  readonly data: Float32Array;
+  readonly tensor: ort.Tensor;
+}
+
+/** The loop without anything around it: the same graph on fixed memory, two tensors that change places. */
 async function openBareLoop(): Promise<{ sample(seed: bigint): Promise<void>; close(): Promise<void> }> {
   const session = await ort.InferenceSession.create(samplingGraph(model, batch, GUIDED), {
     executionProviders: ['cpu'],
@@ -59,7 +66,10 @@ async function openBareLoop(): Promise<{ sample(seed: bigint): Promise<void>; cl
   });
   const shape = [...clipShape(config, batch)];
   const size = clipSize(config);
-  const x = new Float32Array(batch * size);
+  const pair = [0, 1].map(() => {
+    const data = new Float32Array(batch * size);
+    return { data, tensor: new ort.Tensor('float32', data, shape) };
+  }) as [Place, Place];
   const tokens = new Int32Array(batch * config.caption.maxWords);
   for (let row = 0; row < batch; row++) {
     tokens.set(tokenise(config, options.caption), row * config.caption.maxWords);
@@ -69,22 +79,23 @@ async function openBareLoop(): Promise<{ sample(seed: bigint): Promise<void>; cl
     skip: new Float32Array(1),
     in: new Float32Array(1),
     out: new Float32Array(1),
+    keep: new Float32Array(1),
+    move: new Float32Array(1),
     guidance: Float32Array.of(settings.guidance),
   };
-  const prediction = new Float32Array(batch * size);
   const feeds: Record<string, ort.Tensor> = {
-    x: new ort.Tensor('float32', x, shape),
     tokens: new ort.Tensor('int32', tokens, [batch, config.caption.maxWords]),
   };
   for (const [name, data] of Object.entries(scalars)) {
     feeds[name] = new ort.Tensor('float32', data, name === 'time' ? [1, 1] : [1, 1, 1, 1, 1]);
   }
-  const fetches = { prediction: new ort.Tensor('float32', prediction, shape) };
   const times = samplerTimes(steps, settings.shift);
   return {
     async sample(seed) {
+      let [from, to] = pair;
       for (let row = 0; row < batch; row++) {
-        fillGaussian(x.subarray(row * size, (row + 1) * size), randomGenerator('sample', seed + BigInt(row)));
+        const noise = from.data.subarray(row * size, (row + 1) * size);
+        fillGaussian(noise, randomGenerator('sample', seed + BigInt(row)));
       }
       for (let step = 0; step < steps; step++) {
         const t = Math.min(Math.max(times[step] ?? 0, 1e-4), 1 - 1e-4);
@@ -93,20 +104,17 @@ async function openBareLoop(): Promise<{ sample(seed: bigint): Promise<void>; cl
         scalars.skip[0] = factors.skip;
         scalars.in[0] = factors.in;
         scalars.out[0] = factors.out;
-        await session.run(feeds, fetches);
-        const change = (times[step + 1] ?? 0) - t;
-        for (let i = 0; i < x.length; i++) x[i] = (x[i] ?? 0) + change * (prediction[i] ?? 0);
+        const { keep, move } = samplerStep(config.parameterisation, t, times[step + 1] ?? 0);
+        scalars.keep[0] = keep;
+        scalars.move[0] = move;
+        await session.run({ ...feeds, x: from.tensor }, { next: to.tensor });
+        [from, to] = [to, from];
       }
     },
     close: () => session.release(),
   };
 }
 
-if (config.parameterisation !== 'flow') {
-  throw new RangeError(
-    `--model ${options.model} is of ${config.parameterisation}; the bare loop samples flow`,
-  );
-}
 const bare = await openBareLoop();
 const engine = await openEngine({ intraOpThreads: threads });
 const sampler = openSampler(engine, model, batch);

@@ -2,7 +2,7 @@
  * The judge service as a client of vision-language models.
  *
  * Throughput: 64 calls at a time to an endpoint that answers after 500 ms, against the 128 verdicts a second that this
- * allows; and the CPU time of the judge's process for a verdict. Faults: 5,000 clips through the referee endpoint, a fifth of
+ * allows; and the CPU time of the judge's process for a verdict, beside that of the `openai` package alone. Faults: 5,000 clips through the referee endpoint, a fifth of
  * the calls failing in every way, under limits of requests and tokens a minute. Ends with exit code 1 if a clip has no
  * verdict or a wrong one, if there are more than 1.35 calls a clip, if the endpoint's log has a minute with more than the
  * limits, or a call for a clip whose caller was answered or had passed its deadline.
@@ -12,9 +12,7 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import type { ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -28,6 +26,9 @@ import { sampleTrainingClip } from '@plumb/toybox';
 import { referee } from '@plumb/toybox/referee';
 import { arrivalsAt, mostWithin } from '@plumb/toybox/referee-endpoint/arrivals';
 import { z } from 'zod';
+import type { BareClientFigures } from '../judge/bare-client.ts';
+import { latencyMs } from '../judge/slow-endpoint.ts';
+import { openLineProcess } from '../line-process.ts';
 import { printBench } from '../print-bench.ts';
 
 const { values: options } = parseArgs({
@@ -37,10 +38,6 @@ const { values: options } = parseArgs({
   },
 });
 const root = path.resolve(import.meta.dirname, '../..');
-/** Mean latency of the endpoint. */
-const latencyMs = 500;
-/** Its multiples fill an interval evenly. */
-const goldenRatio = (Math.sqrt(5) - 1) / 2;
 const concurrency = 64;
 /** Twenty rounds of 64 calls: ten seconds. */
 const timedVerdicts = 20 * concurrency;
@@ -52,6 +49,7 @@ const patienceMs = 200_000;
 /** A process's clock ticks in a second, as /proc has it. */
 const ticksPerSecond = 100;
 const waiting = 2 * concurrency;
+const latencySchema = z.object({ meanMs: z.number() });
 
 const folder = await mkdtemp(path.join(tmpdir(), 'plumb-bench-judge-'));
 const processes: ChildProcess[] = [];
@@ -148,39 +146,18 @@ async function eachOf<T>(
   );
 }
 
-/** An endpoint that always answers the same, after its latency: what is left is the judge's own doing. */
-async function slowEndpoint() {
-  const content = JSON.stringify({
-    reason: 'It falls and comes to rest.',
-    checks: { motion: true, picture: true },
-    failure_mode: 'none',
-    accept: true,
-  });
-  const body = JSON.stringify({
-    id: 'x',
-    model: 'toybox-referee',
-    choices: [{ index: 0, finish_reason: 'stop', message: { role: 'assistant', content } }],
-    usage: { prompt_tokens: 900, completion_tokens: 40, total_tokens: 940 },
-  });
-  let answers = 0;
-  const server = createServer((request, response) => {
-    request.resume().once('end', () => {
-      answers += 1;
-      // From 0.9 to 1.1 of the mean, evenly: answers of one latency would keep all callers in one crowd for ever, each
-      // waiting for the 63 others.
-      const spread = 0.9 + 0.2 * ((answers * goldenRatio) % 1);
-      setTimeout(() => {
-        response.writeHead(200, { 'content-type': 'application/json' }).end(body);
-      }, latencyMs * spread);
-    });
-  });
-  // A client's pause between two calls must not cost a connection.
-  server.keepAliveTimeout = 60_000;
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  if (address === null || typeof address === 'string') throw new TypeError('not listening on a port');
-  return { url: `http://127.0.0.1:${address.port}/v1`, close: () => server.close() };
+/** The judge's last question put by the `openai` package alone, as often and as many at a time. */
+async function bareClient(endpoint: string): Promise<BareClientFigures> {
+  const request = await (await fetch(`http://${endpoint}/last`)).json();
+  const client = await openLineProcess<BareClientFigures>('the bare client', process.execPath, [
+    path.join(root, 'bench/judge/bare-client.ts'),
+  ]);
+  try {
+    const job = { baseUrl: `http://${endpoint}/v1`, calls: timedVerdicts, concurrency, request };
+    return await client.ask(JSON.stringify(job));
+  } finally {
+    await client.close();
+  }
 }
 
 const nats = await startNatsServer();
@@ -192,8 +169,8 @@ try {
   const figures: Record<string, number> = {};
   const ratios: Record<string, number> = {};
 
-  const endpoint = await slowEndpoint();
-  const judge = await startJudge(nats.url, endpoint.url, 'timeoutMs: 60000');
+  const endpoint = await start('bench/judge/slow-endpoint.ts', {});
+  const judge = await startJudge(nats.url, `http://${endpoint.address}/v1`, 'timeoutMs: 60000');
   for (const name of ['default', 'sequence'] as const) {
     // Other captions than the timed ones, so that none is kept: code is compiled and connections are opened.
     await eachOf(samples.slice(0, 3 * concurrency), async ({ video, prompt }) => {
@@ -211,21 +188,16 @@ try {
     figures[`${prefix}cpu_ms_per_verdict`] = ((await cpuMs(judge.pid)) - cpu) / timedVerdicts;
   }
   judge.client.close();
-  // The same endpoint asked by nothing but fetch, at the same load of the machine.
-  const body = JSON.stringify({ model: 'x', messages: [{ role: 'user', content: 'x'.repeat(8000) }] });
-  const bareBegan = performance.now();
-  await eachOf(
-    samples.slice(0, timedVerdicts / 2),
-    async () => {
-      const response = await fetch(`${endpoint.url}/chat/completions`, { method: 'POST', body });
-      await response.json();
-    },
-    concurrency,
-  );
-  const bare = timedVerdicts / 2 / ((performance.now() - bareBegan) / 1000);
-  figures['bare_client_calls_per_second'] = bare;
-  ratios['throughput_vs_bare_client'] = (figures['verdicts_per_second'] ?? 0) / bare;
-  endpoint.close();
+  const bare = await bareClient(endpoint.address);
+  const { meanMs } = latencySchema.parse(await (await fetch(`http://${endpoint.address}/latency`)).json());
+  Object.assign(figures, {
+    bare_client_calls_per_second: bare.callsPerSecond,
+    bare_client_cpu_ms_per_call: bare.cpuMsPerCall,
+    cpu_ms_per_verdict_above_bare: (figures['cpu_ms_per_verdict'] ?? 0) - bare.cpuMsPerCall,
+    endpoint_latency_ms: meanMs,
+  });
+  ratios['throughput_vs_bare_client'] = (figures['verdicts_per_second'] ?? 0) / bare.callsPerSecond;
+  ratios['cpu_vs_bare_client'] = (figures['cpu_ms_per_verdict'] ?? 0) / bare.cpuMsPerCall;
 
   const faulty = await start('packages/toybox/bin/referee-endpoint.ts', {}, [
     '--fault-rate=0.2',

@@ -124,7 +124,7 @@ function clipsPerSecond({ progress }: Run): number {
 }
 
 /** Spans in which an engine computes. */
-const compute = new Set(['engine run', 'engine trainStep', 'engine measureTraining']);
+const compute = new Set(['engine run', 'engine iterate', 'engine trainStep', 'engine measureTraining']);
 
 /** A run of the embedded system of some minutes: the share of its working time in which no engine computes. */
 async function embedded(): Promise<void> {

@@ -36,6 +36,7 @@ export { decodePeftAdapters, encodePeftAdapters, type PeftAdapters } from './pef
 export {
   noiseAndTarget,
   preconditioning,
+  samplerStep,
   signalAndNoise,
   type Parameterisation,
 } from './parameterisation.ts';

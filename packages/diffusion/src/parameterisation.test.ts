@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { preconditioning, signalAndNoise, type Parameterisation } from './parameterisation.ts';
+import { preconditioning, samplerStep, signalAndNoise, type Parameterisation } from './parameterisation.ts';
 
 const parameterisations = fc.constantFrom<Parameterisation>('flow', 'v', 'epsilon');
 const times = fc.double({ min: 0.001, max: 0.999, noNaN: true });
@@ -49,4 +49,21 @@ test('paths begin at the clip and end at the noise', () => {
     assert.deepEqual([start.signal, start.noise], [1, 0]);
     assert.ok(Math.abs(end.signal) < 1e-12 && Math.abs(end.noise - 1) < 1e-12);
   }
+});
+
+test('a step with the true prediction stays on the path from the clip to the noise', () => {
+  const values = fc.double({ min: -3, max: 3, noNaN: true });
+  fc.assert(
+    fc.property(parameterisations, times, times, values, values, (parameterisation, t, next, x0, eps) => {
+      const [now, then] = [signalAndNoise(parameterisation, t), signalAndNoise(parameterisation, next)];
+      const target = {
+        flow: eps - x0,
+        epsilon: eps,
+        v: now.signal * eps - now.noise * x0,
+      }[parameterisation];
+      const { keep, move } = samplerStep(parameterisation, t, next);
+      const reached = keep * (now.signal * x0 + now.noise * eps) + move * target;
+      assert.ok(Math.abs(reached - (then.signal * x0 + then.noise * eps)) < 1e-9);
+    }),
+  );
 });

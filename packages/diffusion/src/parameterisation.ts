@@ -69,3 +69,29 @@ export function preconditioning(
     out: Math.sqrt(Math.max(targetVariance - covariance ** 2 / variance, 1e-12)),
   };
 }
+
+/**
+ * One deterministic step from time t to `next`: the clip and the noise that the prediction implies, mixed anew (DDIM, Song
+ * et al., arXiv 2010.02502; for `flow` this is Euler's step x + (next - t) * prediction).
+ * @param t in (0, 1)
+ * @returns factors of x_next = keep * x_t + move * prediction
+ */
+export function samplerStep(
+  parameterisation: Parameterisation,
+  t: number,
+  next: number,
+): { keep: number; move: number } {
+  const now = signalAndNoise(parameterisation, t);
+  const then = signalAndNoise(parameterisation, next);
+  switch (parameterisation) {
+    case 'flow':
+      return { keep: 1, move: next - t };
+    case 'epsilon':
+      return { keep: then.signal / now.signal, move: then.noise - (then.signal * now.noise) / now.signal };
+    case 'v':
+      return {
+        keep: then.signal * now.signal + then.noise * now.noise,
+        move: then.noise * now.signal - then.signal * now.noise,
+      };
+  }
+}

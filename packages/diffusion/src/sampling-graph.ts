@@ -5,8 +5,8 @@ import { denoise, parameterSpecs } from './video-dit.ts';
 
 /**
  * ONNX graph of the guided denoiser for a fixed batch: inputs x [batch, 3, frames, height, width], tokens int32
- * [batch, maxWords], the scalars time, skip, in and out, and, when guided, the scalar guidance; output `prediction`,
- * shaped as x. Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) runs both passes as one batch of twice
+ * [batch, maxWords], the scalars time, skip, in, out, keep and move, and, when guided, the scalar guidance; outputs
+ * `prediction` and, one step of `samplerStep` on, `next` = keep * x + move * prediction, both shaped as x. Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) runs both passes as one batch of twice
  * the size: unconditional + guidance * (conditional - unconditional).
  */
 export function samplingGraph(model: VideoModel, batch: number, guided: boolean): Uint8Array {
@@ -22,14 +22,18 @@ export function samplingGraph(model: VideoModel, batch: number, guided: boolean)
   const levels = { skip: scalar('skip'), in: scalar('in'), out: scalar('out') };
   const predict = (noised: Tensor, captions: Tensor): Tensor =>
     denoise(config, (name) => weightOf(weights, name), { noised, time, tokens: captions, ...levels });
+  const finish = (prediction: Tensor): void => {
+    graph.output('prediction', prediction);
+    graph.output('next', add(mul(scalar('keep'), x), mul(scalar('move'), prediction)));
+  };
   if (guided) {
     const guidance = scalar('guidance');
     const empty = graph.constant(new Int32Array(batch * config.caption.maxWords), tokens.shape);
     const both = predict(concat([x, x], 0), concat([tokens, empty], 0));
     const [conditional, unconditional] = split(both, 0, [batch, batch]) as [Tensor, Tensor];
-    graph.output('prediction', add(unconditional, mul(guidance, sub(conditional, unconditional))));
+    finish(add(unconditional, mul(guidance, sub(conditional, unconditional))));
   } else {
-    graph.output('prediction', predict(x, tokens));
+    finish(predict(x, tokens));
   }
   return toOnnx(graph, { initialisers: model.parameters, name: config.name });
 }

@@ -4,6 +4,8 @@ interface Flight<T> {
   readonly promise: Promise<T>;
   readonly controller: AbortController;
   waiting: number;
+  /** The work has ended: an abort would only cost its listeners time. */
+  over: boolean;
 }
 
 /** Runs work once for each key that is in flight; every caller gets its result. */
@@ -22,9 +24,10 @@ export function createSingleFlight<T>(): SingleFlight<T> {
   function start(key: string, work: (signal: AbortSignal) => Promise<T>): Flight<T> {
     const controller = new AbortController();
     const promise = work(controller.signal).finally(() => {
+      flight.over = true;
       if (flights.get(key) === flight) flights.delete(key);
     });
-    const flight: Flight<T> = { promise, controller, waiting: 0 };
+    const flight: Flight<T> = { promise, controller, waiting: 0, over: false };
     // Whoever waits gets the error; if nobody is left, it must not count as unhandled.
     promise.catch(() => undefined);
     flights.set(key, flight);
@@ -47,7 +50,7 @@ export function createSingleFlight<T>(): SingleFlight<T> {
         if (flight.waiting === 0) {
           // A later caller with the same key must not join work that is being aborted.
           if (flights.get(key) === flight) flights.delete(key);
-          flight.controller.abort(signal.reason);
+          if (!flight.over) flight.controller.abort(signal.reason);
         }
       }
     },

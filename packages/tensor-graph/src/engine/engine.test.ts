@@ -102,6 +102,36 @@ for (const [form, open] of Object.entries(forms)) {
       await assert.rejects(it.run('doubler', { x: floats(1, 2, 3) }), { code: 'NOT_FOUND' });
     });
 
+    test('runs a model round and round, and gives what comes out last', async () => {
+      const it = await opened();
+      const g = new Graph();
+      const [x, factor] = [g.input('x', 'float32', [3]), g.input('factor', 'float32', [1])];
+      g.output('product', mul(x, factor));
+      g.output('unused', mul(x, 0));
+      await it.load('product', toOnnx(g));
+      const x0 = floats(1, 2, 3);
+      const carry = { x: 'product' };
+      const steps = [2, 5, 0.5].map((value) => ({ factor: floats(value) }));
+      const once = await it.iterate('product', { x: x0 }, { carry, steps });
+      assert.deepEqual(once, { product: floats(5, 10, 15) });
+      const [first, ...rest] = steps;
+      assert.ok(first !== undefined);
+      const { product } = await it.iterate('product', { x: x0 }, { carry, steps: [first] });
+      assert.ok(product !== undefined);
+      assert.deepEqual(await it.iterate('product', { x: product }, { carry, steps: rest }), once);
+      assert.deepEqual(x0, floats(1, 2, 3), 'feeds stay with the caller');
+      await assert.rejects(it.iterate('product', { x: x0 }, { carry, steps: [] }), {
+        code: 'INVALID_ARGUMENT',
+        message: /iteration\.steps: is empty/,
+      });
+      await assert.rejects(it.iterate('product', { x: x0 }, { carry, steps: [{}] }), {
+        message: /feeds\.factor: is missing/,
+      });
+      await assert.rejects(it.iterate('product', { x: x0 }, { carry: { x: 'nothing' }, steps }), {
+        message: /holds 'nothing'/,
+      });
+    });
+
     test('trains as a session in this thread does, bit for bit', async () => {
       const it = await opened();
       const program = smallProgram();

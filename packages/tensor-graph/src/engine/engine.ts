@@ -20,6 +20,14 @@ export interface CallOptions {
   readonly signal?: AbortSignal;
 }
 
+/** How the runs of `Engine.iterate` follow from one another. */
+export interface Iteration {
+  /** Output that takes the place of each input that goes round; both have one dtype and shape. */
+  readonly carry: Readonly<Record<string, string>>;
+  /** One run for each: the feeds that are its own. */
+  readonly steps: readonly Readonly<Record<string, TypedTensor>>[];
+}
+
 /** Owns models and training sessions, off the caller's thread. Calls are worked on one after the other. */
 export interface Engine {
   /**
@@ -40,6 +48,18 @@ export interface Engine {
     name: string,
     feeds: Readonly<Record<string, TypedTensor>>,
     outputs?: readonly string[],
+    options?: CallOptions,
+  ): Promise<Record<string, TypedTensor>>;
+  /**
+   * Runs a loaded model several times, its outputs becoming its inputs; what goes round does not leave the engine.
+   * @param feeds one tensor for each input that is not in `iteration.steps`: those that go round as they begin
+   * @returns the outputs that go round, of the last run, by name
+   * @throws PlumbError what `run` throws; INVALID_ARGUMENT without steps
+   */
+  iterate(
+    name: string,
+    feeds: Readonly<Record<string, TypedTensor>>,
+    iteration: Iteration,
     options?: CallOptions,
   ): Promise<Record<string, TypedTensor>>;
   /**

@@ -5,6 +5,7 @@ import type { Session, SessionOptions } from './session.ts';
 import { openSession } from './session.ts';
 import type { TrainingSession } from './training-session.ts';
 import { openTrainingSession } from './training-session.ts';
+import type { TypedTensor } from './typed-tensor.ts';
 
 /**
  * An engine in the calling thread, for scripts, tests and inside the other forms. Runs block the thread.
@@ -53,6 +54,25 @@ export function openInThread(options: SessionOptions = {}): Engine {
       check();
       if (signal?.aborted === true) throw cancelled();
       return model(name).run(feeds, outputs);
+    },
+    async iterate(name, feeds, { carry, steps }, { signal } = {}) {
+      check();
+      if (steps.length === 0) throw invalidArgument('iteration.steps', 'is empty; give at least one');
+      const session = model(name);
+      const wanted = [...new Set(Object.values(carry))];
+      let carried: Record<string, TypedTensor> = {};
+      let outputs: Record<string, TypedTensor> = {};
+      for (const step of steps) {
+        if (signal?.aborted === true) throw cancelled();
+        outputs = await session.run({ ...feeds, ...carried, ...step }, wanted);
+        carried = Object.fromEntries(
+          Object.entries(carry).flatMap(([input, output]) => {
+            const tensor = outputs[output];
+            return tensor === undefined ? [] : [[input, tensor]];
+          }),
+        );
+      }
+      return outputs;
     },
     async openTraining(
       name,

@@ -88,7 +88,12 @@ function forkHost(options: SessionOptions, events: ChannelEvents): Channel {
 }
 
 /** Methods whose second argument is tensors by name. */
-const methodsWithFeeds: ReadonlySet<EngineMethod> = new Set(['run', 'trainStep', 'measureTraining']);
+const methodsWithFeeds: ReadonlySet<EngineMethod> = new Set([
+  'run',
+  'iterate',
+  'trainStep',
+  'measureTraining',
+]);
 
 /** Another process cannot see shared memory, so feeds in it are copied. */
 function withOwnMemory(request: HostRequest): HostRequest {
@@ -171,6 +176,12 @@ class EngineClient implements Engine {
 
   run(...[name, feeds, outputs, options]: Parameters<Engine['run']>): ReturnType<Engine['run']> {
     return this.#call('run', [name, feeds, outputs], options) as ReturnType<Engine['run']>;
+  }
+
+  iterate(
+    ...[name, feeds, iteration, options]: Parameters<Engine['iterate']>
+  ): ReturnType<Engine['iterate']> {
+    return this.#call('iterate', [name, feeds, iteration], options) as ReturnType<Engine['iterate']>;
   }
 
   openTraining(...args: Parameters<Engine['openTraining']>): Promise<string> {

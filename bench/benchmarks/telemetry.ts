@@ -88,8 +88,27 @@ async function lostSpans(state: string): Promise<number | undefined> {
 /** Spans lost in all rounds. */
 const lostBy: Record<Variant, number> = { off: 0, on: 0, collectorDown: 0, slowCollector: 0 };
 
-/** Samples a second from the first task to the end of the run: starting the processes is left out. */
-async function throughput(variant: Variant, round: number): Promise<number> {
+/** A process's clock ticks in a second, as /proc has it. */
+const ticksPerSecond = 100;
+
+/** Processor time of all processes of the runs that are over, in seconds. */
+async function cpuOfChildren(): Promise<number> {
+  const text = await readFile('/proc/self/stat', 'utf8');
+  // After the name, which may hold spaces: cutime and cstime are fields 16 and 17 of the whole (proc(5)).
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[13]) + Number(fields[14])) / ticksPerSecond;
+}
+
+/** What one run took. */
+interface Run {
+  /** From the first task to the end of the run: starting the processes is left out. */
+  readonly samplesPerSecond: number;
+  /** Of all processes, starting them included: other work on the machine hardly touches it. */
+  readonly cpuSecondsPerSample: number;
+}
+
+async function measure(variant: Variant, round: number): Promise<Run> {
+  const cpuBefore = await cpuOfChildren();
   const state = join(folder, `${variant}-${round}`);
   const child = spawn(
     process.execPath,
@@ -123,20 +142,25 @@ async function throughput(variant: Variant, round: number): Promise<number> {
   const seconds = (performance.now() - startedAt) / 1000;
   const { samples } = JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? '') as { samples: number };
   await rm(state, { recursive: true, force: true });
+  const run: Run = {
+    samplesPerSecond: samples / seconds,
+    cpuSecondsPerSample: ((await cpuOfChildren()) - cpuBefore) / samples,
+  };
   process.stderr.write(
-    `round ${round + 1}, ${variant}: ${(samples / seconds).toFixed(2)} samples a second\n`,
+    `round ${round + 1}, ${variant}: ${run.samplesPerSecond.toFixed(2)} samples a second, ` +
+      `${run.cpuSecondsPerSample.toFixed(3)} s of processor time a sample\n`,
   );
-  return samples / seconds;
+  return run;
 }
 
-const measured: Record<Variant, number[]> = { off: [], on: [], collectorDown: [], slowCollector: [] };
+const measured: Record<Variant, Run[]> = { off: [], on: [], collectorDown: [], slowCollector: [] };
 try {
   for (let round = 0; round < rounds; round++) {
     const order: Variant[] = ['off', 'on', 'collectorDown', 'slowCollector'];
     // Each place in a round is had by each variant in turn.
     for (let i = 0; i < order.length; i++) {
       const variant = order[(i + round) % order.length] ?? 'off';
-      measured[variant].push(await throughput(variant, round));
+      measured[variant].push(await measure(variant, round));
     }
   }
 } finally {
@@ -145,19 +169,29 @@ try {
   await rm(folder, { recursive: true, force: true });
 }
 
+const throughput = (variant: Variant): number =>
+  median(measured[variant].map(({ samplesPerSecond }) => samplesPerSecond));
+const cpu = (variant: Variant): number =>
+  median(measured[variant].map(({ cpuSecondsPerSample }) => cpuSecondsPerSample));
+
 printBench(
   {
     bench: 'telemetry',
     ratios: {
-      throughput_on_vs_off: median(measured.on) / median(measured.off),
-      throughput_collector_down_vs_on: median(measured.collectorDown) / median(measured.on),
-      throughput_slow_collector_vs_on: median(measured.slowCollector) / median(measured.on),
+      throughput_on_vs_off: throughput('on') / throughput('off'),
+      throughput_collector_down_vs_on: throughput('collectorDown') / throughput('on'),
+      throughput_slow_collector_vs_on: throughput('slowCollector') / throughput('on'),
+      cpu_on_vs_off: cpu('on') / cpu('off'),
+      cpu_collector_down_vs_on: cpu('collectorDown') / cpu('on'),
+      cpu_slow_collector_vs_on: cpu('slowCollector') / cpu('on'),
     },
     figures: {
-      samples_per_second_off: median(measured.off),
-      samples_per_second_on: median(measured.on),
-      samples_per_second_collector_down: median(measured.collectorDown),
-      samples_per_second_slow_collector: median(measured.slowCollector),
+      samples_per_second_off: throughput('off'),
+      samples_per_second_on: throughput('on'),
+      samples_per_second_collector_down: throughput('collectorDown'),
+      samples_per_second_slow_collector: throughput('slowCollector'),
+      cpu_seconds_per_sample_off: cpu('off'),
+      cpu_seconds_per_sample_on: cpu('on'),
       lost_spans_on: lostBy.on,
       lost_spans_collector_down: lostBy.collectorDown,
       lost_spans_slow_collector: lostBy.slowCollector,

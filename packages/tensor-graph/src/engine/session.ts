@@ -71,17 +71,20 @@ export async function openSession(
       graphOptimizationLevel: options.graphOptimizationLevel ?? 'all',
       logSeverityLevel: 3,
       ...(options.intraOpThreads === undefined ? {} : { intraOpNumThreads: options.intraOpThreads }),
-      ...(options.weightsFolder === undefined
-        ? {}
-        : {
-            extra: {
-              session: {
+      extra: {
+        session: {
+          // Threads that wait for the next run turn for up to a tenth of a second otherwise, on processors that lanes of a
+          // training, other sessions and other services need.
+          force_spinning_stop: '1',
+          ...(options.weightsFolder === undefined
+            ? {}
+            : {
                 model_external_initializers_file_folder_path: options.weightsFolder,
                 // Weights stay shared with every other session that maps the file: no copies in another layout.
                 disable_prepacking: '1',
-              },
-            },
-          }),
+              }),
+        },
+      },
     });
   } catch (error) {
     const missing = MISSING_KERNEL.exec(describe(error));

@@ -10,17 +10,17 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { setTimeout as delay } from 'node:timers/promises';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { timestampMs } from '@bufbuild/protobuf/wkt';
 import type { Run } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
-import { processorSecondsOf, startLoopWorld, syntheticSpec } from '../loop/loop-world.ts';
+import { startLoopWorld, syntheticSpec } from '../loop/loop-world.ts';
 import type { StubTimes } from '../loop/loop-world.ts';
 import { invalidArgument } from '@plumb/kit/errors';
 import { printBench } from '../print-bench.ts';
+import { watchProcessorTime } from '../processor-time.ts';
 
 const { values } = parseArgs({
   options: {
@@ -167,35 +167,6 @@ async function embedded(): Promise<void> {
   ratios['non_compute_share'] = 1 - covered / 1000 / seconds;
   figures['embedded_seconds'] = seconds;
   say(`embedded run: ${seconds} s of work, engines computed in ${(covered / 1000).toFixed(1)} s of them`);
-}
-
-/** Processor seconds of each component from when it was ready, until something has ended; by name. */
-async function watchProcessorTime(
-  processesFile: string,
-  ended: Promise<unknown>,
-): Promise<ReadonlyMap<string, number>> {
-  const seen = new Map<string, { readonly first: number; last: number }>();
-  const stop = new AbortController();
-  void ended.finally(() => {
-    stop.abort();
-  });
-  while (!stop.signal.aborted) {
-    await Promise.race([ended, delay(500)]);
-    // Neither the file nor a process need be there at the beginning and at the end.
-    const text = await readFile(processesFile, 'utf8').catch(() => '{"components":[]}');
-    const { components } = JSON.parse(text) as {
-      components: readonly { name: string; state: string; pid?: number }[];
-    };
-    for (const { name, state, pid } of components) {
-      if (state !== 'ready' || pid === undefined) continue;
-      const now = await processorSecondsOf(pid).catch(() => undefined);
-      if (now === undefined) continue;
-      const known = seen.get(name);
-      if (known === undefined) seen.set(name, { first: now, last: now });
-      else known.last = now;
-    }
-  }
-  return new Map([...seen].map(([name, { first, last }]) => [name, last - first]));
 }
 
 /** What is asked for, and of which ratio or figure. */

@@ -15,6 +15,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { z } from 'zod';
 import { printBench } from '../print-bench.ts';
+import { processorSecondsOfChildren, watchProcessorTime } from '../processor-time.ts';
 
 const { values } = parseArgs({
   options: { json: { type: 'boolean', default: false }, rounds: { type: 'string', default: '3' } },
@@ -88,27 +89,18 @@ async function lostSpans(state: string): Promise<number | undefined> {
 /** Spans lost in all rounds. */
 const lostBy: Record<Variant, number> = { off: 0, on: 0, collectorDown: 0, slowCollector: 0 };
 
-/** A process's clock ticks in a second, as /proc has it. */
-const ticksPerSecond = 100;
-
-/** Processor time of all processes of the runs that are over, in seconds. */
-async function cpuOfChildren(): Promise<number> {
-  const text = await readFile('/proc/self/stat', 'utf8');
-  // After the name, which may hold spaces: cutime and cstime are fields 16 and 17 of the whole (proc(5)).
-  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[13]) + Number(fields[14])) / ticksPerSecond;
-}
-
 /** What one run took. */
 interface Run {
   /** From the first task to the end of the run: starting the processes is left out. */
   readonly samplesPerSecond: number;
   /** Of all processes, starting them included: other work on the machine hardly touches it. */
   readonly cpuSecondsPerSample: number;
+  /** Of the services alone, from when each was ready: where tracing happens. Their engines are processes of their own. */
+  readonly servicesCpuSecondsPerSample: number;
 }
 
 async function measure(variant: Variant, round: number): Promise<Run> {
-  const cpuBefore = await cpuOfChildren();
+  const cpuBefore = await processorSecondsOfChildren();
   const state = join(folder, `${variant}-${round}`);
   const child = spawn(
     process.execPath,
@@ -135,7 +127,9 @@ async function measure(variant: Variant, round: number): Promise<Run> {
       lost = Math.max(lost, (await lostSpans(state)) ?? 0);
     })();
   }, 1000);
-  const [code] = (await once(child, 'close')) as [number | null];
+  const closed = once(child, 'close') as Promise<[number | null]>;
+  const services = await watchProcessorTime(join(state, 'processes.json'), closed);
+  const [code] = await closed;
   clearInterval(reading);
   lostBy[variant] += lost;
   if (code !== 0 || startedAt === undefined) throw new Error(`the demo ended with ${code}:\n${stderr}`);
@@ -144,11 +138,13 @@ async function measure(variant: Variant, round: number): Promise<Run> {
   await rm(state, { recursive: true, force: true });
   const run: Run = {
     samplesPerSecond: samples / seconds,
-    cpuSecondsPerSample: ((await cpuOfChildren()) - cpuBefore) / samples,
+    cpuSecondsPerSample: ((await processorSecondsOfChildren()) - cpuBefore) / samples,
+    servicesCpuSecondsPerSample: [...services.values()].reduce((sum, one) => sum + one, 0) / samples,
   };
   process.stderr.write(
     `round ${round + 1}, ${variant}: ${run.samplesPerSecond.toFixed(2)} samples a second, ` +
-      `${run.cpuSecondsPerSample.toFixed(3)} s of processor time a sample\n`,
+      `${run.cpuSecondsPerSample.toFixed(3)} s of processor time a sample, ` +
+      `${run.servicesCpuSecondsPerSample.toFixed(4)} s in services\n`,
   );
   return run;
 }
@@ -169,10 +165,12 @@ try {
   await rm(folder, { recursive: true, force: true });
 }
 
-const throughput = (variant: Variant): number =>
-  median(measured[variant].map(({ samplesPerSecond }) => samplesPerSecond));
-const cpu = (variant: Variant): number =>
-  median(measured[variant].map(({ cpuSecondsPerSample }) => cpuSecondsPerSample));
+const middle = (variant: Variant, value: (run: Run) => number): number => median(measured[variant].map(value));
+const throughput = (variant: Variant): number => middle(variant, (run) => run.samplesPerSecond);
+const cpu = (variant: Variant): number => middle(variant, (run) => run.cpuSecondsPerSample);
+const servicesCpu = (variant: Variant): number => middle(variant, (run) => run.servicesCpuSecondsPerSample);
+/** What a variant adds to the services' processor time, as a share of all that a sample takes without tracing. */
+const added = (variant: Variant): number => (servicesCpu(variant) - servicesCpu('off')) / cpu('off');
 
 printBench(
   {
@@ -181,9 +179,10 @@ printBench(
       throughput_on_vs_off: throughput('on') / throughput('off'),
       throughput_collector_down_vs_on: throughput('collectorDown') / throughput('on'),
       throughput_slow_collector_vs_on: throughput('slowCollector') / throughput('on'),
-      cpu_on_vs_off: cpu('on') / cpu('off'),
-      cpu_collector_down_vs_on: cpu('collectorDown') / cpu('on'),
-      cpu_slow_collector_vs_on: cpu('slowCollector') / cpu('on'),
+      // Wall time has the noise of the machine in it; this has not.
+      cpu_share_of_tracing: added('on'),
+      cpu_share_with_collector_down: added('collectorDown'),
+      cpu_share_with_slow_collector: added('slowCollector'),
     },
     figures: {
       samples_per_second_off: throughput('off'),
@@ -191,7 +190,8 @@ printBench(
       samples_per_second_collector_down: throughput('collectorDown'),
       samples_per_second_slow_collector: throughput('slowCollector'),
       cpu_seconds_per_sample_off: cpu('off'),
-      cpu_seconds_per_sample_on: cpu('on'),
+      services_cpu_seconds_per_sample_off: servicesCpu('off'),
+      services_cpu_seconds_per_sample_on: servicesCpu('on'),
       lost_spans_on: lostBy.on,
       lost_spans_collector_down: lostBy.collectorDown,
       lost_spans_slow_collector: lostBy.slowCollector,

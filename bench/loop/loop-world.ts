@@ -11,6 +11,7 @@ import { openFolderStore } from '@plumb/media';
 import { LoopService, RunSpecSchema, RunState } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import type { Run, RunSpec } from '@plumb/proto/plumb/loop/v1/loop_pb.js';
 import { Category, Split } from '@plumb/proto/plumb/prompts/v1/prompt_pb.js';
+import { processorSecondsOf } from '../processor-time.ts';
 
 const root = resolve(import.meta.dirname, '../..');
 
@@ -178,16 +179,6 @@ async function start(
       await exited;
     },
   };
-}
-
-/** Clock ticks of /proc in a second: 100 on every Linux that Node runs on. */
-const ticks = 100;
-
-/** Processor seconds of a process so far. */
-export async function processorSecondsOf(pid: number): Promise<number> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / ticks;
 }
 
 /** Largest resident memory so far, MiB. */

@@ -176,7 +176,8 @@ try {
     const prefix = name === 'default' ? '' : `${name}_`;
     ratios[`${prefix}throughput_vs_ideal`] = timedVerdicts / seconds / ideal;
     figures[`${prefix}verdicts_per_second`] = timedVerdicts / seconds;
-    figures[`${prefix}cpu_ms_per_verdict`] = (((await processorSecondsOf(judge.pid)) - cpu) * 1000) / timedVerdicts;
+    figures[`${prefix}cpu_ms_per_verdict`] =
+      (((await processorSecondsOf(judge.pid)) - cpu) * 1000) / timedVerdicts;
   }
   judge.client.close();
   const bare = await bareClient(endpoint.address);

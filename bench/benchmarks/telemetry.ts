@@ -91,7 +91,7 @@ const lostBy: Record<Variant, number> = { off: 0, on: 0, collectorDown: 0, slowC
 
 /** What one run took. */
 interface Run {
-  /** From the first task to the end of the run: starting the processes is left out. */
+  /** In the time that the run itself took: starting and stopping the processes is left out. */
   readonly samplesPerSecond: number;
   /** Of all processes, starting them included: other work on the machine hardly touches it. */
   readonly cpuSecondsPerSample: number;
@@ -112,14 +112,12 @@ async function measure(variant: Variant, round: number): Promise<Run> {
     },
   );
   let stdout = '';
-  let startedAt: number | undefined;
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     stdout += text;
   });
   let stderr = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
-    if (/^train prompts, generate/m.test(stderr)) startedAt ??= performance.now();
   });
   let lost = 0;
   const reading = setInterval(() => {
@@ -132,9 +130,11 @@ async function measure(variant: Variant, round: number): Promise<Run> {
   const [code] = await closed;
   clearInterval(reading);
   lostBy[variant] += lost;
-  if (code !== 0 || startedAt === undefined) throw new Error(`the demo ended with ${code}:\n${stderr}`);
-  const seconds = (performance.now() - startedAt) / 1000;
-  const { samples } = JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? '') as { samples: number };
+  if (code !== 0) throw new Error(`the demo ended with ${code}:\n${stderr}`);
+  const { samples, seconds } = JSON.parse(stdout.trimEnd().split('\n').at(-1) ?? '') as {
+    samples: number;
+    seconds: number;
+  };
   await rm(state, { recursive: true, force: true });
   const run: Run = {
     samplesPerSecond: samples / seconds,
@@ -165,7 +165,8 @@ try {
   await rm(folder, { recursive: true, force: true });
 }
 
-const middle = (variant: Variant, value: (run: Run) => number): number => median(measured[variant].map(value));
+const middle = (variant: Variant, value: (run: Run) => number): number =>
+  median(measured[variant].map(value));
 const throughput = (variant: Variant): number => middle(variant, (run) => run.samplesPerSecond);
 const cpu = (variant: Variant): number => middle(variant, (run) => run.cpuSecondsPerSample);
 const servicesCpu = (variant: Variant): number => middle(variant, (run) => run.servicesCpuSecondsPerSample);

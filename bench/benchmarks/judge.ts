@@ -2,8 +2,8 @@
  * The judge service as a client of vision-language models.
  *
  * Throughput: 64 calls at a time to an endpoint that answers after 500 ms, against the 128 verdicts a second that this
- * allows; and the CPU time of the judge's process for a verdict, beside that of the `openai` package alone. Faults: 5,000 clips through the referee endpoint, a fifth of
- * the calls failing in every way, under limits of requests and tokens a minute. Ends with exit code 1 if a clip has no
+ * allows; and the CPU time of the judge's process for a verdict, beside that of the `openai` package alone. Faults: 5,000
+ * clips through the referee endpoint, a fifth of the calls failing in every way, under limits of requests and tokens a minute. Ends with exit code 1 if a clip has no
  * verdict or a wrong one, if there are more than 1.35 calls a clip, if the endpoint's log has a minute with more than the
  * limits, or a call for a clip whose caller was answered or had passed its deadline.
  *

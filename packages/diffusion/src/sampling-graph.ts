@@ -6,8 +6,8 @@ import { denoise, parameterSpecs } from './video-dit.ts';
 /**
  * ONNX graph of the guided denoiser for a fixed batch: inputs x [batch, 3, frames, height, width], tokens int32
  * [batch, maxWords], the scalars time, skip, in, out, keep and move, and, when guided, the scalar guidance; outputs
- * `prediction` and, one step of `samplerStep` on, `next` = keep * x + move * prediction, both shaped as x. Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) runs both passes as one batch of twice
- * the size: unconditional + guidance * (conditional - unconditional).
+ * `prediction` and, one step of `samplerStep` on, `next` = keep * x + move * prediction, both shaped as x. Classifier-free
+ * guidance (Ho and Salimans, arXiv 2207.12598) runs both passes as one batch of twice the size: unconditional + guidance * (conditional - unconditional).
  */
 export function samplingGraph(model: VideoModel, batch: number, guided: boolean): Uint8Array {
   const { config } = model;

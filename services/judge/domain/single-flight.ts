@@ -4,8 +4,6 @@ interface Flight<T> {
   readonly promise: Promise<T>;
   readonly controller: AbortController;
   waiting: number;
-  /** The work has ended: an abort would only cost its listeners time. */
-  over: boolean;
 }
 
 /** Runs work once for each key that is in flight; every caller gets its result. */
@@ -24,10 +22,9 @@ export function createSingleFlight<T>(): SingleFlight<T> {
   function start(key: string, work: (signal: AbortSignal) => Promise<T>): Flight<T> {
     const controller = new AbortController();
     const promise = work(controller.signal).finally(() => {
-      flight.over = true;
       if (flights.get(key) === flight) flights.delete(key);
     });
-    const flight: Flight<T> = { promise, controller, waiting: 0, over: false };
+    const flight: Flight<T> = { promise, controller, waiting: 0 };
     // Whoever waits gets the error; if nobody is left, it must not count as unhandled.
     promise.catch(() => undefined);
     flights.set(key, flight);
@@ -47,10 +44,11 @@ export function createSingleFlight<T>(): SingleFlight<T> {
       } finally {
         signal.removeEventListener('abort', leave);
         flight.waiting -= 1;
-        if (flight.waiting === 0) {
+        // Work that has ended is not there any more: an abort would only cost its listeners time.
+        if (flight.waiting === 0 && flights.get(key) === flight) {
           // A later caller with the same key must not join work that is being aborted.
-          if (flights.get(key) === flight) flights.delete(key);
-          if (!flight.over) flight.controller.abort(signal.reason);
+          flights.delete(key);
+          flight.controller.abort(signal.reason);
         }
       }
     },

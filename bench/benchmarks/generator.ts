@@ -12,10 +12,8 @@ import {
   decodeModel,
   fillGaussian,
   openSampler,
-  preconditioning,
-  samplerStep,
   randomGenerator,
-  samplerTimes,
+  samplerSteps,
   samplingGraph,
   tokenise,
 } from '@plumb/diffusion';
@@ -89,7 +87,7 @@ async function openBareLoop(): Promise<{ sample(seed: bigint): Promise<void>; cl
   for (const [name, data] of Object.entries(scalars)) {
     feeds[name] = new ort.Tensor('float32', data, name === 'time' ? [1, 1] : [1, 1, 1, 1, 1]);
   }
-  const times = samplerTimes(steps, settings.shift);
+  const schedule = samplerSteps(config, settings);
   return {
     async sample(seed) {
       let [from, to] = pair;
@@ -97,14 +95,11 @@ async function openBareLoop(): Promise<{ sample(seed: bigint): Promise<void>; cl
         const noise = from.data.subarray(row * size, (row + 1) * size);
         fillGaussian(noise, randomGenerator('sample', seed + BigInt(row)));
       }
-      for (let step = 0; step < steps; step++) {
-        const t = Math.min(Math.max(times[step] ?? 0, 1e-4), 1 - 1e-4);
-        const factors = preconditioning(config.parameterisation, t, config.sigmaData);
-        scalars.time[0] = t;
-        scalars.skip[0] = factors.skip;
-        scalars.in[0] = factors.in;
-        scalars.out[0] = factors.out;
-        const { keep, move } = samplerStep(config.parameterisation, t, times[step + 1] ?? 0);
+      for (const { time, skip, in: input, out, keep, move } of schedule) {
+        scalars.time[0] = time;
+        scalars.skip[0] = skip;
+        scalars.in[0] = input;
+        scalars.out[0] = out;
         scalars.keep[0] = keep;
         scalars.move[0] = move;
         await session.run({ ...feeds, x: from.tensor }, { next: to.tensor });

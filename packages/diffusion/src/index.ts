@@ -36,7 +36,6 @@ export { decodePeftAdapters, encodePeftAdapters, type PeftAdapters } from './pef
 export {
   noiseAndTarget,
   preconditioning,
-  samplerStep,
   signalAndNoise,
   type Parameterisation,
 } from './parameterisation.ts';
@@ -45,6 +44,7 @@ export { fillGaussian, gaussian, randomGenerator, uniform, type RandomGenerator 
 export {
   openSampler,
   samplerSettingsSchema,
+  samplerSteps,
   type ClipSampler,
   type SampledClip,
   type SampleRequest,
@@ -52,12 +52,7 @@ export {
   type SamplerSettings,
 } from './sampler.ts';
 export { samplingGraph } from './sampling-graph.ts';
-export {
-  drawTimestep,
-  samplerTimes,
-  timestepDistributionSchema,
-  type TimestepDistribution,
-} from './timesteps.ts';
+export { drawTimestep, timestepDistributionSchema, type TimestepDistribution } from './timesteps.ts';
 export { tokenise } from './tokeniser.ts';
 export { trainingFeeds, type TrainingExample } from './training-batch.ts';
 export { REFERENCE_PREFIX, trainingGraph, type TrainingGraph } from './training-graph.ts';

@@ -117,24 +117,17 @@ export function openSampler(engine: Engine, model: VideoModel, batch: number): S
     }
     const guided = isGuided(settings.guidance);
     const name = await session(guided);
-    const times = samplerTimes(settings.steps, settings.shift);
     const shape = [...clipShape(config, batch)];
     const captions = { dtype: 'int32', shape: [batch, config.caption.maxWords], data: tokens } as const;
-    const steps = Array.from({ length: settings.steps }, (_, step) => {
-      // The preconditioning has no limit at the very ends.
-      const t = Math.min(Math.max(times[step] ?? 0, 1e-4), 1 - 1e-4);
-      const factors = preconditioning(config.parameterisation, t, config.sigmaData);
-      const { keep, move } = samplerStep(config.parameterisation, t, times[step + 1] ?? 0);
-      return {
-        time: { dtype: 'float32' as const, shape: [1, 1], data: Float32Array.of(t) },
-        skip: scalar(factors.skip),
-        in: scalar(factors.in),
-        out: scalar(factors.out),
-        keep: scalar(keep),
-        move: scalar(move),
-        ...(guided ? { guidance: scalar(settings.guidance) } : {}),
-      };
-    });
+    const steps = samplerSteps(config, settings).map(({ time, ...factors }) => ({
+      time: { dtype: 'float32' as const, shape: [1, 1], data: Float32Array.of(time) },
+      skip: scalar(factors.skip),
+      in: scalar(factors.in),
+      out: scalar(factors.out),
+      keep: scalar(factors.keep),
+      move: scalar(factors.move),
+      ...(guided ? { guidance: scalar(settings.guidance) } : {}),
+    }));
     for (let step = 0; step < steps.length; step += stepsPerCall) {
       signal?.throwIfAborted();
       const { next } = await engine.iterate(
@@ -188,6 +181,23 @@ export function openSampler(engine: Engine, model: VideoModel, batch: number): S
       for (const opened of sessions) if (opened.status === 'fulfilled') await engine.unload(opened.value);
     },
   };
+}
+
+/** The scalar inputs of `samplingGraph` for each step, from noise to clip, besides guidance. */
+export function samplerSteps(
+  { parameterisation, sigmaData }: VideoModelConfig,
+  { steps, shift }: Pick<SamplerSettings, 'steps' | 'shift'>,
+): { time: number; skip: number; in: number; out: number; keep: number; move: number }[] {
+  const times = samplerTimes(steps, shift);
+  return Array.from({ length: steps }, (_, step) => {
+    // The preconditioning has no limit at the very ends.
+    const time = Math.min(Math.max(times[step] ?? 0, 1e-4), 1 - 1e-4);
+    return {
+      time,
+      ...preconditioning(parameterisation, time, sigmaData),
+      ...samplerStep(parameterisation, time, times[step + 1] ?? 0),
+    };
+  });
 }
 
 function isRowFinite(config: VideoModelConfig, x: Float32Array, row: number): boolean {

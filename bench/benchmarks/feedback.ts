@@ -18,7 +18,7 @@ import { freezeTrainingSet, type AlgorithmName, type LabelledSample } from '@plu
 import { drawClips, finetune as train, recipeFor } from '@plumb/study';
 import { openEngine, type Engine } from '@plumb/tensor-graph/engine';
 import { picturePasses, referee, toyboxPrompts, type ToyboxPrompt } from '@plumb/toybox';
-import { openCheckpoints, type Evaluation } from '../feedback/checkpoints.ts';
+import { openCheckpoints, type Evaluation, type HeldOutOutcome } from '../feedback/checkpoints.ts';
 import { controlOf, gainFigures, gainLine, gainTable, type Gain } from '../feedback/gain-table.ts';
 import { printBench } from '../print-bench.ts';
 
@@ -143,7 +143,7 @@ try {
   const gains = new Map<string, Gain>();
 
   const evaluate = async (model: VideoModel, seed: number): Promise<Evaluation> => {
-    const outcomes: Evaluation = {};
+    const outcomes: Record<string, HeldOutOutcome[]> = {};
     for (const guidance of guidances) {
       const judged = await sampleAndJudge(
         engine,
@@ -168,10 +168,11 @@ try {
     /** Samples of the base, which the first iteration of every algorithm shares. */
     let shared: Judged[] | undefined;
     for (const algorithm of algorithms) {
-      let model = base;
+      /** The model that the next iteration begins with; read only if there is one to be made. */
+      let latest = (): Promise<VideoModel> => Promise.resolve(base);
       for (let iteration = 1; iteration <= Number(iterations); iteration++) {
         const key = `seed-${seed}-${algorithm}-${iteration}`;
-        const draw = (): Promise<Judged[]> =>
+        const draw = (model: VideoModel): Promise<Judged[]> =>
           sampleAndJudge(
             engine,
             model,
@@ -180,18 +181,18 @@ try {
             sampler,
             iteration === 1 ? `train ${seed}` : `train ${seed} ${iteration}`,
           );
-        const standing = await checkpoints.model(key);
-        let after: Evaluation;
-        if (standing === undefined) {
-          const samples = iteration === 1 ? (shared ??= await draw()) : await draw();
+        let after = await checkpoints.evaluation(key);
+        if (after === undefined) {
+          const from = await latest();
+          const samples = iteration === 1 ? (shared ??= await draw(from)) : await draw(from);
           const accepted = samples.filter(({ accept }) => accept).length / samples.length;
           say(`${key}: ${samples.length} samples, ${(100 * accepted).toFixed(1)}% accepted`);
-          model = await finetune(engine, model, samples, algorithm, seed);
+          const model = await finetune(engine, from, samples, algorithm, seed);
           after = await evaluate(model, seed);
           await checkpoints.keepModel(key, encodeModel(model), after);
+          latest = () => Promise.resolve(model);
         } else {
-          model = decodeModel(standing.model, key);
-          after = standing.evaluation;
+          latest = async () => decodeModel(await checkpoints.model(key), key);
         }
         for (const guidance of guidances) {
           const one: Gain = {

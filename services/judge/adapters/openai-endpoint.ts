@@ -96,10 +96,14 @@ export function openEndpoint(
       }
       return context.with(inside, async () => {
         recordRetry(span);
-        const timeout = AbortSignal.timeout(definition.timeoutMs);
+        // Taken back when the call is over, as AbortSignal.timeout cannot be.
+        const timeout = new AbortController();
+        const timer = setTimeout(() => {
+          timeout.abort();
+        }, definition.timeoutMs);
         try {
           const raw = await client.chat.completions.create(toRequest(question), {
-            signal: AbortSignal.any([signal, timeout]),
+            signal: AbortSignal.any([signal, timeout.signal]),
             // An endpoint that writes traces of its own (vLLM does) goes on in this one.
             headers: currentCarrier(),
           });
@@ -132,7 +136,7 @@ export function openEndpoint(
             span.setStatus({ code: SpanStatusCode.ERROR, message: 'the caller gave up' });
             throw signal.reason;
           }
-          const mapped = toEndpointError(error, timeout.aborted, definition.timeoutMs);
+          const mapped = toEndpointError(error, timeout.signal.aborted, definition.timeoutMs);
           const kind = mapped.status === undefined ? mapped.fault : String(mapped.status);
           span.setAttributes({ 'error.type': kind, 'plumb.error.reason': mapped.fault });
           recordRetry(span, mapped);
@@ -140,6 +144,7 @@ export function openEndpoint(
           durations.record((performance.now() - start) / 1000, { ...request, 'error.type': kind });
           throw mapped;
         } finally {
+          clearTimeout(timer);
           span.end();
         }
       });

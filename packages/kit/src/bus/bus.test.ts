@@ -12,11 +12,13 @@ import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { SampleScoredSchema, ScoringTaskSchema } from '@plumb/proto/plumb/tasks/v1/tasks_pb.js';
 import { z } from 'zod';
+import { Connection } from './connection.ts';
 import { connectBus, jsonCodec, messageCodec, streamNames, subjects } from '../bus.ts';
 import type { Bus, ConsumeOptions, StreamSpec } from '../bus.ts';
 import { invalidArgument, PlumbError, unavailable } from '../errors.ts';
 import { startTelemetry, tracer, withSpan } from '../telemetry.ts';
 import type { SpanRecord } from '../telemetry.ts';
+import { isCollected } from '../testing/garbage.ts';
 import { startNatsServer } from '../testing/nats-server.ts';
 import type { TestNatsServer } from '../testing/nats-server.ts';
 
@@ -482,6 +484,22 @@ async function own(t: TestContext): Promise<{ server: TestNatsServer; client: Bu
   });
   return { server, client };
 }
+
+test('an operation that is over leaves nothing with the connection', async (t) => {
+  const connection = await Connection.open({ url: nats.url, name: 'kit-test-garbage' });
+  t.after(async () => connection.close());
+  const signal = new AbortController().signal;
+  const references = await Promise.all(
+    [{}, { deadlineMs: 60_000 }, { signal }, { deadlineMs: 60_000, signal }].map(async (options) => {
+      const result = await connection.attempt(
+        () => Promise.resolve({ payload: 'of one operation' }),
+        options,
+      );
+      return new WeakRef(result);
+    }),
+  );
+  for (const reference of references) assert.ok(await isCollected(reference));
+});
 
 describe('the broker is killed in the middle', () => {
   test('every publication is stored exactly once', async (t) => {

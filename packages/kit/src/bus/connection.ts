@@ -56,7 +56,9 @@ export class Connection {
   readonly #log = logger('bus');
   readonly #url: string;
   #up = Promise.withResolvers<undefined>();
-  #down = Promise.withResolvers<never>();
+  /** Why nothing can be asked at the moment; undefined while the connection is up. */
+  #brokenBy: PlumbError | undefined;
+  readonly #onBroken = new Set<(error: PlumbError) => void>();
 
   private constructor(nats: NatsConnection, manager: JetStreamManager, options: ConnectOptions) {
     this.nats = nats;
@@ -65,7 +67,6 @@ export class Connection {
     this.manager = manager;
     this.#url = options.url;
     this.#up.resolve(undefined);
-    ignoreRejection(this.#down.promise);
     void this.#watch();
   }
 
@@ -115,12 +116,35 @@ export class Connection {
   /** Resolves when the connection is up. @throws PlumbError when the signal aborts or the connection was closed */
   async connected(signal?: AbortSignal): Promise<void> {
     if (this.nats.isClosed()) throw this.#closedError();
+    if (this.#brokenBy === undefined && signal?.aborted !== true) return;
     await untilAborted(this.#up.promise, signal);
   }
 
-  /** Rejects when the connection breaks; for racing. */
-  get broken(): Promise<never> {
-    return this.#down.promise;
+  /**
+   * Calls back when the connection breaks, and at once if it is broken. Gives the function that takes the callback away:
+   * a connection lasts for months, and what is left with it lasts as long.
+   */
+  onBroken(callback: (error: PlumbError) => void): () => void {
+    if (this.#brokenBy !== undefined) {
+      callback(this.#brokenBy);
+      return () => undefined;
+    }
+    this.#onBroken.add(callback);
+    return () => {
+      this.#onBroken.delete(callback);
+    };
+  }
+
+  /** The answer of the broker, or an error as soon as the connection breaks or the signal aborts. */
+  async untilBroken<Result>(answer: Promise<Result>, signal?: AbortSignal): Promise<Result> {
+    const { promise, resolve, reject } = Promise.withResolvers<Result>();
+    answer.then(resolve, reject);
+    const takeAway = this.onBroken(reject);
+    try {
+      return await untilAborted(promise, signal);
+    } finally {
+      takeAway();
+    }
   }
 
   /**
@@ -128,18 +152,36 @@ export class Connection {
    * repeat. Other errors are thrown at once, as PlumbErrors.
    */
   async attempt<Result>(operation: () => Promise<Result>, options: AttemptOptions = {}): Promise<Result> {
-    const late = options.deadlineMs === undefined ? undefined : AbortSignal.timeout(options.deadlineMs);
-    const signals = [options.signal, late].filter((signal) => signal !== undefined);
-    const signal = signals.length === 0 ? undefined : AbortSignal.any(signals);
+    const { signal, deadlineMs } = options;
+    if (deadlineMs === undefined) return this.#attempt(operation, options, signal);
+    // Not AbortSignal.timeout, which cannot be taken back: each operation would leave one that goes off half a minute later.
+    const late = new AbortController();
+    const timer = setTimeout(() => {
+      late.abort();
+    }, deadlineMs);
+    timer.unref();
+    const either = signal === undefined ? late.signal : AbortSignal.any([signal, late.signal]);
+    try {
+      return await this.#attempt(operation, options, either);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #attempt<Result>(
+    operation: () => Promise<Result>,
+    options: AttemptOptions,
+    signal: AbortSignal | undefined,
+  ): Promise<Result> {
     let last: PlumbError | undefined;
     for (let pauseMs = firstPauseMs; ; pauseMs = Math.min(2 * pauseMs, longestPauseMs)) {
       try {
         await this.connected(signal);
-        return await untilAborted(Promise.race([operation(), this.broken]), signal);
+        return await this.untilBroken(operation(), signal);
       } catch (thrown) {
         const error = PlumbError.from(thrown);
         if (signal?.aborted === true) {
-          if (late?.aborted !== true || options.signal?.aborted === true) throw error;
+          if (options.signal?.aborted === true) throw error;
           throw unavailable(`the broker at ${this.#url} is away`, {
             reason: 'BROKER_UNAVAILABLE',
             cause: last ?? error,
@@ -178,14 +220,11 @@ export class Connection {
           this.#log.warn('the connection to the broker is lost; trying again until it is back');
           this.#up = Promise.withResolvers<undefined>();
           ignoreRejection(this.#up.promise);
-          this.#down.reject(
-            unavailable('the connection to the broker broke', { reason: 'BROKER_UNAVAILABLE' }),
-          );
+          this.#break(unavailable('the connection to the broker broke', { reason: 'BROKER_UNAVAILABLE' }));
           break;
         case 'reconnect':
           this.#log.info('the connection to the broker is back');
-          this.#down = Promise.withResolvers<never>();
-          ignoreRejection(this.#down.promise);
+          this.#brokenBy = undefined;
           this.#up.resolve(undefined);
           break;
         case 'error':
@@ -207,7 +246,14 @@ export class Connection {
     }
     // Closed: whoever waits must not wait for ever.
     this.#up.reject(this.#closedError());
-    this.#down.reject(this.#closedError());
+    this.#break(this.#closedError());
+  }
+
+  #break(error: PlumbError): void {
+    this.#brokenBy = error;
+    const callbacks = [...this.#onBroken];
+    this.#onBroken.clear();
+    for (const callback of callbacks) callback(error);
   }
 
   #closedError(): PlumbError {

@@ -291,7 +291,7 @@ export async function takeCharge<M extends DescMessage>(
 /** Acknowledges and waits for the broker's word. Without it the message comes again and is acknowledged then. */
 async function acknowledge(connection: Connection, delivered: JsMsg, log: Logger): Promise<void> {
   try {
-    await Promise.race([delivered.ackAck(), connection.broken]);
+    await connection.untilBroken(delivered.ackAck());
   } catch (error) {
     log.debug({ error }, 'the acknowledgement was not confirmed');
   }

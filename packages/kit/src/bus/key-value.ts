@@ -168,6 +168,7 @@ async function* watch<Read, Written>(
   let seen = 0;
   while (!signal.aborted && !connection.nats.isClosed()) {
     let changes: QueuedIterator<KvWatchEntry> | undefined;
+    let takeAway: (() => void) | undefined;
     const end = (): void => {
       changes?.stop();
     };
@@ -176,7 +177,7 @@ async function* watch<Read, Written>(
       await connection.connected(signal);
       // Begun anew after each break: the present values come again, and those that are known are passed over.
       changes = await kv.watch({ key });
-      connection.broken.catch(end);
+      takeAway = connection.onBroken(end);
       for await (const entry of changes) {
         if (entry.revision <= seen) continue;
         seen = entry.revision;
@@ -190,6 +191,7 @@ async function* watch<Read, Written>(
       log.debug({ error, bucket }, 'watching failed; trying again');
     } finally {
       signal.removeEventListener('abort', end);
+      takeAway?.();
       changes?.stop();
     }
     if (!signal.aborted) await delay(50);

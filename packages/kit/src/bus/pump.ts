@@ -84,7 +84,7 @@ export async function startPump(
     const end = (): void => {
       void current.close();
     };
-    connection.broken.catch(end);
+    const takeAway = connection.onBroken(end);
     const overdue = setTimeout(() => {
       log.warn(
         { stream: options.stream, durable: options.durable },
@@ -100,6 +100,7 @@ export async function startPump(
       }
     } finally {
       clearTimeout(overdue);
+      takeAway();
     }
   };
 

@@ -110,7 +110,10 @@ async function guard(
   const abort = new AbortController();
   const deadline = deadlineOf(call);
   const events: EventEmitter = call;
+  // grpc-js says so after every call, answered ones too.
+  let over = false;
   events.on('cancelled', () => {
+    if (over) return;
     const late = deadline !== undefined && deadline.getTime() <= Date.now();
     abort.abort(
       late ? deadlineExceeded('the deadline of the call has passed') : cancelled('the caller gave up'),
@@ -156,6 +159,7 @@ async function guard(
       }
     }
   });
+  over = true;
   running.delete(cutOff);
   // Does nothing for a call that was answered.
   record.end(abort.signal.reason);
@@ -213,10 +217,10 @@ async function writeAll(
   const aborted = abortion(signal);
   try {
     for (;;) {
-      const next = await Promise.race([iterator.next(), aborted.promise]);
+      const next = await aborted.orElse(iterator.next());
       if (next.done === true) return;
       if (!call.write(encodeResponse(method, next.value))) {
-        await Promise.race([once(call, 'drain', { signal }), aborted.promise]);
+        await aborted.orElse(once(call, 'drain', { signal }));
       }
     }
   } catch (error) {
@@ -228,18 +232,24 @@ async function writeAll(
   }
 }
 
-/** A promise that rejects with the signal's reason when it aborts. */
-function abortion(signal: AbortSignal): { promise: Promise<never>; dispose(): void } {
-  const { promise, reject } = Promise.withResolvers<never>();
-  const listener = (): void => {
-    reject(signal.reason instanceof Error ? signal.reason : cancelled());
-  };
-  // It may abort while nobody races against it.
-  promise.catch(() => undefined);
-  if (signal.aborted) listener();
-  else signal.addEventListener('abort', listener, { once: true });
+/** Lets promises, one at a time, be left when a signal aborts. A stream may last for weeks: nothing of a promise that is over stays. */
+function abortion(signal: AbortSignal): {
+  /** The promise, or a rejection with the signal's reason as soon as it aborts. */
+  orElse<Result>(promise: Promise<Result>): Promise<Result>;
+  dispose(): void;
+} {
+  let leave: ((reason: Error) => void) | undefined;
+  const reason = (): Error => (signal.reason instanceof Error ? signal.reason : cancelled());
+  const listener = (): void => leave?.(reason());
+  signal.addEventListener('abort', listener, { once: true });
   return {
-    promise,
+    orElse: async <Result>(promise: Promise<Result>) => {
+      const either = Promise.withResolvers<Result>();
+      promise.then(either.resolve, either.reject);
+      leave = either.reject;
+      if (signal.aborted) leave(reason());
+      return either.promise;
+    },
     dispose: () => {
       signal.removeEventListener('abort', listener);
     },

@@ -15,6 +15,7 @@ import type { CallContext, ClientOptions, Implementation, RpcServer, ServerOptio
 import { startTelemetry } from '../telemetry.ts';
 import type { SpanRecord } from '../telemetry.ts';
 import { EchoService } from '../testing/echo-service.ts';
+import { isCollected } from '../testing/garbage.ts';
 
 type Echo = Implementation<typeof EchoService>;
 
@@ -137,6 +138,51 @@ describe('all four kinds of method', () => {
 });
 
 describe('the wrapper', () => {
+  test('a call that was answered is not cancelled afterwards', async (t) => {
+    const signals: AbortSignal[] = [];
+    const { client } = await serve(t, {
+      say: (request, { signal }) => {
+        signals.push(signal);
+        return request;
+      },
+      async *repeat(request, { signal }) {
+        signals.push(signal);
+        yield request;
+      },
+    });
+    for (let call = 0; call < 3; call++) {
+      await client.say({ value: '' });
+      await collect(client.repeat({ value: '' }));
+    }
+    assert.deepEqual(
+      signals.map(({ aborted }) => aborted),
+      signals.map(() => false),
+    );
+  });
+
+  test('what was streamed is let go of while the stream goes on', async (t) => {
+    const references: WeakRef<object>[] = [];
+    const end = Promise.withResolvers<undefined>();
+    t.after(() => {
+      end.resolve(undefined);
+    });
+    const { client } = await serve(t, {
+      async *repeat({ value }) {
+        for (let index = 0; index < 3; index++) {
+          const answer = { value: `${value}${index}` };
+          references.push(new WeakRef(answer));
+          yield answer;
+        }
+        await end.promise;
+      },
+    });
+    const answers = collect(client.repeat({ value: 'x' }));
+    while (references.length < 3) await delay(1);
+    assert.ok(references[0] !== undefined && (await isCollected(references[0])));
+    end.resolve(undefined);
+    assert.equal((await answers).length, 3);
+  });
+
   const thrown = invalidArgument('value', "is ''; give some text");
   const cases: [name: string, implementation: Partial<Echo>][] = [
     [

@@ -75,7 +75,9 @@ export class OpenSpans implements SpanProcessor {
       const found = readList(readFileSync(file, 'utf8'), this.#destinations);
       unlinkSync(file);
       for (const { record, missing } of found) {
-        this.#list(record.spanId, JSON.stringify({ open: record }), missing);
+        const line = JSON.stringify({ open: record });
+        this.#listed.set(record.spanId, { line, missing: new Set(missing) });
+        this.#append(line);
         lost.push({ span: toLostSpan(record, endMs, resource), missing });
       }
     }
@@ -93,13 +95,18 @@ export class OpenSpans implements SpanProcessor {
 
   /** Puts a span that has not ended, and all above it, on the list. */
   note(spanId: string | undefined): void {
+    const lines: string[] = [];
     let id = spanId;
     while (id !== undefined && !this.#listed.has(id)) {
       const span = this.#open.get(id);
-      if (span === undefined || !isSampled(span)) return;
-      this.#list(id, JSON.stringify({ open: toSpanRecord(span) }), this.#destinations);
+      if (span === undefined || !isSampled(span)) break;
+      const line = JSON.stringify({ open: toSpanRecord(span) });
+      this.#listed.set(id, { line, missing: new Set(this.#destinations) });
+      lines.push(line);
       id = span.parentSpanContext?.spanId;
     }
+    // One write for all of them: of what this costs, most is the call.
+    if (lines.length > 0) this.#append(lines.join('\n'));
   }
 
   onStart(span: Span): void {
@@ -141,11 +148,6 @@ export class OpenSpans implements SpanProcessor {
     this.#descriptor = undefined;
     this.#broken = true;
     if (this.#listed.size === 0) unlinkSync(this.#file);
-  }
-
-  #list(id: string, line: string, missing: Iterable<SpanDestination>): void {
-    this.#listed.set(id, { line, missing: new Set(missing) });
-    this.#append(line);
   }
 
   // Synchronous: it must be on disk before the context is anywhere else. A few microseconds, into the page cache.

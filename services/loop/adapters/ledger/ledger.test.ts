@@ -440,6 +440,27 @@ function ledgerTests(open: () => Database): void {
     }
   });
 
+  test('while a large plan is written down, everything else goes on', async () => {
+    const database = open();
+    const runId = runIdOf('large');
+    await newRun(database, 'large');
+    const wide = specFixture({ train: 250, samplesPerPrompt: 10 });
+    let turns = 0;
+    let writing = true;
+    const turn = (): void => {
+      turns += 1;
+      if (writing) setImmediate(turn);
+    };
+    setImmediate(turn);
+    await insertSamples(
+      database,
+      plannedSamples({ spec: wide, runId, iteration: 1, group: 'train', model }),
+      now,
+    );
+    writing = false;
+    assert.ok(turns >= 5, `${turns} turns of the event loop for five inserts`);
+  });
+
   test('the counts that the database keeps are those that counting gives, whatever happens to samples', async () => {
     const database = open();
     await newRun(database, 'counts');

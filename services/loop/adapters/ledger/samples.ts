@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { sql } from 'kysely';
 import type { Kysely, Selectable } from 'kysely';
 import type { CategoryId } from '../../domain/categories.ts';
@@ -45,6 +46,9 @@ export async function insertSamples(
       )
       .onConflict((conflict) => conflict.doNothing())
       .execute();
+    // The embedded database answers within the turn of the event loop in which it was asked: without a pause, health checks
+    // and heartbeats would wait until the whole plan stands.
+    await setImmediate();
   }
 }
 

@@ -17,7 +17,7 @@ import { categoryOfId } from './run-prompts.ts';
 
 /** Clips of one call. */
 const batch = 32;
-/** Differences that are told one by one. */
+/** Differences of clips, and of figures, that are told one by one. */
 const mostTold = 20;
 
 const model = z.object({
@@ -99,7 +99,7 @@ export async function replayEvaluation(
   const patient = { waitForReady: true, defaultDeadlineMs: 600_000 };
   const generator = createClient(GeneratorService, addresses.generator, patient);
   const reward = createClient(RewardService, addresses.reward, patient);
-  const differences: string[] = [];
+  const clipsDiffer: string[] = [];
   const repeated: Record<'before' | 'after', MeasuredClip[]> = { before: [], after: [] };
   try {
     display.begin('evaluation');
@@ -118,7 +118,7 @@ export async function replayEvaluation(
         const clips = await persistently(() => generate(generator, version, sampler, some, signal), signal);
         const scored = await score(reward, some, clips, parsed.data.signals.judge, signal);
         repeated[side].push(...scored.map(({ measured }) => measured));
-        differences.push(...some.flatMap((one, place) => clipDifferences(side, one, scored[place])));
+        clipsDiffer.push(...some.flatMap((one, place) => clipDifferences(side, one, scored[place])));
         const row = { key: side, label: `${side}, clips`, rate: '', left: '', detail: '' };
         display.update([{ ...row, done: Math.min(from + batch, all.length), total: all.length }]);
       }
@@ -128,9 +128,14 @@ export async function replayEvaluation(
     generator.close();
     reward.close();
   }
-  differences.unshift(...resultDifferences(parsed.data, repeated));
+  const { decision, figures } = resultDifferences(parsed.data, repeated);
+  // What it comes to, where it comes from, and what lies between: each has its place, however many there are of the others.
+  return [...decision, ...told(clipsDiffer, 'differences of clips'), ...told(figures, 'figures')];
+}
+
+function told(differences: readonly string[], kind: string): readonly string[] {
   const more = differences.length - mostTold;
-  return more > 0 ? [...differences.slice(0, mostTold), `${more} more differences`] : differences;
+  return more > 0 ? [...differences.slice(0, mostTold), `${more} more ${kind}`] : differences;
 }
 
 const promptOf = ({ promptId, prompt, category }: Sample) => ({
@@ -225,13 +230,13 @@ function clipDifferences(side: string, one: Sample, repeated: Repeated | undefin
 function resultDifferences(
   { signals, gate, bootstrapSeed, result, decision }: Evaluation,
   { before, after }: Readonly<Record<'before' | 'after', readonly MeasuredClip[]>>,
-): string[] {
+): { readonly decision: readonly string[]; readonly figures: readonly string[] } {
   const compared = compareModels(before, after, signals, { seed: bootstrapSeed });
   const decided = applyGate(gate, compared, result.overOptimisation);
-  return [
-    ...Object.entries(compared).flatMap(([name, value]) =>
+  return {
+    decision: valueDifferences('decision', decision, decided),
+    figures: Object.entries(compared).flatMap(([name, value]) =>
       valueDifferences(`result.${name}`, result[name], value),
     ),
-    ...valueDifferences('decision', decision, decided),
-  ];
+  };
 }

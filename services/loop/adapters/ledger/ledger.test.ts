@@ -32,6 +32,7 @@ import {
   recordGenerated,
   recordScored,
   reopenFailed,
+  samplesOfGroup,
   scoresOf,
   takeBackPublished,
   takeOverClips,
@@ -440,25 +441,29 @@ function ledgerTests(open: () => Database): void {
     }
   });
 
-  test('while a large plan is written down, everything else goes on', async () => {
+  test('while a large plan is written down and read, everything else goes on', async () => {
     const database = open();
     const runId = runIdOf('large');
     await newRun(database, 'large');
     const wide = specFixture({ train: 250, samplesPerPrompt: 10 });
+    const planned = [...plannedSamples({ spec: wide, runId, iteration: 1, group: 'train', model })];
     let turns = 0;
-    let writing = true;
+    let over = false;
     const turn = (): void => {
       turns += 1;
-      if (writing) setImmediate(turn);
+      if (!over) setImmediate(turn);
     };
     setImmediate(turn);
-    await insertSamples(
-      database,
-      plannedSamples({ spec: wide, runId, iteration: 1, group: 'train', model }),
-      now,
+    await insertSamples(database, planned, now);
+    assert.ok(turns >= 4, `${turns} turns of the event loop between five inserts`);
+    turns = 0;
+    const rows = await samplesOfGroup(database, runId, 1, 'train');
+    over = true;
+    assert.ok(turns >= 2, `${turns} turns of the event loop between three reads`);
+    assert.deepEqual(
+      rows.map(({ id }) => id),
+      planned.map(({ id }) => id).toSorted(),
     );
-    writing = false;
-    assert.ok(turns >= 5, `${turns} turns of the event loop for five inserts`);
   });
 
   test('the counts that the database keeps are those that counting gives, whatever happens to samples', async () => {

@@ -15,6 +15,8 @@ export type SampleRow = Selectable<Tables['samples']>;
 const insertBatch = 500;
 /** Ids of one `in` list. */
 const idBatch = 1_000;
+/** Samples of one read. */
+const readBatch = 1_000;
 
 /** Writes planned samples down; those that are there already stay as they are. */
 export async function insertSamples(
@@ -22,7 +24,7 @@ export async function insertSamples(
   samples: Iterable<PlannedSample>,
   createdAt: Date,
 ): Promise<void> {
-  for (const batch of chunks(samples, insertBatch)) {
+  for await (const batch of chunks(samples, insertBatch)) {
     await ledger
       .insertInto('samples')
       .values(
@@ -46,9 +48,6 @@ export async function insertSamples(
       )
       .onConflict((conflict) => conflict.doNothing())
       .execute();
-    // The embedded database answers within the turn of the event loop in which it was asked: without a pause, health checks
-    // and heartbeats would wait until the whole plan stands.
-    await setImmediate();
   }
 }
 
@@ -279,7 +278,7 @@ export interface ScoredClip {
 export async function recordScored(database: Kysely<Tables>, clips: readonly ScoredClip[]): Promise<void> {
   await database.transaction().execute(async (transaction) => {
     const rows = clips.flatMap((clip) => clip.results.map((result) => scoreRow(clip, result)));
-    for (const batch of chunks(rows, insertBatch)) {
+    for await (const batch of chunks(rows, insertBatch)) {
       const added = await transaction
         .insertInto('scores')
         .values(batch)
@@ -552,7 +551,7 @@ export interface Donor {
 /** For each clip key, the oldest sample that has the clip; one with latents where there is one. */
 export async function findDonors(ledger: Ledger, clipKeys: readonly string[]): Promise<Map<string, Donor>> {
   const donors = new Map<string, Donor>();
-  for (const batch of chunks(clipKeys, idBatch)) {
+  for await (const batch of chunks(clipKeys, idBatch)) {
     const rows = await ledger
       .selectFrom('samples')
       .select(['id', 'clip_key', 'video', 'video_sha256', 'preview', 'latents', 'traceparent'])
@@ -724,19 +723,31 @@ export async function samplesOfGroup(
   iteration: number,
   group: Group,
 ): Promise<SampleRow[]> {
-  return await ledger
-    .selectFrom('samples')
-    .selectAll()
-    .where('run_id', '=', runId)
-    .where('iteration', '=', iteration)
-    .where('grp', '=', group)
-    .orderBy('id')
-    .execute();
+  const rows: SampleRow[] = [];
+  for (let last: SampleRow | undefined; ; last = rows.at(-1)) {
+    // As in `chunks`.
+    if (last !== undefined) await setImmediate();
+    let query = ledger
+      .selectFrom('samples')
+      .selectAll()
+      .where('run_id', '=', runId)
+      .where('iteration', '=', iteration)
+      .where('grp', '=', group);
+    if (last !== undefined) {
+      const { position, id } = last;
+      query = query.where((where) =>
+        where.eb(where.refTuple('position', 'id'), '>', where.tuple(position, id)),
+      );
+    }
+    const page = await query.orderBy('position').orderBy('id').limit(readBatch).execute();
+    rows.push(...page);
+    if (page.length < readBatch) return rows.toSorted((a, b) => (a.id < b.id ? -1 : 1));
+  }
 }
 
 export async function findSamples(ledger: Ledger, ids: readonly string[]): Promise<SampleRow[]> {
   const rows: SampleRow[] = [];
-  for (const batch of chunks(ids, idBatch)) {
+  for await (const batch of chunks(ids, idBatch)) {
     rows.push(...(await ledger.selectFrom('samples').selectAll().where('id', 'in', batch).execute()));
   }
   return rows;
@@ -751,7 +762,7 @@ export type SampleOwner = Pick<SampleRow, (typeof ownerColumns)[number]>;
 /** To whom samples belong; those that the ledger does not hold are left out. */
 export async function findOwners(ledger: Ledger, ids: readonly string[]): Promise<SampleOwner[]> {
   const rows: SampleOwner[] = [];
-  for (const batch of chunks(ids, idBatch)) {
+  for await (const batch of chunks(ids, idBatch)) {
     rows.push(
       ...(await ledger.selectFrom('samples').select(ownerColumns).where('id', 'in', batch).execute()),
     );
@@ -767,7 +778,7 @@ export async function scoresOf(
   sampleIds: readonly string[],
 ): Promise<Map<string, ScoreRow[]>> {
   const scores = new Map<string, ScoreRow[]>();
-  for (const batch of chunks(sampleIds, idBatch)) {
+  for await (const batch of chunks(sampleIds, idBatch)) {
     const rows = await ledger
       .selectFrom('scores')
       .selectAll()
@@ -783,14 +794,19 @@ export async function scoresOf(
   return scores;
 }
 
-function* chunks<Item>(items: Iterable<Item>, size: number): Generator<Item[]> {
+/**
+ * Items in groups of this size at most. The embedded database answers within the turn of the event loop in which it was
+ * asked: without a pause between two groups, health checks and heartbeats would wait until the last one is through.
+ */
+async function* chunks<Item>(items: Iterable<Item>, size: number): AsyncGenerator<Item[]> {
   let chunk: Item[] = [];
   for (const item of items) {
-    chunk.push(item);
     if (chunk.length === size) {
       yield chunk;
+      await setImmediate();
       chunk = [];
     }
+    chunk.push(item);
   }
   if (chunk.length > 0) yield chunk;
 }

@@ -100,10 +100,17 @@ export function enlarge(picture: Uint8Array, width: number, height: number, scal
   const out = new Uint8Array(rowBytes * height * scale);
   for (let y = 0; y < height; y += 1) {
     const start = y * scale * rowBytes;
-    for (let x = 0; x < width; x += 1) {
-      const from = (y * width + x) * 3;
+    let to = start;
+    for (let from = y * width * 3; from < (y + 1) * width * 3; from += 3) {
+      const red = picture[from] ?? 0;
+      const green = picture[from + 1] ?? 0;
+      const blue = picture[from + 2] ?? 0;
+      // Byte by byte: a view of each pixel would be 65,000 small objects for a clip.
       for (let copy = 0; copy < scale; copy += 1) {
-        out.set(picture.subarray(from, from + 3), start + (x * scale + copy) * 3);
+        out[to] = red;
+        out[to + 1] = green;
+        out[to + 2] = blue;
+        to += 3;
       }
     }
     for (let copy = 1; copy < scale; copy += 1) {
